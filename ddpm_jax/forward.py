@@ -1,0 +1,123 @@
+r"""The forward process: data x becomes noise z_T in T small steps.  No parameters, only formulas.
+
+    q(z_t | z_{t-1}) = N( sqrt(1 - beta_t) z_{t-1},  beta_t I ),      z_0 = x,  t = 1..T     `transition`
+    q(z_t | x)       = N( sqrt(alpha_bar_t) x,  (1 - alpha_bar_t) I )                         `marginal`
+    z_t              = sqrt(alpha_bar_t) x + sqrt(1 - alpha_bar_t) eps,  eps ~ N(0, I)        `diffuse`
+    q(z_{t-1} | z_t, x)                                                                       `posterior`
+
+(Ho et al. 2020, equations 2, 4, 6 and 7; *Understanding Deep Learning*, section 18.2.)
+
+Why the marginal holds: induction over t.  For t = 1 it is the first line, as alpha_bar_1 = 1 - beta_1.
+Suppose it holds for t - 1, so z_{t-1} = sqrt(alpha_bar_{t-1}) x + sqrt(1 - alpha_bar_{t-1}) eps'.  Then
+
+    z_t = sqrt(1 - beta_t) z_{t-1} + sqrt(beta_t) eps''
+        = sqrt((1 - beta_t) alpha_bar_{t-1}) x
+          + sqrt((1 - beta_t)(1 - alpha_bar_{t-1})) eps' + sqrt(beta_t) eps'' .
+
+The factor on x is sqrt(alpha_bar_t) by definition.  eps' and eps'' are independent standard normals, so
+their sum is a centred normal, with variance (1 - beta_t)(1 - alpha_bar_{t-1}) + beta_t =
+1 - (1 - beta_t) alpha_bar_{t-1} = 1 - alpha_bar_t, which is the claim for t.
+
+The same argument from z_s instead of x gives q(z_t | z_s) for s < t, with signal_t / signal_s as the
+factor and 1 - alpha_bar_t / alpha_bar_s as the variance, and Bayes' rule
+
+    q(z_s | z_t, x) = q(z_t | z_s) q(z_s | x) / q(z_t | x)
+
+a product of normals, so a normal: precisions add, and means are weighted by precision.
+
+Every function takes a batch [batch, ...] and integer timesteps t, [batch] or one for all.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ddpm_jax.arrays import Batch, Key, Timesteps, check_timesteps, lookup
+from ddpm_jax.gaussian import Normal
+from ddpm_jax.schedule import NoiseSchedule
+
+
+def transition(schedule: NoiseSchedule, z_prev: Batch, t: Timesteps) -> Normal:
+    """q(z_t | z_{t-1} = z_prev), one step of the chain; t in 1..T.
+
+    Raises ValueError where a concrete t is outside 1..T, as do all functions here.
+    """
+    check_timesteps(t, 1, schedule.num_steps)
+    beta = lookup(schedule.beta, t, z_prev)
+    return Normal(mean=jnp.sqrt(1 - beta) * z_prev, std=jnp.sqrt(beta))
+
+
+def marginal(schedule: NoiseSchedule, x: Batch, t: Timesteps) -> Normal:
+    """q(z_t | x), all t steps at once; t in 0..T, where t = 0 gives x itself with std 0."""
+    check_timesteps(t, 0, schedule.num_steps)
+    return Normal(mean=lookup(schedule.signal, t, x) * x, std=lookup(schedule.noise, t, x))
+
+
+def diffuse(schedule: NoiseSchedule, x: Batch, t: Timesteps, eps: Batch) -> Float[Array, "batch *dims"]:
+    """z_t = signal_t x + noise_t eps, the draw from q(z_t | x) that the noise eps makes; t in 0..T."""
+    check_timesteps(t, 0, schedule.num_steps)
+    return lookup(schedule.signal, t, x) * x + lookup(schedule.noise, t, x) * eps
+
+
+def noise_between(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps) -> Float[Array, "batch *dims"]:
+    """eps = (z_t - signal_t x) / noise_t, the noise that leads from x to z_t; t in 1..T."""
+    return (z_t - lookup(schedule.signal, t, x) * x) / lookup(schedule.noise, t, x)
+
+
+def step_var(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, like: Batch) -> Float[Array, "..."]:
+    """The variance of q(z_t | z_earlier), 1 - alpha_bar_t / alpha_bar_earlier; beta_t if earlier is None.
+
+    Written as a difference of whichever of alpha_bar and 1 - alpha_bar is the small one, so that
+    float32 keeps five digits where steps are tiny.
+    """
+    if earlier is None:
+        return lookup(schedule.beta, t, like)
+    fall = lookup(schedule.alpha_bar, earlier, like) - lookup(schedule.alpha_bar, t, like)
+    rise = lookup(schedule.noise_var, t, like) - lookup(schedule.noise_var, earlier, like)
+    early = lookup(schedule.noise_var, earlier, like) < 0.5
+    return jnp.where(early, rise, fall) / lookup(schedule.alpha_bar, earlier, like)
+
+
+def posterior_weights(
+    schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, like: Batch
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """(a, b, var) of q(z_s | z_t, x) = N(a z_t + b x, var I), s = earlier (None: t - 1).
+
+    a = signal_{t|s} (1 - alpha_bar_s) / (1 - alpha_bar_t),  b = signal_s var_{t|s} / (1 - alpha_bar_t),
+    var = var_{t|s} (1 - alpha_bar_s) / (1 - alpha_bar_t)   (Ho et al. 2020, equation 7, for s = t - 1).
+    """
+    s = jnp.asarray(t) - 1 if earlier is None else earlier
+    var_step = step_var(schedule, t, earlier, like)
+    signal_s, signal_t = lookup(schedule.signal, s, like), lookup(schedule.signal, t, like)
+    ratio = lookup(schedule.noise_var, s, like) / lookup(schedule.noise_var, t, like)
+    return signal_t / signal_s * ratio, signal_s * var_step / lookup(schedule.noise_var, t, like), var_step * ratio
+
+
+def posterior(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps, earlier: Timesteps | None = None) -> Normal:
+    """q(z_{t-1} | z_t, x), or q(z_s | z_t, x) for any s = earlier with 0 <= s < t; t in 1..T.
+
+    At s = 0 the std is exactly 0 and the mean is x.
+    """
+    check_timesteps(t, 1, schedule.num_steps)
+    if earlier is not None:
+        check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
+        if not any(isinstance(step, jax.core.Tracer) for step in (t, earlier)) and jnp.any(
+            jnp.asarray(earlier) >= jnp.asarray(t)
+        ):
+            raise ValueError(f"earlier is {earlier} and t is {t}; earlier must be smaller than t")
+    a, b, var = posterior_weights(schedule, t, earlier, z_t)
+    return Normal(mean=a * z_t + b * x, std=jnp.sqrt(var))
+
+
+def chain(key: Key, schedule: NoiseSchedule, x: Batch) -> Float[Array, "T batch *dims"]:
+    """z_1, ..., z_T drawn step by step from q(z_t | z_{t-1}), starting at z_0 = x.
+
+    Returns [T, batch, ...]: entry t - 1 is z_t.  The noise of step t is a function of (key, t).
+    """
+
+    def step(z: Array, t: Array) -> tuple[Array, Array]:
+        z = transition(schedule, z, t).sample(jax.random.fold_in(key, t))
+        return z, z
+
+    _, path = jax.lax.scan(step, jnp.asarray(x), jnp.arange(1, schedule.num_steps + 1))
+    return path

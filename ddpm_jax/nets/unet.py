@@ -1,0 +1,198 @@
+"""The U-Net of Ho et al. 2020 (appendix B), exactly as published.
+
+Down: at each level `num_res_blocks` residual blocks, each followed by attention where the feature map's
+height is listed, then half the size.  Middle: block, attention, block.  Up: the same levels backwards
+with one block more, each block taking one skip from the way down; then twice the size.
+
+The CIFAR-10 network, UNetSpec(), has 35,746,307 parameters for 32x32x3; the 256-pixel one,
+channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.arrays import Images, Key, Timesteps
+from ddpm_jax.nets.blocks import AttentionBlock, Downsample, ResBlock, Upsample, conv, dense, norm
+from ddpm_jax.nets.embed import timestep_embedding
+from ddpm_jax.nets.init import initialise
+
+Params = Any
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """A U-Net; the defaults are the CIFAR-10 network of Ho et al. 2020."""
+
+    channels: int = 128
+    """Channels of the first level."""
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Channels of each level, as multiples of `channels`; the size halves from level to level."""
+    num_res_blocks: int = 2
+    """Residual blocks of each level on the way down (one more on the way up)."""
+    attention_resolutions: tuple[int, ...] = (16,)
+    """Heights of the feature maps that have attention after every block; () for the middle only."""
+    dropout: float = 0.1
+    """Dropout rate in the residual blocks, in training."""
+    num_heads: int = 1
+    """Attention heads."""
+    num_classes: int | None = None
+    """Number of class labels 0..num_classes-1; None for an unconditional network."""
+    out_multiplier: int = 1
+    """Output channels, as a multiple of the image's: 2 where the network also predicts variances."""
+    norm_groups: int = 32
+    """Groups of the normalisation; where they do not divide the channels, the most that do."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the layers compute in; parameters, statistics, softmax and output are float32 always."""
+    remat: bool = False
+    """Recompute each block in the backward pass, for less memory and about a third more time."""
+
+    def __post_init__(self) -> None:
+        for field in ("channels", "num_res_blocks", "num_heads", "out_multiplier", "norm_groups"):
+            _require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        _require("channels", self.channels, self.channels >= 2, "at least 2")
+        multipliers = self.channel_multipliers
+        positive = len(multipliers) > 0 and min(multipliers) >= 1
+        _require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")
+        _require("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, less than 1")
+        _require(
+            "num_classes", self.num_classes, self.num_classes is None or self.num_classes >= 1, "None or at least 1"
+        )
+        _require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
+        for level, multiplier in enumerate(multipliers):
+            width = self.channels * multiplier
+            if width % self.num_heads:
+                raise ValueError(
+                    f"num_heads is {self.num_heads}, which does not divide the {width} channels of level {level}"
+                )
+
+    def init(self, key: Key, image_shape: tuple[int, int, int]) -> Params:
+        """Fresh float32 parameters for images of `image_shape` = (height, width, channels).
+
+        Raises ValueError where the height or width is not divisible by 2^(levels - 1).
+        """
+        self.check_image_shape(image_shape)
+        batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        one = jax.ShapeDtypeStruct((1,), jnp.int32)
+        labels = None if self.num_classes is None else one
+        module = self._module(image_shape[-1], False)
+        return initialise(key, jax.eval_shape(module.init, key, batch, one, labels)["params"])
+
+    def bind(
+        self, params: Params, labels: Int[Array, " batch"] | None = None, dropout_key: Key | None = None
+    ) -> "BoundNet":
+        """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given."""
+        if (labels is None) != (self.num_classes is None):
+            expected = "no labels" if self.num_classes is None else f"labels, integers in 0..{self.num_classes - 1}"
+            raise ValueError(f"num_classes is {self.num_classes}; bind expects {expected}")
+        return BoundNet(params, labels, dropout_key, self)
+
+    def check_image_shape(self, image_shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless height and width halve evenly from level to level."""
+        if len(image_shape) != 3:
+            raise ValueError(f"image_shape is {image_shape}; expected (height, width, channels)")
+        factor = 2 ** (len(self.channel_multipliers) - 1)
+        for axis, size in zip(("height", "width"), image_shape[:2], strict=True):
+            if size % factor or size < factor:
+                below, above = size // factor * factor, (size // factor + 1) * factor
+                nearest = f"{below} and {above}" if below else str(above)
+                raise ValueError(
+                    f"image {axis} is {size}; with {len(self.channel_multipliers)} levels it must be divisible "
+                    f"by {factor}: the nearest sizes are {nearest}"
+                )
+
+    def _module(self, image_channels: int, training: bool) -> "UNet":
+        return UNet(self, self.out_multiplier * image_channels, training)
+
+
+def _require(field: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} is {value}; expected {expected}")
+
+
+@flax.struct.dataclass
+class BoundNet:
+    """predict(z_t, t) of a U-Net with its parameters, labels and dropout key: a pytree, so jit takes it."""
+
+    params: Params
+    labels: Int[Array, " batch"] | None
+    dropout_key: Any
+    spec: UNetSpec = flax.struct.field(pytree_node=False)
+
+    def __call__(self, z_t: Images, t: Timesteps) -> Float[Array, "batch height width out"]:
+        """The output at z_t, float32, with `out_multiplier` times its channels; t in 1..T, [batch] or a scalar."""
+        self.spec.check_image_shape(z_t.shape[1:])
+        module = self.spec._module(z_t.shape[-1], self.dropout_key is not None)
+        rngs = {} if self.dropout_key is None else {"dropout": self.dropout_key}
+        t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
+        return module.apply({"params": self.params}, z_t, t, self.labels, rngs=rngs)
+
+
+class UNet(nn.Module):
+    """The network itself."""
+
+    spec: UNetSpec
+    out_channels: int
+    training: bool
+
+    @nn.compact
+    def __call__(self, z: Images, t: Int[Array, " batch"], labels: Int[Array, " batch"] | None) -> Array:
+        spec, levels = self.spec, len(self.spec.channel_multipliers)
+        res_block, attention_block = (
+            (ResBlock, AttentionBlock) if not spec.remat else (nn.remat(ResBlock), nn.remat(AttentionBlock))
+        )
+        embedding = self._embedding(t, labels)
+
+        def block(h: Array, level: int, name: str) -> Array:
+            features = spec.channels * spec.channel_multipliers[level]
+            return res_block(features, spec.dropout, self.training, spec.norm_groups, spec.dtype, name=name)(
+                h, embedding
+            )
+
+        def attention(h: Array, name: str) -> Array:
+            return attention_block(spec.num_heads, spec.norm_groups, spec.dtype, name=name)(h)
+
+        h = conv(spec.channels, "conv_in", spec.dtype)(z)
+        skips = [h]
+        for level in range(levels):
+            for i in range(spec.num_res_blocks):
+                h = block(h, level, f"down_{level}_block_{i}")
+                if h.shape[1] in spec.attention_resolutions:
+                    h = attention(h, f"down_{level}_attention_{i}")
+                skips.append(h)
+            if level < levels - 1:
+                h = Downsample(spec.dtype, name=f"down_{level}_downsample")(h)
+                skips.append(h)
+
+        h = block(h, levels - 1, "middle_block_0")
+        h = attention(h, "middle_attention")
+        h = block(h, levels - 1, "middle_block_1")
+
+        for level in reversed(range(levels)):
+            for i in range(spec.num_res_blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), level, f"up_{level}_block_{i}")
+                if h.shape[1] in spec.attention_resolutions:
+                    h = attention(h, f"up_{level}_attention_{i}")
+            if level > 0:
+                h = Upsample(spec.dtype, name=f"up_{level}_upsample")(h)
+        assert not skips
+
+        h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, spec.norm_groups)(h))
+        return conv(self.out_channels, "conv_out", spec.dtype)(h).astype(jnp.float32)
+
+    def _embedding(self, t: Int[Array, " batch"], labels: Int[Array, " batch"] | None) -> Array:
+        """The embedding of t, and of the class, that every block sees: [batch, 4 channels]."""
+        spec, size = self.spec, 4 * self.spec.channels
+        # The published weights count timesteps from 0: this is the only place where t is shifted.
+        embedding = timestep_embedding(t - 1, spec.channels)
+        embedding = dense(size, "embedding_0", spec.dtype)(embedding)
+        embedding = dense(size, "embedding_1", spec.dtype)(nn.silu(embedding))
+        if labels is not None:
+            assert spec.num_classes is not None
+            embedding += nn.Embed(spec.num_classes, size, dtype=spec.dtype, name="class_embedding")(labels)
+        return embedding

@@ -1,0 +1,55 @@
+"""Denoising diffusion implicit models (Song et al. 2021, arXiv 2010.02502).
+
+    z_s = signal_s x + sqrt(1 - alpha_bar_s - var) eps + sqrt(var) noise,     (x, eps) predicted at z_t
+    var = eta^2 times the variance of q(z_s | z_t, x)                         (equations 12 and 16)
+
+eta = 0 is deterministic, a first-order solver of the probability-flow ODE; eta = 1 is ancestral
+sampling with the small variance.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.arrays import Batch, lookup
+from ddpm_jax.forward import posterior_weights
+from ddpm_jax.sampling.sampler import Denoise, Sampler, uniform_times
+from ddpm_jax.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Ddim(Sampler):
+    """Few steps, deterministic by default."""
+
+    num_steps: int | None = 50
+    """Number of steps, evenly spread over the chain; None: every timestep."""
+    eta: float = 0.0
+    """Share of the posterior's standard deviation that is added as noise, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta:g}; expected 0 (deterministic) to 1 (ancestral)")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def times(self, num_steps: int) -> Int[Any, " steps"]:
+        return uniform_times(num_steps, self.num_steps)
+
+    def step(
+        self,
+        denoise: Denoise,
+        schedule: NoiseSchedule,
+        z_t: Batch,
+        t: Int[Array, " batch"],
+        earlier: Int[Array, " batch"],
+        noise: Batch,
+        memory: Any,
+    ) -> tuple[Float[Array, "batch *dims"], Any]:
+        x, eps = denoise(z_t, t)
+        var = self.eta**2 * posterior_weights(schedule, t, earlier, z_t)[2]
+        direction = jnp.sqrt(jnp.maximum(lookup(schedule.noise_var, earlier, z_t) - var, 0.0)) * eps
+        return lookup(schedule.signal, earlier, z_t) * x + direction + jnp.sqrt(var) * noise, memory

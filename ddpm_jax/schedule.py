@@ -1,0 +1,242 @@
+"""Noise schedules: how much noise the forward process adds at each of its T steps.
+
+    beta_t       in (0, 1), t = 1..T       the share of variance replaced by noise in step t
+    alpha_bar_t  = prod_{i<=t} (1-beta_i)  the share of the data's variance left after t steps
+    signal_t     = sqrt(alpha_bar_t)       the factor on x
+    noise_t      = sqrt(1 - alpha_bar_t)   the factor on eps
+    snr_t        = alpha_bar_t / (1 - alpha_bar_t)
+
+(*Understanding Deep Learning* writes alpha_t for alpha_bar_t.)  Tables run over t = 0..T; index 0 is
+clean data, so beta_0 = 0, alpha_bar_0 = 1, noise_0 = 0 and snr_0 = inf.
+
+A schedule is specified by a frozen dataclass that gives its betas in float64; `build` turns them into
+the float32 tables.  Your own needs only `num_steps` and `betas`:
+
+    @dataclass(frozen=True)
+    class Constant(ScheduleSpec):
+        num_steps: int = 100
+        def betas(self):
+            return np.full(self.num_steps, 0.05)
+
+Sources: Ho et al. 2020 (arXiv 2006.11239) section 4, linear; Nichol & Dhariwal 2021 (2102.09672)
+section 3.2, cosine; Rombach et al. 2022 (2112.10752) appendix E and its code, scaled linear; Jabri et
+al. 2022 (2212.11972) section 4 and Chen 2023 (2301.10972) section 2, sigmoid.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+
+from ddpm_jax.arrays import Table
+
+# The chain length that the published linear betas were chosen for.
+PUBLISHED_STEPS = 1000
+
+
+@flax.struct.dataclass
+class NoiseSchedule:
+    """The tables of a schedule, each float32 [T+1], index t in 0..T."""
+
+    beta: Table
+    alpha_bar: Table
+    noise_var: Table  # 1 - alpha_bar, computed without cancellation
+    signal: Table
+    noise: Table
+    snr: Table
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps of the chain."""
+        return self.beta.shape[0] - 1
+
+
+def from_betas(betas: Float64[np.ndarray, " T"]) -> NoiseSchedule:
+    """The tables for beta_1..beta_T, computed in float64 and stored in float32.
+
+    1 - alpha_bar is summed from positive terms, 1 - alpha_bar_t = sum_{i<=t} alpha_bar_{i-1} beta_i:
+    subtracting a float32 alpha_bar from 1 would leave three digits at t = 1.
+
+    Raises ValueError where a beta is not in (0, 1).
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size == 0:
+        raise ValueError(f"betas has shape {betas.shape}; expected [T] with T at least 1")
+    wrong = np.flatnonzero(~((betas > 0) & (betas < 1)))
+    if wrong.size:
+        t = int(wrong[0]) + 1
+        raise ValueError(f"beta at t = {t} is {betas[t - 1]:g}; every beta must lie strictly between 0 and 1")
+    beta = np.concatenate([[0.0], betas])
+    alpha_bar = np.exp(np.cumsum(np.log1p(-beta)))
+    noise_var = np.cumsum(np.concatenate([[0.0], alpha_bar[:-1] * betas]))
+    with np.errstate(divide="ignore"):
+        snr = alpha_bar / noise_var
+    tables = (beta, alpha_bar, noise_var, np.sqrt(alpha_bar), np.sqrt(noise_var), snr)
+    return NoiseSchedule(*(jnp.asarray(table, jnp.float32) for table in tables))
+
+
+def rescale(betas: Float64[np.ndarray, " T"], steps: int = PUBLISHED_STEPS) -> Float64[np.ndarray, " T"]:
+    """Betas chosen for a chain of `steps` steps, for a chain of T = len(betas).
+
+    1 - beta_t becomes (1 - beta_t)^(steps / T): each step does the work of steps / T of the original
+    ones, so that alpha_bar_T stays (nearly) the same; for small betas, beta_t * steps / T.
+    """
+    return -np.expm1(np.log1p(-betas) * steps / len(betas))
+
+
+def betas_of(alpha_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float) -> np.ndarray:
+    """Betas of a decreasing curve alpha_bar(u), u in [0, 1]: 1 - alpha_bar(t/T) / alpha_bar((t-1)/T)."""
+    curve = alpha_bar(np.linspace(0.0, 1.0, num_steps + 1, dtype=np.float64))
+    return np.minimum(1.0 - curve[1:] / curve[:-1], max_beta)
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """What a schedule is made from; subclasses give `num_steps` and `betas`."""
+
+    def betas(self) -> Float64[np.ndarray, " T"]:
+        """beta_1..beta_T in float64."""
+        raise NotImplementedError
+
+    def build(self) -> NoiseSchedule:
+        """The float32 tables of this schedule."""
+        return from_betas(self.betas())
+
+
+def _check_num_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; a chain has at least 1 step")
+
+
+def _check_max_beta(max_beta: float) -> None:
+    if not 0 < max_beta < 1:
+        raise ValueError(f"max_beta is {max_beta:g}; expected more than 0 and less than 1")
+
+
+@dataclass(frozen=True)
+class Linear(ScheduleSpec):
+    """Betas linear in t (Ho et al. 2020): 1e-4 to 0.02 over 1000 steps."""
+
+    num_steps: int = 1000
+    """T, the number of steps of the chain."""
+    beta_start: float | None = None
+    """beta at t = 1, taken as given; None: the published one, rescaled from 1000 steps to num_steps."""
+    beta_end: float | None = None
+    """beta at t = T, taken as given; None: the published one, rescaled from 1000 steps to num_steps."""
+
+    published: ClassVar[tuple[float, float]] = (1e-4, 0.02)
+    power: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check_num_steps(self.num_steps)
+        if (self.beta_start is None) != (self.beta_end is None):
+            raise ValueError(
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}; "
+                "give both (taken as they are) or neither (the published ones, rescaled to num_steps)"
+            )
+        start, end = self._ends()
+        if not 0 < start <= end < 1:
+            raise ValueError(f"beta_start is {start:g} and beta_end {end:g}; expected 0 < beta_start <= beta_end < 1")
+
+    def _ends(self) -> tuple[float, float]:
+        if self.beta_start is None or self.beta_end is None:
+            return self.published
+        return self.beta_start, self.beta_end
+
+    def betas(self) -> Float64[np.ndarray, " T"]:
+        start, end = self._ends()
+        line = np.linspace(start ** (1 / self.power), end ** (1 / self.power), self.num_steps, dtype=np.float64)
+        betas = line**self.power
+        return rescale(betas) if self.beta_start is None else betas
+
+
+@dataclass(frozen=True)
+class ScaledLinear(Linear):
+    """Square roots of the betas linear in t (latent diffusion): 0.00085 to 0.012 over 1000 steps."""
+
+    published: ClassVar[tuple[float, float]] = (0.00085, 0.012)
+    power: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Cosine(ScheduleSpec):
+    """alpha_bar(u) = cos^2(pi/2 (u + offset) / (1 + offset)), normalised to 1 at u = t/T = 0."""
+
+    num_steps: int = 1000
+    """T, the number of steps of the chain."""
+    offset: float = 0.008
+    """Keeps beta from vanishing near t = 0; the paper's s."""
+    max_beta: float = 0.999
+    """Betas are cut here, since the curve ends at alpha_bar = 0."""
+
+    def __post_init__(self) -> None:
+        _check_num_steps(self.num_steps)
+        _check_max_beta(self.max_beta)
+        if not self.offset >= 0:
+            raise ValueError(f"offset is {self.offset:g}; expected 0 or more")
+
+    def betas(self) -> Float64[np.ndarray, " T"]:
+        def alpha_bar(u: np.ndarray) -> np.ndarray:
+            return np.cos(0.5 * math.pi * (u + self.offset) / (1 + self.offset)) ** 2
+
+        return betas_of(alpha_bar, self.num_steps, self.max_beta)
+
+
+@dataclass(frozen=True)
+class Sigmoid(ScheduleSpec):
+    """alpha_bar(u) falls along a sigmoid between `start` and `end`, scaled to run from 1 to 0."""
+
+    num_steps: int = 1000
+    """T, the number of steps of the chain."""
+    start: float = -3.0
+    """The sigmoid's argument at u = t/T = 0."""
+    end: float = 3.0
+    """The sigmoid's argument at u = 1."""
+    temperature: float = 1.0
+    """Divides the argument; the paper's tau."""
+    max_beta: float = 0.999
+    """Betas are cut here, since the curve ends at alpha_bar = 0."""
+
+    def __post_init__(self) -> None:
+        _check_num_steps(self.num_steps)
+        _check_max_beta(self.max_beta)
+        if not self.start < self.end:
+            raise ValueError(f"start is {self.start:g} and end {self.end:g}; expected start < end")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature:g}; expected more than 0")
+
+    def betas(self) -> Float64[np.ndarray, " T"]:
+        def fall(argument: np.ndarray) -> np.ndarray:
+            return 1.0 / (1.0 + np.exp(argument / self.temperature))
+
+        ends = fall(np.array([self.start, self.end]))
+
+        def alpha_bar(u: np.ndarray) -> np.ndarray:
+            return (fall(self.start + u * (self.end - self.start)) - ends[1]) / (ends[0] - ends[1])
+
+        return betas_of(alpha_bar, self.num_steps, self.max_beta)
+
+
+@dataclass(frozen=True)
+class Betas(ScheduleSpec):
+    """Any betas: an array, list or tuple of beta_1..beta_T."""
+
+    values: tuple[float, ...]
+    """beta_1..beta_T, each strictly between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        values = tuple(float(value) for value in np.asarray(self.values, np.float64).reshape(-1))
+        object.__setattr__(self, "values", values)
+        from_betas(np.array(values))
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.values)
+
+    def betas(self) -> Float64[np.ndarray, " T"]:
+        return np.array(self.values, np.float64)
