@@ -34,7 +34,7 @@ class Normal:
         return -0.5 * (residual**2 + math.log(2 * math.pi)) - jnp.log(self.std)
 
     def kl(self, other: "Normal") -> Float[Array, "*shape"]:
-        """KL(self || other) in nats, element by element."""
-        ratio = self.std / other.std
+        """KL(self || other) in nats, element by element; float32 keeps its digits also where the two are close."""
+        excess = (self.std - other.std) / other.std
         distance = (self.mean - other.mean) / other.std
-        return 0.5 * (ratio**2 + distance**2 - 1.0) - jnp.log(ratio)
+        return 0.5 * (excess * (excess + 2.0) + distance**2) - jnp.log1p(excess)

@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ddpm_jax.arrays import Table
+from ddpm_jax.check import require
 
 # The chain length that the published linear betas were chosen for.
 PUBLISHED_STEPS = 1000
@@ -108,16 +109,6 @@ class ScheduleSpec:
         return from_betas(self.betas())
 
 
-def _check_num_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; a chain has at least 1 step")
-
-
-def _check_max_beta(max_beta: float) -> None:
-    if not 0 < max_beta < 1:
-        raise ValueError(f"max_beta is {max_beta:g}; expected more than 0 and less than 1")
-
-
 @dataclass(frozen=True)
 class Linear(ScheduleSpec):
     """Betas linear in t (Ho et al. 2020): 1e-4 to 0.02 over 1000 steps."""
@@ -133,7 +124,7 @@ class Linear(ScheduleSpec):
     power: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        _check_num_steps(self.num_steps)
+        require("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
         if (self.beta_start is None) != (self.beta_end is None):
             raise ValueError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}; "
@@ -175,10 +166,9 @@ class Cosine(ScheduleSpec):
     """Betas are cut here, since the curve ends at alpha_bar = 0."""
 
     def __post_init__(self) -> None:
-        _check_num_steps(self.num_steps)
-        _check_max_beta(self.max_beta)
-        if not self.offset >= 0:
-            raise ValueError(f"offset is {self.offset:g}; expected 0 or more")
+        require("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        require("max_beta", self.max_beta, 0 < self.max_beta < 1, "more than 0, less than 1")
+        require("offset", self.offset, self.offset >= 0, "0 or more")
 
     def betas(self) -> Float64[np.ndarray, " T"]:
         def alpha_bar(u: np.ndarray) -> np.ndarray:
@@ -203,12 +193,11 @@ class Sigmoid(ScheduleSpec):
     """Betas are cut here, since the curve ends at alpha_bar = 0."""
 
     def __post_init__(self) -> None:
-        _check_num_steps(self.num_steps)
-        _check_max_beta(self.max_beta)
+        require("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        require("max_beta", self.max_beta, 0 < self.max_beta < 1, "more than 0, less than 1")
         if not self.start < self.end:
             raise ValueError(f"start is {self.start:g} and end {self.end:g}; expected start < end")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature:g}; expected more than 0")
+        require("temperature", self.temperature, self.temperature > 0, "more than 0")
 
     def betas(self) -> Float64[np.ndarray, " T"]:
         def fall(argument: np.ndarray) -> np.ndarray:

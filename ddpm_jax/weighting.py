@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Timesteps
+from ddpm_jax.check import require
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
 
@@ -45,8 +46,7 @@ class MinSnr(Weighting):
     of_x: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
-            raise ValueError(f"gamma is {self.gamma:g}; expected more than 0")
+        require("gamma", self.gamma, self.gamma > 0, "more than 0")
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
         return jnp.minimum(schedule.snr[jnp.asarray(t)], self.gamma)

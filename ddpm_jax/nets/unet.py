@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Images, Key, Timesteps
+from ddpm_jax.check import require
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, ResBlock, Upsample, conv, dense, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
@@ -54,16 +55,16 @@ class UNetSpec:
 
     def __post_init__(self) -> None:
         for field in ("channels", "num_res_blocks", "num_heads", "out_multiplier", "norm_groups"):
-            _require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
-        _require("channels", self.channels, self.channels >= 2, "at least 2")
+            require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+        require("channels", self.channels, self.channels >= 2, "at least 2")
         multipliers = self.channel_multipliers
         positive = len(multipliers) > 0 and min(multipliers) >= 1
-        _require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")
-        _require("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, less than 1")
-        _require(
+        require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")
+        require("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, less than 1")
+        require(
             "num_classes", self.num_classes, self.num_classes is None or self.num_classes >= 1, "None or at least 1"
         )
-        _require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
+        require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
         for level, multiplier in enumerate(multipliers):
             width = self.channels * multiplier
             if width % self.num_heads:
@@ -110,11 +111,6 @@ class UNetSpec:
         return UNet(self, self.out_multiplier * image_channels, training)
 
 
-def _require(field: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{field} is {value}; expected {expected}")
-
-
 @flax.struct.dataclass
 class BoundNet:
     """predict(z_t, t) of a U-Net with its parameters, labels and dropout key: a pytree, so jit takes it."""
@@ -143,16 +139,14 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, z: Images, t: Int[Array, " batch"], labels: Int[Array, " batch"] | None) -> Array:
         spec, levels = self.spec, len(self.spec.channel_multipliers)
-        res_block, attention_block = (
-            (ResBlock, AttentionBlock) if not spec.remat else (nn.remat(ResBlock), nn.remat(AttentionBlock))
-        )
+        remat = nn.remat if spec.remat else lambda block: block
+        res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
         embedding = self._embedding(t, labels)
 
         def block(h: Array, level: int, name: str) -> Array:
             features = spec.channels * spec.channel_multipliers[level]
-            return res_block(features, spec.dropout, self.training, spec.norm_groups, spec.dtype, name=name)(
-                h, embedding
-            )
+            make = res_block(features, spec.dropout, self.training, spec.norm_groups, spec.dtype, name=name)
+            return make(h, embedding)
 
         def attention(h: Array, name: str) -> Array:
             return attention_block(spec.num_heads, spec.norm_groups, spec.dtype, name=name)(h)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, lookup
+from ddpm_jax.check import require
 from ddpm_jax.forward import posterior_weights
 from ddpm_jax.sampling.sampler import Denoise, Sampler, uniform_times
 from ddpm_jax.schedule import NoiseSchedule
@@ -29,8 +30,7 @@ class Ddim(Sampler):
     """Share of the posterior's standard deviation that is added as noise, 0 to 1."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta:g}; expected 0 (deterministic) to 1 (ancestral)")
+        require("eta", self.eta, 0 <= self.eta <= 1, "0 (deterministic) to 1 (ancestral)")
 
     @property
     def stochastic(self) -> bool:

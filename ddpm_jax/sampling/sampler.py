@@ -14,9 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, Predict, example_keys
+from ddpm_jax.check import require
 from ddpm_jax.forward import noise_between
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
@@ -64,10 +66,7 @@ def uniform_times(num_steps: int, sampler_steps: int | None) -> Int[np.ndarray, 
     Raises ValueError where more steps are asked for than the chain has.
     """
     count = num_steps if sampler_steps is None else sampler_steps
-    if not 1 <= count <= num_steps:
-        raise ValueError(
-            f"num_steps is {count}; the sampler can take 1 to {num_steps} steps (the schedule's num_steps)"
-        )
+    require("num_steps", count, 1 <= count <= num_steps, f"1 to {num_steps}, the number of steps of the schedule")
     return np.rint(np.linspace(num_steps, 0, count + 1)).astype(np.int32)
 
 
@@ -81,12 +80,14 @@ def sample(
     target: Target = Eps(),
     clip: bool = True,
     first_index: Int[Array, ""] | int = 0,
+    sharding: NamedSharding | None = None,
 ) -> Float[Array, "batch *dims"]:
     """Draw a batch of x, float32 [batch, ...] = `shape`.
 
     predict(z_t, t): the network, float32 [batch, ...] and int32 [batch] to an output that `target`
     decodes.  clip: whether each predicted x is clipped to [-1, 1].  first_index: the images are number
-    first_index, first_index + 1, ... of the sequence that `key` stands for.
+    first_index, first_index + 1, ... of the sequence that `key` stands for.  sharding: how the batch lies on
+    a mesh of devices, None for the default device.
 
     Compiled once for each (sampler, shape, target, clip): pass the same `predict` object again, or one
     that is a pytree such as `net.bind(params)`, and the compiled program is used again.
@@ -96,10 +97,20 @@ def sample(
     sampler.times(schedule.num_steps)  # a bad grid is an error here, before anything is compiled
     if jax.tree_util.all_leaves([predict]):
         predict = jax.tree_util.Partial(predict)
-    return _sample(key, predict, schedule, first_index, sampler=sampler, shape=tuple(shape), target=target, clip=clip)
+    return _sample(
+        key,
+        predict,
+        schedule,
+        first_index,
+        sampler=sampler,
+        shape=tuple(shape),
+        target=target,
+        clip=clip,
+        sharding=sharding,
+    )
 
 
-@partial(jax.jit, static_argnames=("sampler", "shape", "target", "clip"))
+@partial(jax.jit, static_argnames=("sampler", "shape", "target", "clip", "sharding"))
 def _sample(
     key: Key,
     predict: Any,
@@ -110,6 +121,7 @@ def _sample(
     shape: tuple[int, ...],
     target: Target,
     clip: bool,
+    sharding: NamedSharding | None,
 ) -> Array:
     keys = example_keys(key, first_index, shape[0])
 
@@ -132,5 +144,7 @@ def _sample(
 
     times = sampler.times(schedule.num_steps)
     z = normal(0)  # no step draws at t = 0, so this key is free for z_T
+    if sharding is not None:
+        z = jax.lax.with_sharding_constraint(z, sharding)
     (x, _), _ = jax.lax.scan(step, (z, sampler.start(z)), (times[:-1], times[1:]))
     return x

@@ -1,0 +1,1 @@
+"""The commands of `ddpm-jax`, one file each: what can be asked, and the work done."""

@@ -1,0 +1,89 @@
+"""`ddpm-jax sample RUN`: draw images from a trained run into an .npz, and a picture beside it."""
+
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+from ddpm_jax.check import require
+from ddpm_jax.sampling import Ancestral, Ddim, Sampler
+
+SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim}
+IN_PICTURE = 100
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Draw images from a trained run, with its averaged parameters."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of the run."""
+    num_images: int = 64
+    """How many images to draw."""
+    output: Path | None = None
+    """Where they go: an .npz with `images` uint8 [n, height, width, channels], and beside it a .png, a picture
+    of the first 100 of them; RUN/samples.npz unless given."""
+    seed: int = 0
+    """Image i is a function of the seed and i."""
+    sampler: Literal["ancestral", "ddim"] | None = None
+    """The sampler; the experiment's unless given."""
+    steps: int | None = None
+    """Steps of the sampler; its own number unless given."""
+    eta: float | None = None
+    """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
+    label: int | None = None
+    """The class to draw, for a class-conditional network; all classes in turn unless given."""
+
+
+def main(arguments: list[str]) -> None:
+    """`ddpm-jax sample`."""
+    options = tyro.cli(SampleOptions, args=arguments, prog="ddpm-jax sample")
+    output = options.output or options.run / "samples.npz"
+    require("--output", str(output), output.suffix == ".npz", "a file name that ends in .npz")
+    require("--num-images", options.num_images, options.num_images >= 1, "at least 1")
+    require("--seed", options.seed, 0 <= options.seed < 2**32, "0 or more, less than 2^32")
+
+    import jax
+
+    from ddpm_jax.commands.jax_setup import set_up_jax
+    from ddpm_jax.data.images import grid, save_png, to_pixels
+    from ddpm_jax.run import load_run
+
+    set_up_jax()
+    run = load_run(options.run)
+    sampler = choose_sampler(run.experiment.sampler, options)
+    labels = None if options.label is None else np.full(options.num_images, options.label)
+    start = time.monotonic()
+    x = run.sample(jax.random.key(options.seed), options.num_images, sampler=sampler, labels=labels)
+    seconds = time.monotonic() - start
+    images = np.asarray(to_pixels(x))
+    save_images(output, images)
+    picture = output.with_suffix(".png")
+    save_png(picture, grid(images[:IN_PICTURE]))
+    print(f"{len(images)} images from step {run.step} in {seconds:.1f} s: {output}, {picture}")
+
+
+def choose_sampler(default: Sampler, options: SampleOptions) -> Sampler:
+    """The run's sampler, or the one asked for, with the steps and eta asked for."""
+    sampler = SAMPLERS[options.sampler]() if options.sampler else default
+    asked = {"num_steps": options.steps, "eta": options.eta}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(sampler)}
+    flags = {"num_steps": "--steps", "eta": "--eta"}
+    for name, value in changes.items():
+        require(flags[name], value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
+    return dataclasses.replace(sampler, **changes)
+
+
+def save_images(path: Path, images: np.ndarray) -> None:
+    """Write images as an .npz, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, images=images)
+    os.replace(part, path)

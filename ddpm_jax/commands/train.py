@@ -1,0 +1,85 @@
+"""`ddpm-jax train EXPERIMENT`: train an experiment, or go on with it, or (--dry-run) say what it costs."""
+
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ddpm_jax import specs
+from ddpm_jax.commands.jax_setup import set_up_jax
+from ddpm_jax.experiment import Experiment
+
+USAGE = """\
+usage: ddpm-jax train EXPERIMENT.py|experiment.json [--workdir DIR] [--dry-run] [overrides]
+
+`ddpm-jax train EXPERIMENT --help` lists every override, with its meaning and default.
+"""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train, or go on training; every field of the experiment can be overridden."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Path | None = None
+    """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would be trained and what it costs, and stop."""
+
+
+def main(arguments: list[str]) -> None:
+    """`ddpm-jax train`: the first argument names the experiment, the others override it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0].startswith("-"):
+        raise ValueError(f"the first argument is {arguments[0]!r}; expected an experiment, FILE.py or FILE.json")
+    train_experiment(read_experiment(Path(arguments[0])), arguments[1:], f"ddpm-jax train {arguments[0]}")
+
+
+def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
+    """Train an experiment, overridden by the arguments of the command line."""
+    options = tyro.cli(TrainOptions, args=arguments, default=TrainOptions(experiment), prog=program)
+    set_up_jax()
+    if options.dry_run:
+        from ddpm_jax.dryrun import report
+
+        print(report(options.experiment))
+        return
+    from ddpm_jax.training.loop import train
+
+    workdir = options.workdir or Path("runs") / options.experiment.name
+    print(f"samples: {train(options.experiment, workdir)}")
+    print(f"draw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz")
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment in a Python file (its variable `experiment`) or in a JSON file.
+
+    Raises ValueError or FileNotFoundError, naming the file and, for Python, the line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; expected an experiment, FILE.py or FILE.json")
+    if path.suffix == ".json":
+        found = specs.load(path)
+    elif path.suffix == ".py":
+        found = getattr(_load_python(path), "experiment", None)
+    else:
+        raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
+    if not isinstance(found, Experiment):
+        raise ValueError(f"{path} does not define an Experiment called `experiment`")
+    return found
+
+
+def _load_python(path: Path) -> object:
+    try:
+        return specs.load_file(path)
+    except Exception as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,130 @@
+"""Write a data set for TensorFlow Datasets from any sources, without TensorFlow and without loss.
+
+    prepare("mnist", {"train": Npz("mnist.npz", "train_images", "train_labels"), "test": ...})
+    Tfds("mnist", split="train", label_key="label")          the same examples in the same order
+
+Images are stored as PNG in array_record files, which TFDS itself reads too (`tfds.data_source`).
+"""
+
+import io
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.data.images import MODES, png_image
+from ddpm_jax.data.sources import Source, image_shape, tfds_root
+from ddpm_jax.data.stream import sequential
+
+VERSION = "1.0.0"
+SHARD_BYTES = 2**28  # of unpacked images; one file holds those
+CHUNK = 256
+
+
+def prepare(
+    name: str,
+    splits: Mapping[str, Source],
+    data_dir: str | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write the sources, one for each split, as the data set `name`; returns its folder.
+
+    The folder appears, or with `overwrite` is replaced, when all is written.  data_dir: the folder of all
+    data sets; None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.  progress: whether to show it.
+    """
+    root = tfds_root(data_dir)
+    _check_names(name, splits, root)
+    folder = Path(root, name, VERSION)
+    others = sorted(entry.name for entry in folder.parent.glob("[!.]*") if entry != folder)
+    if others:
+        raise ValueError(f"name is {name!r}; {folder.parent} holds {', '.join(others)} already: choose another name")
+    if folder.exists() and not overwrite:
+        raise ValueError(f"name is {name!r}; {folder} exists already: choose another name, or give overwrite=True")
+    shape, has_labels = _common(splits)
+    os.makedirs(root, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as unfinished:
+        written = Path(unfinished, VERSION)
+        written.mkdir()
+        _write(name, splits, shape, has_labels, written, progress)
+        folder.parent.mkdir(exist_ok=True)
+        if folder.exists():
+            shutil.move(folder, Path(unfinished, "replaced"))
+        os.rename(written, folder)
+    return folder
+
+
+def _check_names(name: str, splits: Mapping[str, Source], root: str) -> None:
+    if "://" in root:
+        raise ValueError(f"data_dir is {root!r}; prepare in a local folder, then copy it there")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise ValueError(f"name is {name!r}; expected lower-case words joined by underscores, such as 'my_images'")
+    if not splits:
+        raise ValueError("splits is empty; expected at least one, such as {'train': source}")
+    for split in splits:
+        if not re.fullmatch(r"[a-z]\w*", split) or split == "all":
+            raise ValueError(f"the split {split!r} cannot be named so; expected a word such as 'train', but not 'all'")
+
+
+def _common(splits: Mapping[str, Source]) -> tuple[tuple[int, int, int], bool]:
+    """The shape of the images of all splits, and whether they have labels."""
+    found = {split: (image_shape(source), "label" in source[0]) for split, source in splits.items()}
+    if len(set(found.values())) > 1:
+        described = [f"{split} {shape} {'with' if has else 'without'} labels" for split, (shape, has) in found.items()]
+        raise ValueError(f"the splits differ: {'; '.join(described)}; expected one shape, and labels in all or none")
+    shape, has_labels = next(iter(found.values()))
+    if shape[2] not in MODES:
+        raise ValueError(f"the images have shape {shape}; a PNG has 1, 3 or 4 channels, the last axis")
+    return shape, has_labels
+
+
+def _write(
+    name: str, splits: Mapping[str, Source], shape: tuple[int, int, int], labels: bool, folder: Path, progress: bool
+) -> None:
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from rich.progress import Progress
+
+    features: dict[str, Any] = {"image": tfds.features.Image(shape=shape, encoding_format="png")}
+    if labels:
+        features["label"] = tfds.features.Scalar(np.int32)
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=tfds.core.Version(VERSION), data_dir=os.fspath(folder), module_name=__name__
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    per_shard = max(1, SHARD_BYTES // int(np.prod(shape)))
+    writer = tfds.core.SequentialWriter(info, per_shard, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    with Progress(disable=not progress) as bar:
+        for split, source in splits.items():
+            task = bar.add_task(f"{name}: {split}", total=len(source))
+            for examples in _encoded(source, shape):
+                writer.add_examples({split: examples})
+                bar.advance(task, len(examples))
+    writer.close_all()
+
+
+def _encoded(source: Source, shape: tuple[int, int, int]) -> Iterator[list[dict[str, Any]]]:
+    """The examples in order, their images as PNG files, in lists of up to 256."""
+    start = 0
+    for batch in sequential(source, CHUNK):
+        if batch["image"].shape[1:] != shape:
+            raise ValueError(
+                f"the images from {start} on have shape {batch['image'].shape[1:]}, the first has {shape}; "
+                "expected one shape: resize them, as Folder(size=...) does"
+            )
+        columns = {**batch, "image": [_png(image) for image in batch["image"]]}
+        keys = [key for key in ("image", "label") if key in columns]
+        yield [dict(zip(keys, row, strict=True)) for row in zip(*(columns[key] for key in keys), strict=True)]
+        start += len(batch["image"])
+
+
+def _png(image: Any) -> io.BytesIO:
+    file = io.BytesIO()
+    png_image(image).save(file, format="PNG")
+    file.seek(0)
+    return file

@@ -1,0 +1,146 @@
+"""Batches of a source, addressed by the step: batch n is a function of (seed, n) alone.
+
+    order_e  = a permutation of 0..N-1 drawn from (seed, e), for every epoch e
+    batch n  = (order_0, order_1, ...)[n B : (n+1) B], B the size of the global batch; it may cross epochs
+    process p of P gathers the p-th of P equal parts of it
+
+So training goes on at any step without stored iterator state, and any number of processes sees the same
+global batches.  The order is NumPy's, computed a batch at a time: no process spends time on the parts of
+others.  Grain runs the steps, reading ahead in threads.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ddpm_jax.data.sources import InMemory, Source, check_image, image_shape
+
+Examples = dict[str, np.ndarray]
+
+# Files are read by many threads, a batch each; arrays in memory, which are only copied, by one.
+FILE_THREADS = 8
+MIN_PREFETCH = 4
+
+
+def batches(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int | None = None,
+    prefetch: int | None = None,
+) -> Iterator[Examples]:
+    """This process's part of the batches start_step, start_step + 1, ... without end.
+
+    Yields {"image": uint8 [batch_size / process_count, height, width, channels]} and, if the source has
+    labels, "label": int32 [batch_size / process_count].
+
+    batch_size: the global batch.  threads: how many read ahead, a batch each; 0: none; None: 1 for a
+    source in memory, 8 for others.  prefetch: how many batches wait in memory; None: 4, or one for each
+    thread if there are more.
+    """
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size} and process_count {process_count}; expected a multiple of the number of "
+            "processes, at least 1 each"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; expected 0..{process_count - 1}")
+    for name, value in (("seed", seed), ("start_step", start_step)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; expected 0 or more")
+    image_shape(source)
+    indices = _order(len(source), seed)
+    local = batch_size // process_count
+
+    def read(step: int) -> Examples:
+        first = step * batch_size + process_index * local
+        return gather(source, indices(first, first + local))
+
+    return _run(read, range(start_step, sys.maxsize), source, threads, prefetch)
+
+
+def sequential(
+    source: Source, batch_size: int, *, threads: int | None = None, prefetch: int | None = None
+) -> Iterator[Examples]:
+    """Every example once, in order; the last batch may be shorter.  threads, prefetch: as in `batches`."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    image_shape(source)
+
+    def read(step: int) -> Examples:
+        return gather(source, np.arange(step * batch_size, min((step + 1) * batch_size, len(source))))
+
+    return _run(read, range(math.ceil(len(source) / batch_size)), source, threads, prefetch)
+
+
+def gather(source: Source, indices: Int[np.ndarray, " batch"]) -> Examples:
+    """The examples at `indices` as one batch."""
+    fetch = getattr(source, "__getitems__", None)
+    examples = fetch(indices) if fetch else [source[int(index)] for index in indices]
+    return examples if isinstance(examples, Mapping) else stack(examples, indices)
+
+
+def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batch"]) -> Examples:
+    """One array for each key: "image" uint8 [batch, height, width, channels], "label" int32 [batch].
+
+    Raises ValueError where the images differ in shape, or the examples in their keys.
+    """
+    for index, example in zip(indices, examples, strict=True):
+        if set(example) != set(examples[0]):
+            raise ValueError(
+                f"source[{indices[0]}] has {sorted(examples[0])} and source[{index}] has {sorted(example)}; "
+                "expected the same in every example"
+            )
+        check_image(example["image"], int(index))
+        shapes = [np.shape(examples[0]["image"]), np.shape(example["image"])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"source[{indices[0]}] has an image of shape {shapes[0]} and source[{index}] of {shapes[1]}; "
+                "expected one shape: resize them, as Folder(size=...) does"
+            )
+    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    if "label" in batch:
+        batch["label"] = batch["label"].astype(np.int32)
+    return batch
+
+
+def _order(count: int, seed: int) -> Callable[[int, int], Int[np.ndarray, " batch"]]:
+    """indices(first, last): places first..last-1 of the permutations of 0..count-1, one after another."""
+
+    @lru_cache(maxsize=2)
+    def permutation(epoch: int) -> Int[np.ndarray, " count"]:
+        # RandomState's numbers are those of every NumPy, past and to come.
+        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
+        return random.permutation(count)
+
+    def indices(first: int, last: int) -> Int[np.ndarray, " batch"]:
+        parts = []
+        for epoch in range(first // count, (last - 1) // count + 1):
+            start = epoch * count
+            parts.append(permutation(epoch)[max(first - start, 0) : last - start])
+        return np.concatenate(parts)
+
+    return indices
+
+
+def _run(
+    read: Callable[[int], Examples], steps: range, source: Source, threads: int | None, prefetch: int | None
+) -> Iterator[Examples]:
+    """read(step) for each step in turn, read ahead by threads."""
+    import grain
+
+    if threads is None:
+        threads = 1 if isinstance(source, InMemory) else FILE_THREADS
+    if prefetch is None:
+        prefetch = max(MIN_PREFETCH, threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options))

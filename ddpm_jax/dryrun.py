@@ -1,0 +1,99 @@
+"""What an experiment will cost, found without compiling or running it: shapes, parameters, FLOPs, memory."""
+
+import json
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax import specs
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.objective import Draws, loss
+from ddpm_jax.training.mesh import check_divides, make_mesh
+from ddpm_jax.training.state import new_state
+
+
+def report(experiment: Experiment) -> str:
+    """The resolved config and its cost, as text for a person.
+
+    Raises ValueError where the experiment does not fit together or the devices.
+    """
+    mesh = make_mesh()
+    experiment.check()
+    check_divides(mesh, experiment.batch_size)
+    batch = (experiment.batch_size, *experiment.image_shape)
+    shapes = experiment.parameter_shapes()
+    state = jax.eval_shape(lambda params: new_state(params, experiment.recipe().update), shapes)
+    per_device = _bytes(state) + saved_for_backward(experiment, shapes) // mesh.size
+    kind = f"{mesh.size} x {jax.devices()[0].device_kind}"
+    lines = {
+        "data": f"{type(experiment.data).__name__}, {len(experiment.data):,} images",
+        "batch": f"{' x '.join(map(str, batch))}, {experiment.batch_size // mesh.size} on each device",
+        "steps": f"{experiment.num_steps:,}, {experiment.num_steps * batch[0] / len(experiment.data):,.1f} epochs",
+        "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)):,}",
+        "FLOPs a step": f"{_engineering(step_flops(experiment, shapes))}",
+        "memory": f"{_engineering(_bytes(state))}B for parameters, average and optimizer; "
+        f"about {_engineering(per_device)}B on each device with what the backward pass keeps",
+        "devices": f"{kind}, {jax.process_count()} process" + ("es" if jax.process_count() > 1 else ""),
+    }
+    table = "\n".join(f"{name:<14}{value}" for name, value in lines.items())
+    return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
+
+
+def step_flops(experiment: Experiment, shapes: Any) -> int:
+    """Floating-point operations of the convolutions and matrix products of one training step.
+
+    The backward pass of each costs twice its forward pass, so three times the network's forward pass.
+    """
+    jaxpr = jax.make_jaxpr(_batch_loss(experiment))(shapes, *_batch_shapes(experiment))
+    return 3 * _flops(jaxpr.jaxpr)
+
+
+def saved_for_backward(experiment: Experiment, shapes: Any) -> int:
+    """Bytes of the intermediate results that the backward pass of a whole batch keeps."""
+    fun = _batch_loss(experiment)
+    arguments = _batch_shapes(experiment)
+    return _bytes(jax.eval_shape(lambda params, *rest: jax.vjp(lambda p: fun(p, *rest), params)[1], shapes, *arguments))
+
+
+def _batch_shapes(experiment: Experiment) -> tuple[jax.ShapeDtypeStruct, ...]:
+    shape = (experiment.batch_size, *experiment.image_shape)
+    images, integers = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    return images, images, integers, integers
+
+
+def _batch_loss(experiment: Experiment) -> Any:
+    """(params, x, eps, t, labels) -> the loss of a batch, as in training."""
+    recipe = experiment.recipe()
+
+    def mean_loss(params: Any, x: Any, eps: Any, t: Any, labels: Any) -> Any:
+        predict = recipe.bind(params, {"label": labels}, jax.random.key(0))
+        return jnp.mean(loss(predict, recipe.schedule, x, Draws(t, eps), recipe.target, recipe.weighting))
+
+    return mean_loss
+
+
+def _flops(jaxpr: Any) -> int:
+    """2 x multiply-adds of every convolution and matrix product in a program, those inside calls too."""
+    total = 0
+    for equation in jaxpr.eqns:
+        output = equation.outvars[0].aval
+        if equation.primitive.name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+            total += 2 * output.size * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * output.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        total += sum(map(_flops, jax.core.jaxprs_in_params(equation.params)))
+    return total
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _engineering(value: float) -> str:
+    """12345678 as 12.3 M."""
+    exponent = min(max(int(math.log10(max(value, 1)) // 3), 0), 5)
+    return f"{value / 1000**exponent:.3g} {['', 'k', 'M', 'G', 'T', 'P'][exponent]}"

@@ -1,0 +1,131 @@
+"""An experiment: everything that determines a run, as one value.
+
+    experiment = Experiment(name="digits", data=Digits(), net=UNetSpec(...), schedule=Cosine(), ...)
+
+Two runs of equal experiments on equal hardware give equal parameters.  Any field takes any object with
+the right methods, also of a class in the experiment's own file.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ddpm_jax import specs
+from ddpm_jax.check import require
+from ddpm_jax.data.sources import image_shape
+from ddpm_jax.sampling import Ancestral, Sampler
+from ddpm_jax.schedule import Linear, ScheduleSpec
+from ddpm_jax.targets import Eps, Target
+from ddpm_jax.training.optimizer import Adam, Ema
+from ddpm_jax.training.step import Recipe
+from ddpm_jax.weighting import Simple, Weighting
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is learned, from what, and how."""
+
+    name: str
+    """Names the run's folder, runs/NAME, unless --workdir does."""
+    data: Any
+    """The images to learn from: a Source."""
+    net: Any
+    """The network: a spec with init(key, image_shape) and bind(params)."""
+    schedule: ScheduleSpec = Linear()
+    """How much noise each step of the forward process adds."""
+    target: Target = Eps()
+    """What the network predicts."""
+    weighting: Weighting = Simple()
+    """How much each timestep counts in the loss."""
+    optimizer: Adam = Adam()
+    """How gradients become updates."""
+    ema: Ema = Ema()
+    """The moving average of the parameters, which sampling uses."""
+    sampler: Sampler = Ancestral()
+    """How images are drawn, unless asked otherwise."""
+    clip: bool = True
+    """Clip each predicted x to [-1, 1] in sampling."""
+    flip: bool = False
+    """Mirror each training image left to right with probability 1/2."""
+    batch_size: int = 128
+    """Images in a step, over all devices."""
+    num_steps: int = 800_000
+    """Steps of training."""
+    seed: int = 0
+    """All random numbers of the run follow from it."""
+    log_every: int = 100
+    """Steps between lines of metrics."""
+    checkpoint_every: int = 5000
+    """Steps between checkpoints; the last step always has one."""
+    keep_last: int = 3
+    """How many of the newest checkpoints stay on disk."""
+    keep_every: int | None = None
+    """Checkpoints of steps divisible by this stay for good; None for none."""
+    sample_every: int = 5000
+    """Steps between pictures of samples; the last step always has one."""
+    num_samples: int = 64
+    """Images in such a picture."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "num_steps",
+            "log_every",
+            "checkpoint_every",
+            "keep_last",
+            "sample_every",
+            "num_samples",
+        ):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        require("keep_every", self.keep_every, self.keep_every is None or self.keep_every >= 1, "None or at least 1")
+        require("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, less than 2^32")
+        safe = bool(self.name) and not set(self.name) & set('/\\:*?"<>|') and not self.name.startswith(".")
+        require("name", self.name, safe, "a name that a folder can have")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the data; reads its first example."""
+        return image_shape(self.data)
+
+    def recipe(self) -> Recipe:
+        """What a training step is made of."""
+        update = self.optimizer.build(self.num_steps)
+        parts = (self.net, self.schedule.build(), self.target, self.weighting, update, self.ema, self.flip)
+        return Recipe(*parts)
+
+    def check(self) -> None:
+        """Raise ValueError where the parts do not fit together; reads one example, compiles nothing."""
+        first = self.data[0]
+        if hasattr(self.net, "check_image_shape"):
+            self.net.check_image_shape(first["image"].shape)
+        self.sampler.times(self.schedule.build().num_steps)
+        num_classes = getattr(self.net, "num_classes", None)
+        if num_classes is not None and "label" not in first:
+            raise ValueError(f"net.num_classes is {num_classes}, but {type(self.data).__name__} has no labels")
+        if num_classes is not None and not 0 <= int(first["label"]) < num_classes:
+            raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {first['label']}")
+
+    def parameter_shapes(self) -> Any:
+        """The parameters' shapes and dtypes, at no cost."""
+        shape = self.image_shape
+        return jax.eval_shape(lambda key: self.net.init(key, shape), jax.random.key(0))
+
+
+# What may change when a run is resumed: how long it is, and what it writes.
+FREE_TO_CHANGE = frozenset(
+    {"name", "num_steps", "sampler", "clip", "log_every", "checkpoint_every", "keep_last", "keep_every"}
+    | {"sample_every", "num_samples"}
+)
+
+
+def conflicts(old: Experiment, new: Experiment) -> list[str]:
+    """Why a run of `old` cannot be resumed as `new`: the fields that differ, none where it can.
+
+    The length may change only if the learning rate does not depend on it.
+    """
+    free = FREE_TO_CHANGE - ({"num_steps"} if old.optimizer.decay != "constant" else set())
+    fixed = [field.name for field in dataclasses.fields(old) if field.name not in free]
+    encoded_old, encoded_new = specs.encode(old), specs.encode(new)
+    return [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]

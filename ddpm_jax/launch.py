@@ -1,0 +1,84 @@
+"""The command line `ddpm-jax`, and what makes an experiment file runnable.
+
+Nothing heavy is imported until a command needs it.  Wrong input ends with one message and exit status 2
+(DDPM_JAX_DEBUG=1 shows the traceback).
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ddpm_jax import __version__
+from ddpm_jax.check import RunError
+
+if TYPE_CHECKING:
+    from ddpm_jax.experiment import Experiment
+
+COMMANDS = ("train", "sample", "prepare")
+USAGE = """\
+usage: ddpm-jax COMMAND ...
+
+Denoising diffusion probabilistic models in JAX and Flax.
+
+  train EXPERIMENT [--workdir DIR] [--dry-run] [overrides]
+        train an experiment, a Python file or the experiment.json of a run;
+        in a folder that holds a run of it already, go on with that
+  sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K]
+        draw images from a trained run: uint8 in an .npz, and a picture
+  prepare NAME SOURCE [--data-dir DIR]
+        write a TFDS data set from an .npz or a folder of images, without a network
+
+`ddpm-jax COMMAND --help` tells more; `ddpm-jax train EXPERIMENT --help` lists every override.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `ddpm-jax` command; arguments: those of the process unless given."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+    elif arguments[0] == "--version":
+        print(f"ddpm-jax {__version__}")
+    elif arguments[0] not in COMMANDS:
+        _fail(f"the command is {arguments[0]!r}; expected one of {', '.join(COMMANDS)}")
+    else:
+        _guarded(lambda rest: importlib.import_module(f"ddpm_jax.commands.{arguments[0]}").main(rest), arguments[1:])
+
+
+def launch(experiment: "Experiment") -> None:
+    """Make an experiment file runnable: `python digits.py [--workdir DIR] [--dry-run] [overrides]`."""
+
+    def train(arguments: list[str]) -> None:
+        from ddpm_jax.commands.train import train_experiment
+
+        train_experiment(experiment, arguments, f"python {sys.argv[0]}")
+
+    _guarded(train, sys.argv[1:])
+
+
+def _guarded(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Run a command; what is the user's to mend ends with one message, exit status 2 and no traceback."""
+    try:
+        command(arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from the last checkpoint", status=130)
+    except (RunError, OSError, ValueError) as error:
+        if os.environ.get("DDPM_JAX_DEBUG") or (isinstance(error, ValueError) and not _refused_here(error)):
+            raise
+        _fail(str(error))
+
+
+def _refused_here(error: ValueError) -> bool:
+    """Whether this package or an experiment file refused a value, rather than failed in some library."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    is_experiment = not any(part in ("site-packages", "dist-packages") for part in raised_in.parts)
+    return Path(__file__).resolve().parent in raised_in.parents or is_experiment
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"ddpm-jax: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,150 @@
+"""A finished (or unfinished) run, read from its folder: what was trained, and samples from it.
+
+run = ddpm_jax.load_run("runs/digits")
+x = run.sample(jax.random.key(0), 64)          # float32 [64, 8, 8, 1] in [-1, 1]
+"""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from ddpm_jax import specs
+from ddpm_jax.arrays import Key, Predict
+from ddpm_jax.check import require
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.sampling import Sampler, sample
+from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.training.mesh import by_example, fetch, make_mesh, replicated, with_sharding
+
+# Images drawn at a time, on each device.
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its experiment, and the averaged parameters of one of its checkpoints."""
+
+    experiment: Experiment
+    step: int
+    params: Any
+    image_shape: tuple[int, int, int]
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that the network was trained for."""
+        return self.experiment.schedule.build()
+
+    @cached_property
+    def predict(self) -> Predict:
+        """predict(z_t, t) with the averaged parameters; `run.experiment.target` says what it predicts.
+
+        A class-conditional network needs labels too: `run.experiment.net.bind(run.params, labels=...)`.
+        """
+        return self.experiment.net.bind(self.params)
+
+    def sample(
+        self,
+        key: Key,
+        n: int,
+        *,
+        sampler: Sampler | None = None,
+        labels: np.ndarray | None = None,
+        first_index: int = 0,
+    ) -> Float[np.ndarray, "n height width channels"]:
+        """Images first_index, ..., first_index + n - 1 of the sequence of `key`, in [-1, 1].
+
+        sampler: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
+        image i has class i modulo the number of classes.  They are drawn in chunks over all devices, so n may
+        be large.
+        """
+        experiment = self.experiment if sampler is None else dataclasses.replace(self.experiment, sampler=sampler)
+        return draw_images(experiment, self.params, self.image_shape, key, n, labels, first_index)
+
+
+def draw_images(
+    experiment: Experiment,
+    params: Any,
+    image_shape: tuple[int, int, int],
+    key: Key,
+    n: int,
+    labels: np.ndarray | None = None,
+    first_index: int = 0,
+    mesh: Mesh | None = None,
+) -> Float[np.ndarray, "n height width channels"]:
+    """`Run.sample` with the parameters given, on the devices of `mesh` (all there are unless given)."""
+    require("n", n, n >= 1, "at least 1")
+    mesh = mesh or make_mesh()
+    params = jax.device_put(params, replicated(mesh))
+    chunk = min(CHUNK * mesh.size, -(-n // mesh.size) * mesh.size)
+    count = -(-n // chunk) * chunk  # the last chunk is drawn whole, and cut
+    all_labels = _labels(experiment.net, labels, n, count, first_index)
+    pieces = []
+    for start in range(0, count, chunk):
+        options = {} if all_labels is None else {"labels": all_labels[start : start + chunk]}
+        x = sample(
+            key,
+            experiment.net.bind(params, **options),
+            experiment.schedule.build(),
+            experiment.sampler,
+            (chunk, *image_shape),
+            target=experiment.target,
+            clip=experiment.clip,
+            first_index=first_index + start,
+            sharding=by_example(mesh),
+        )
+        pieces.append(fetch(x))
+    return np.concatenate(pieces)[:n]
+
+
+def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index: int) -> np.ndarray | None:
+    """The labels of `count` >= n images, padded with 0; None for an unconditional network."""
+    num_classes = getattr(net, "num_classes", None)
+    if num_classes is None:
+        require("labels", labels, labels is None, "None, as the network is not class-conditional")
+        return None
+    if labels is None:
+        return (np.arange(count) + first_index) % num_classes
+    labels = np.asarray(labels)
+    holds = labels.shape == (n,) and bool(np.all((labels >= 0) & (labels < num_classes)))
+    require("labels", labels, holds, f"{n} integers in 0..{num_classes - 1}")
+    return np.pad(labels, (0, count - n))
+
+
+def load_run(folder: str | Path) -> Run:
+    """The run in `folder`, at its newest checkpoint that is whole.
+
+    Raises FileNotFoundError where there is no run or no checkpoint yet, and ValueError where what is
+    there cannot be read.
+    """
+    from ddpm_jax.training.checkpoint import Checkpoints  # Orbax takes 2 s to import
+
+    folder = Path(folder)
+    path = folder / "experiment.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json")
+    experiment = specs.load(path)
+    require("experiment.json", type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
+    sharding = replicated(make_mesh())
+
+    def shapes(about: dict[str, Any]) -> dict[str, Any]:
+        image_shape = tuple(about["image_shape"])
+        params = jax.eval_shape(lambda key: experiment.net.init(key, image_shape), jax.random.key(0))
+        return {"ema_params": with_sharding(params, sharding)}
+
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        found = checkpoints.restore_newest(shapes, report=warnings.warn)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
+    step, restored = found
+    return Run(experiment, step, restored["ema_params"], tuple(restored["about"]["image_shape"]))

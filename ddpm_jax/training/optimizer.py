@@ -1,0 +1,78 @@
+"""How gradients become updates: Adam with warm-up, decay, clipping, and the moving average of parameters."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from ddpm_jax.check import require
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015), with the global norm of the gradient clipped before it."""
+
+    learning_rate: float = 2e-4
+    """The learning rate after warm-up."""
+    warmup_steps: int = 5000
+    """Steps over which the learning rate rises linearly from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Constant after warm-up, or falling along a cosine to 0 at the end of training."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW); 0 for none."""
+    clip_norm: float | None = 1.0
+    """The gradient over the whole batch is scaled down to this norm at most; None for no clipping."""
+
+    def __post_init__(self) -> None:
+        require("learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
+        require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more")
+        require("decay", self.decay, self.decay in ("constant", "cosine"), "constant or cosine")
+        require("b1", self.b1, 0 <= self.b1 < 1, "0 or more, less than 1")
+        require("b2", self.b2, 0 <= self.b2 < 1, "0 or more, less than 1")
+        require("eps", self.eps, self.eps > 0, "more than 0")
+        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        require("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "None or more than 0")
+
+    def schedule(self, num_steps: int) -> optax.Schedule:
+        """The learning rate as a function of the step, for a training of `num_steps` steps."""
+        warmup = optax.linear_schedule(0.0, self.learning_rate, max(self.warmup_steps, 1))
+        if self.decay == "cosine":
+            rest = optax.cosine_decay_schedule(self.learning_rate, max(num_steps - self.warmup_steps, 1))
+        else:
+            rest = optax.constant_schedule(self.learning_rate)
+        return optax.join_schedules([warmup, rest], [self.warmup_steps])
+
+    def build(self, num_steps: int) -> optax.GradientTransformation:
+        """The optimizer for a training of `num_steps` steps."""
+        clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
+        rate = self.schedule(num_steps)
+        return optax.chain(clip, optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay))
+
+
+@dataclass(frozen=True)
+class Ema:
+    """The exponential moving average of the parameters, which sampling uses."""
+
+    decay: float = 0.9999
+    """The average keeps this share of itself in each step."""
+    warmup: bool = False
+    """Whether the decay starts small, min(decay, (1 + step) / (10 + step)): for short trainings."""
+
+    def __post_init__(self) -> None:
+        require("decay", self.decay, 0 <= self.decay < 1, "0 or more, less than 1")
+
+    def update(self, average: Any, params: Any, step: Int[Array, ""]) -> Any:
+        """The average after step number `step` (counted from 1), whose new parameters are `params`."""
+        decay = jnp.float32(self.decay)
+        if self.warmup:
+            decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+        return jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), average, params)

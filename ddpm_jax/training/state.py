@@ -1,0 +1,28 @@
+"""What training changes from step to step: arrays only, so that it can be sharded, donated and saved.
+
+Random keys are not among them: every draw is a function of (seed, step).
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state after `step` steps."""
+
+    step: Int[Array, ""]
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def new_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; the moving average starts at the parameters, so it has no bias."""
+    ema_params = jax.tree.map(jnp.copy, params)  # buffers of its own: the step donates both
+    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, jax.jit(optimizer.init)(params))

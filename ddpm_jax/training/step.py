@@ -1,0 +1,73 @@
+"""One step of training, as one compiled program: loss, gradient, update, moving average.
+
+The draws are made for the global batch from (seed, step), so any number of devices sees the same numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from ddpm_jax.arrays import Key, stream
+from ddpm_jax.data.images import random_flip, to_unit
+from ddpm_jax.objective import draw, loss
+from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.targets import Target
+from ddpm_jax.training.mesh import by_example, replicated
+from ddpm_jax.training.optimizer import Ema
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.weighting import Weighting
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a step is made of; `update` is the optimizer, built."""
+
+    net: Any
+    schedule: NoiseSchedule
+    target: Target
+    weighting: Weighting
+    update: optax.GradientTransformation
+    ema: Ema
+    flip: bool
+
+    def bind(self, params: Any, batch: dict[str, Array], key: Key) -> Callable[[Array, Array], Array]:
+        """predict(z_t, t) in training: with labels where the network takes them, with dropout where it has it."""
+        options = {}
+        if getattr(self.net, "num_classes", None):
+            options["labels"] = batch["label"]
+        if getattr(self.net, "dropout", 0):
+            options["dropout_key"] = stream(key, "dropout")
+        return self.net.bind(params, **options)
+
+    def step(self, state: TrainState, batch: dict[str, Array], seed_key: Key) -> tuple[TrainState, Metrics]:
+        """The state after one more step on a batch of uint8 images, and what happened in it."""
+        key = jax.random.fold_in(stream(seed_key, "train"), state.step)
+        x = to_unit(batch["image"])
+        if self.flip:
+            x = random_flip(stream(key, "flip"), x)
+        draws = draw(stream(key, "draws"), self.schedule, x.shape)
+
+        def mean_loss(params: Any) -> Float[Array, ""]:
+            predict = self.bind(params, batch, key)
+            return jnp.mean(loss(predict, self.schedule, x, draws, self.target, self.weighting))
+
+        value, gradient = jax.value_and_grad(mean_loss)(state.params)
+        updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        step = state.step + 1
+        state = TrainState(step, params, self.ema.update(state.ema_params, params, step), opt_state)
+        return state, {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+
+
+def compile_step(recipe: Recipe, mesh: Mesh) -> Callable[[TrainState, dict[str, Any], Key], tuple[TrainState, Metrics]]:
+    """`recipe.step` for arrays on the mesh: the batch cut by example, all else replicated, the state donated."""
+    whole, slices = replicated(mesh), by_example(mesh)
+    return jax.jit(recipe.step, in_shardings=(whole, slices, whole), out_shardings=(whole, whole), donate_argnums=0)

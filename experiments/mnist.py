@@ -1,0 +1,39 @@
+"""MNIST, 28x28, through TensorFlow Datasets: the DDPM recipe at a size for one GPU (or a patient CPU).
+
+    python experiments/mnist.py
+
+Needs the data set prepared once; without a network, from an .npz with the arrays train_images,
+train_labels, test_images and test_labels:
+
+    ddpm-jax prepare mnist mnist.npz
+"""
+
+from ddpm_jax.data.sources import Tfds
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.launch import launch
+from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.sampling import Ancestral
+from ddpm_jax.schedule import Linear
+from ddpm_jax.targets import Eps
+from ddpm_jax.training.optimizer import Adam, Ema
+
+experiment = Experiment(
+    name="mnist",
+    data=Tfds("mnist", split="train"),
+    # Three levels: 28, 14 and 7 pixels.
+    net=UNetSpec(
+        channels=64, channel_multipliers=(1, 2, 2), num_res_blocks=2, attention_resolutions=(14,), dropout=0.1
+    ),
+    schedule=Linear(num_steps=1000),
+    target=Eps(),
+    optimizer=Adam(learning_rate=2e-4, warmup_steps=1000),
+    ema=Ema(decay=0.9995, warmup=True),
+    sampler=Ancestral(),
+    batch_size=128,
+    num_steps=50_000,
+    checkpoint_every=2500,
+    sample_every=5000,
+)
+
+if __name__ == "__main__":
+    launch(experiment)
