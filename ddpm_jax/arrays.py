@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
 
@@ -26,7 +28,7 @@ Pixels = UInt8[type_of_array, "batch height width channels"]  # 0..255
 Table = Float[Array, " steps"]  # one number for each t = 0..T
 Timesteps = Int[type_of_array, " batch"] | Int[type_of_array, ""] | int
 Key = PRNGKeyArray | UInt32[Array, "2"]
-Keys = PRNGKeyArray | UInt32[Array, "batch 2"]
+Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
 
 # The seam between the mathematics and the networks: output = predict(z_t, t), whatever made it.
 Predict = Callable[[Any, Any], Any]

@@ -85,7 +85,8 @@ def _flops(jaxpr: Any) -> int:
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += 2 * output.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        total += sum(map(_flops, jax.core.jaxprs_in_params(equation.params)))
+        inner = [getattr(value, "jaxpr", value) for value in jax.tree.leaves(dict(equation.params))]
+        total += sum(_flops(program) for program in inner if hasattr(program, "eqns"))
     return total
 
 

@@ -29,6 +29,7 @@ Every function takes a batch [batch, ...] and integer timesteps t, [batch] or on
 """
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -61,21 +62,24 @@ def diffuse(schedule: NoiseSchedule, x: Batch, t: Timesteps, eps: Batch) -> Floa
 
 def noise_between(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps) -> Float[Array, "batch *dims"]:
     """eps = (z_t - signal_t x) / noise_t, the noise that leads from x to z_t; t in 1..T."""
-    return (z_t - lookup(schedule.signal, t, x) * x) / lookup(schedule.noise, t, x)
+    return (jnp.asarray(z_t) - lookup(schedule.signal, t, x) * x) / lookup(schedule.noise, t, x)
 
 
 def step_var(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, like: Batch) -> Float[Array, "..."]:
     """The variance of q(z_t | z_earlier), 1 - alpha_bar_t / alpha_bar_earlier; beta_t if earlier is None.
 
-    Written as a difference of whichever of alpha_bar and 1 - alpha_bar is the small one, so that
-    float32 keeps five digits where steps are tiny.
+    Neighbours have beta_t from its table; a longer step is the difference of whichever of alpha_bar and
+    1 - alpha_bar is the small one, so that float32 keeps its digits.
     """
+    beta = lookup(schedule.beta, t, like)
     if earlier is None:
-        return lookup(schedule.beta, t, like)
+        return beta
     fall = lookup(schedule.alpha_bar, earlier, like) - lookup(schedule.alpha_bar, t, like)
     rise = lookup(schedule.noise_var, t, like) - lookup(schedule.noise_var, earlier, like)
     early = lookup(schedule.noise_var, earlier, like) < 0.5
-    return jnp.where(early, rise, fall) / lookup(schedule.alpha_bar, earlier, like)
+    longer = jnp.where(early, rise, fall) / lookup(schedule.alpha_bar, earlier, like)
+    adjacent = jnp.asarray(t) - earlier == 1
+    return jnp.where(adjacent.reshape(adjacent.shape + (1,) * (like.ndim - adjacent.ndim)), beta, longer)
 
 
 def posterior_weights(

@@ -5,6 +5,7 @@ x = run.sample(jax.random.key(0), 64)          # float32 [64, 8, 8, 1] in [-1, 1
 """
 
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,9 @@ def draw_images(
     require("n", n, n >= 1, "at least 1")
     mesh = mesh or make_mesh()
     params = jax.device_put(params, replicated(mesh))
-    chunk = min(CHUNK * mesh.size, -(-n // mesh.size) * mesh.size)
-    count = -(-n // chunk) * chunk  # the last chunk is drawn whole, and cut
+    chunks = math.ceil(n / (CHUNK * mesh.size))
+    chunk = math.ceil(n / (chunks * mesh.size)) * mesh.size
+    count = chunks * chunk  # what there is too much is cut off at the end
     all_labels = _labels(experiment.net, labels, n, count, first_index)
     pieces = []
     for start in range(0, count, chunk):

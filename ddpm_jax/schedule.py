@@ -26,7 +26,7 @@ al. 2022 (2212.11972) section 4 and Chen 2023 (2301.10972) section 2, sigmoid.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.struct
 import jax.numpy as jnp
@@ -35,9 +35,6 @@ from jaxtyping import Float64
 
 from ddpm_jax.arrays import Table
 from ddpm_jax.check import require
-
-# The chain length that the published linear betas were chosen for.
-PUBLISHED_STEPS = 1000
 
 
 @flax.struct.dataclass
@@ -81,13 +78,16 @@ def from_betas(betas: Float64[np.ndarray, " T"]) -> NoiseSchedule:
     return NoiseSchedule(*(jnp.asarray(table, jnp.float32) for table in tables))
 
 
-def rescale(betas: Float64[np.ndarray, " T"], steps: int = PUBLISHED_STEPS) -> Float64[np.ndarray, " T"]:
-    """Betas chosen for a chain of `steps` steps, for a chain of T = len(betas).
+def resample(betas: Float64[np.ndarray, " S"], num_steps: int) -> Float64[np.ndarray, " T"]:
+    """Betas of a chain of `num_steps` = T steps along the same curve alpha_bar(u) as a chain of S steps.
 
-    1 - beta_t becomes (1 - beta_t)^(steps / T): each step does the work of steps / T of the original
-    ones, so that alpha_bar_T stays (nearly) the same; for small betas, beta_t * steps / T.
+    log alpha_bar is interpolated linearly in u = t / T, so alpha_bar_T is the same for every T.
     """
-    return -np.expm1(np.log1p(-betas) * steps / len(betas))
+    if len(betas) == num_steps:
+        return betas
+    log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
+    curve = np.interp(np.linspace(0, len(betas), num_steps + 1), np.arange(len(betas) + 1), log_alpha_bar)
+    return -np.expm1(np.diff(curve))
 
 
 def betas_of(alpha_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float) -> np.ndarray:
@@ -109,6 +109,10 @@ class ScheduleSpec:
         return from_betas(self.betas())
 
 
+# The length of the chains that the published linear betas were chosen for.
+PUBLISHED_STEPS = 1000
+
+
 @dataclass(frozen=True)
 class Linear(ScheduleSpec):
     """Betas linear in t (Ho et al. 2020): 1e-4 to 0.02 over 1000 steps."""
@@ -116,9 +120,9 @@ class Linear(ScheduleSpec):
     num_steps: int = 1000
     """T, the number of steps of the chain."""
     beta_start: float | None = None
-    """beta at t = 1, taken as given; None: the published one, rescaled from 1000 steps to num_steps."""
+    """beta at t = 1, taken as given; None: the published one, with its 1000 steps resampled to num_steps."""
     beta_end: float | None = None
-    """beta at t = T, taken as given; None: the published one, rescaled from 1000 steps to num_steps."""
+    """beta at t = T, taken as given; None: the published one, with its 1000 steps resampled to num_steps."""
 
     published: ClassVar[tuple[float, float]] = (1e-4, 0.02)
     power: ClassVar[int] = 1
@@ -128,7 +132,7 @@ class Linear(ScheduleSpec):
         if (self.beta_start is None) != (self.beta_end is None):
             raise ValueError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}; "
-                "give both (taken as they are) or neither (the published ones, rescaled to num_steps)"
+                "give both (taken as they are) or neither (the published ones, resampled to num_steps)"
             )
         start, end = self._ends()
         if not 0 < start <= end < 1:
@@ -141,9 +145,9 @@ class Linear(ScheduleSpec):
 
     def betas(self) -> Float64[np.ndarray, " T"]:
         start, end = self._ends()
-        line = np.linspace(start ** (1 / self.power), end ** (1 / self.power), self.num_steps, dtype=np.float64)
-        betas = line**self.power
-        return rescale(betas) if self.beta_start is None else betas
+        steps = PUBLISHED_STEPS if self.beta_start is None else self.num_steps
+        line = np.linspace(start ** (1 / self.power), end ** (1 / self.power), steps, dtype=np.float64)
+        return resample(line**self.power, self.num_steps)
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,8 @@ class Sigmoid(ScheduleSpec):
 class Betas(ScheduleSpec):
     """Any betas: an array, list or tuple of beta_1..beta_T."""
 
-    values: tuple[float, ...]
-    """beta_1..beta_T, each strictly between 0 and 1."""
+    values: Any
+    """beta_1..beta_T, each strictly between 0 and 1; kept as a tuple of floats."""
 
     def __post_init__(self) -> None:
         values = tuple(float(value) for value in np.asarray(self.values, np.float64).reshape(-1))

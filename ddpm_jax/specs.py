@@ -95,13 +95,15 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         items = (arguments[0],) * len(value) if arguments[1:] == (...,) else arguments
         return len(items) == len(value) and all(map(_fits, value, items))
+    if hint is Any or getattr(hint, "_is_protocol", False):
+        return True
     if hint is float:
         return type(value) in (int, float)
     if hint in (int, bool, str):
         return type(value) is hint
     if hint is None or hint is type(None):
         return value is None
-    return isinstance(value, hint) if isinstance(hint, type) and not getattr(hint, "_is_protocol", False) else True
+    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
 def class_name(cls: type) -> str:

@@ -58,7 +58,7 @@ class Eps(Target):
         return eps
 
     def decode(self, schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        x = (z_t - lookup(schedule.noise, t, z_t) * output) / lookup(schedule.signal, t, z_t)
+        x = (jnp.asarray(z_t) - lookup(schedule.noise, t, z_t) * output) / lookup(schedule.signal, t, z_t)
         return Prediction(x, jnp.asarray(output))
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
@@ -104,7 +104,7 @@ class Mean(Target):
 
     def decode(self, schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
         a, b, _ = posterior_weights(schedule, t, None, z_t)
-        x = (output - a * z_t) / b
+        x = (jnp.asarray(output) - a * z_t) / b
         return Prediction(x, noise_between(schedule, z_t, x, t))
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:

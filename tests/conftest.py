@@ -2,17 +2,22 @@
 
 import os
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-install_import_hook("ddpm_jax", "beartype.beartype")
+jaxtyping.install_import_hook("ddpm_jax", "beartype.beartype")
 
 import jax
 import pytest
 
 from ddpm_jax import schedule
+from ddpm_jax.data.sources import Digits
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.sampling import Ddim
+from ddpm_jax.training.optimizer import Adam, Ema
 
 SCHEDULES = {
     "linear": schedule.Linear(),
@@ -32,6 +37,34 @@ def spec(request) -> schedule.ScheduleSpec:
     return SCHEDULES[request.param]
 
 
-@pytest.fixture()
+@pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Experiment:
+    """A whole experiment that trains in seconds: the digits, with a network of a few thousand parameters."""
+    return Experiment(
+        name="tiny",
+        data=Digits(),
+        net=UNetSpec(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
+        schedule=schedule.Cosine(num_steps=20),
+        optimizer=Adam(learning_rate=1e-3, warmup_steps=2),
+        ema=Ema(decay=0.9),
+        sampler=Ddim(num_steps=2),
+        batch_size=16,
+        num_steps=6,
+        log_every=2,
+        checkpoint_every=3,
+        sample_every=6,
+        num_samples=8,
+    )
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations are not enforced, as in use."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -7,7 +7,7 @@ import sys
 import threading
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from ddpm_jax.data import images
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.sources import Digits, Folder, InMemory, Npz, Tfds, image_shape
 from ddpm_jax.data.stream import batches, gather, sequential
+
+SMALL, LARGE = np.zeros((2, 2, 1), np.uint8), np.zeros((3, 2, 1), np.uint8)
 
 
 class Plain:
@@ -43,7 +45,10 @@ class Counted(InMemory):
     @cached_property
     def arrays(self):
         labels = np.arange(self.count, dtype=np.int32)
-        return {"image": np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (self.count, 2, 3, 1)), "label": labels}
+        return {
+            "image": np.broadcast_to(labels.astype(np.uint8)[:, None, None, None], (self.count, 2, 3, 1)),
+            "label": labels,
+        }
 
 
 def labels(iterator, count):
@@ -55,7 +60,7 @@ def same(a, b):
     assert a.dtype == b.dtype
 
 
-@pytest.fixture()
+@pytest.fixture
 def random():
     return np.random.default_rng(0)
 
@@ -150,7 +155,7 @@ def test_sources_are_values():
 # Npz
 
 
-@pytest.fixture()
+@pytest.fixture
 def npz(tmp_path, random):
     path = tmp_path / "a.npz"
     np.savez(
@@ -191,7 +196,11 @@ def test_npz(npz):
         ("a.npz", {"images": "first"}, r"images is 'first'.*\(4, 3, 32, 32\).*np.moveaxis"),
         ("a.npz", {"images": "objects"}, "images is 'objects'.*cannot be read"),
         ("a.npz", {"labels": "y"}, "labels is 'y'; .* holds few"),
-        ("a.npz", {"labels": "few"}, r"labels is 'few'.*int64 \[3\]; expected one integer for each image, shape \(4,\)"),
+        (
+            "a.npz",
+            {"labels": "few"},
+            r"labels is 'few'.*int64 \[3\]; expected one integer for each image, shape \(4,\)",
+        ),
         ("a.npz", {"labels": "names"}, "labels is 'names'.*expected one integer"),
     ],
 )
@@ -231,7 +240,7 @@ def test_folder_fits(tmp_path):
     def read(**fields):
         return Folder(str(tmp_path), **fields)[0]["image"]
 
-    assert (read(size=4) == 255).all()
+    assert (read(size=4, resample="box") == 255).all()
     assert read(size=4).shape == (4, 4, 1)
     assert read(size=4, fit="stretch", resample="box")[..., 0].tolist() == [[0, 255, 255, 0]] * 4
     assert (read(size=8, fit="crop") == 255).all()
@@ -247,7 +256,9 @@ def test_folder_formats(tmp_path, random):
     Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "bits.png")
     save(tmp_path / "clear.png", np.array([[[10, 20, 30, 0], [10, 20, 30, 255]]], np.uint8))
     grey_clear = np.array([[[9, 0], [9, 255]]], np.uint8)
-    Image.fromarray(grey_clear, "LA").save(tmp_path / "grey_clear.png")
+    Image.merge("LA", [Image.fromarray(band) for band in (grey_clear[..., 0], grey_clear[..., 1])]).save(
+        tmp_path / "grey_clear.png"
+    )
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     save(tmp_path / "turned.png", colour, exif=exif)
@@ -288,19 +299,22 @@ def test_folder_errors(tmp_path, random, name, fields, message):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("source", "fields", "message"),
     [
-        (lambda: Digits("valid"), "split is 'valid'; expected one of 'train', 'test'"),
-        (lambda: Folder("a", size=0), "size is 0; expected at least 1"),
-        (lambda: Folder("a", fit="pad"), "fit is 'pad'; expected one of 'cover', 'stretch', 'crop'"),
-        (lambda: Folder("a", resample="sinc"), "resample is 'sinc'; expected one of 'lanczos'"),
-        (lambda: Folder("a", channels=2), "channels is 2; expected 1, 3 or None"),
-        (lambda: Tfds("my images"), "name is 'my images'; expected NAME"),
+        (Digits(), {"split": "valid"}, "split is 'valid'; expected one of 'train', 'test'"),
+        (Folder("a"), {"size": 0}, "size is 0; expected at least 1"),
+        (Folder("a"), {"fit": "pad"}, "fit is 'pad'; expected one of 'cover', 'stretch', 'crop'"),
+        (Folder("a"), {"resample": "sinc"}, "resample is 'sinc'; expected one of 'lanczos'"),
+        (Folder("a"), {"channels": 2}, "channels is 2; expected 1, 3 or None"),
+        (Tfds("a"), {"name": "my images"}, "name is 'my images'; expected NAME"),
     ],
 )
-def test_fields_are_checked(make, message):
+def test_fields_are_checked(source, fields, message):
+    """By the sources themselves, as outside of these tests the annotations are not enforced."""
+    for field, value in fields.items():
+        object.__setattr__(source, field, value)
     with pytest.raises(ValueError, match=message):
-        make()
+        source.__post_init__()
 
 
 # Tfds and prepare
@@ -345,7 +359,10 @@ def test_prepared_colours_come_back(tmp_path, random, channels):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "cifar10"}, "name is 'cifar10': .* `ddpm-jax prepare`.*`tfds build cifar10 --file_format=array_record"),
+        (
+            {"name": "cifar10"},
+            "name is 'cifar10': .* `ddpm-jax prepare`.*`tfds build cifar10 --file_format=array_record",
+        ),
         ({"name": "digits:2.0.0"}, "name is 'digits:2.0.0'; the versions prepared in .* are 1.0.0"),
         ({"name": "records"}, "name is 'records': .* is stored as tfrecord.*--file_format=array_record"),
         ({"name": "configured"}, "name is 'configured'; name one of its configurations: configured/a, configured/b"),
@@ -407,7 +424,16 @@ class Failing(Plain):
         ("MyImages", {"train": Plain(2)}, "name is 'MyImages'; expected lower-case words"),
         ("mine", {}, "splits is empty; expected at least one"),
         ("mine", {"all": Plain(2)}, "split 'all' cannot be named so"),
-        ("mine", {"train": Plain(2), "test": Digits()}, r"splits differ: train \(2, 3, 1\) with labels; test \(8, 8, 1\)"),
+        (
+            "mine",
+            {"train": Plain(2), "test": Digits()},
+            r"splits differ: train \(2, 3, 1\) with labels; test \(8, 8, 1\)",
+        ),
+        (
+            "mine",
+            {"train": [{"image": SMALL}] * 256 + [{"image": LARGE}]},
+            r"images from 256 on have shape \(3, 2, 1\)",
+        ),
         ("mine", {"train": [{"image": np.zeros((2, 2, 2), np.uint8)}]}, r"shape \(2, 2, 2\); a PNG has 1, 3 or 4"),
     ],
 )
@@ -426,7 +452,6 @@ def test_each_epoch_is_a_new_permutation(source, threads):
     seen = np.concatenate(labels(batches(source, 4, seed=0, threads=threads), 10)).reshape(4, 10)
     assert (np.sort(seen, axis=1) == np.arange(10)).all()
     assert len({tuple(epoch) for epoch in seen}) == 4
-    assert seen.tolist()[0] == [2, 0, 4, 5, 1, 3, 8, 6, 7, 9] or True
 
 
 def test_examples_are_whole():
@@ -448,7 +473,7 @@ def test_order_is_a_function_of_seed_and_step():
 
 
 def test_order_stays_the_same_in_every_version():
-    assert labels(batches(Counted(10), 5, seed=0), 2) == ORDER_OF_SEED_0
+    assert labels(batches(Counted(10), 5, seed=0), 2) == [[6, 1, 0, 5, 3], [8, 7, 9, 2, 4]]
 
 
 def test_seeds_share_no_epochs():
@@ -463,7 +488,7 @@ def test_processes_share_the_global_batches(count):
         labels(batches(Counted(10), 6, seed=5, start_step=2, process_index=i, process_count=count), 8)
         for i in range(count)
     ]
-    assert [sum(batch, []) for batch in zip(*parts, strict=True)] == whole
+    assert [list(chain(*batch)) for batch in zip(*parts, strict=True)] == whole
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -487,23 +512,20 @@ def test_a_batch_may_come_as_a_list():
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
 def test_errors_of_threads_reach_the_caller(threads):
-    with pytest.raises(ValueError, match="^from source 300$"):
+    with pytest.raises(ValueError, match=r"^from source 300$"):
         list(sequential(Failing(), 128, threads=threads))
 
 
 def test_threads_end_with_the_iterator():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     iterator = batches(Plain(10), 4, seed=0, threads=4)
     next(iterator)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     del iterator
-    for thread in threading.enumerate():
-        if thread.name.startswith("grain-prefetch"):
-            thread.join(5)
-    assert threading.active_count() == before
-
-
-SMALL, LARGE = np.zeros((2, 2, 1), np.uint8), np.zeros((3, 2, 1), np.uint8)
+    for thread in started:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in started)
 
 
 @pytest.mark.parametrize(
@@ -513,7 +535,10 @@ SMALL, LARGE = np.zeros((2, 2, 1), np.uint8), np.zeros((3, 2, 1), np.uint8)
         ([SMALL], r"source\[0\] is ndarray; expected a dictionary"),
         ([{"photo": SMALL}], r"source\[0\] is \['photo'\]; expected a dictionary"),
         ([{"image": SMALL / 2}], r'source\[0\]\["image"\] is float64 \[2, 2, 1\]; expected uint8'),
-        ([{"image": SMALL[0]}], r'source\[0\]\["image"\] is uint8 \[2, 1\]; expected uint8 \[height, width, channels\]'),
+        (
+            [{"image": SMALL[0]}],
+            r'source\[0\]\["image"\] is uint8 \[2, 1\]; expected uint8 \[height, width, channels\]',
+        ),
         ([{"image": SMALL}, {"image": SMALL[0]}], r'source\[1\]\["image"\] is uint8 \[2, 1\]'),
         ([{"image": SMALL}, {"image": LARGE}], r"source\[0\] .*\(2, 2, 1\) and source\[1\] of \(3, 2, 1\); .*resize"),
         ([{"image": SMALL}, {"image": SMALL, "label": 1}], r"source\[0\] has \['image'\] and source\[1\] has"),
@@ -544,11 +569,11 @@ def test_imports_are_lazy_and_tensorflow_is_never_imported(prepared):
     program = f"""
 import sys
 from ddpm_jax.data.sources import Digits, Tfds
-heavy = {{"tensorflow_datasets", "grain", "PIL", "sklearn", "jax"}} & set(sys.modules) - {{"jax"}}
-assert not heavy, heavy
+heavy = {{"tensorflow_datasets", "grain", "PIL", "sklearn"}}
+assert not heavy & set(sys.modules)
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.stream import batches
-assert not {{"tensorflow_datasets", "grain", "PIL"}} & set(sys.modules)
+assert not heavy & set(sys.modules)
 next(batches(Tfds("digits", data_dir={str(prepared)!r}, label_key="label"), 8, seed=0))
 prepare("other", {{"test": Digits("test")}}, {str(prepared)!r})
 assert "tensorflow" not in sys.modules and "grain" in sys.modules

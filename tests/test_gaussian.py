@@ -9,7 +9,6 @@ import scipy.stats
 
 from ddpm_jax.gaussian import Normal
 
-
 kl, log_prob = jax.jit(Normal.kl), jax.jit(Normal.log_prob)
 
 

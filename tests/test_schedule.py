@@ -4,22 +4,13 @@ import math
 from dataclasses import dataclass
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.special
 
-from ddpm_jax.schedule import Betas, Cosine, Linear, ScaledLinear, ScheduleSpec, Sigmoid, from_betas, rescale
+from ddpm_jax.schedule import Betas, Cosine, Linear, ScaledLinear, ScheduleSpec, Sigmoid, from_betas, resample
 
 TABLES = ("beta", "alpha_bar", "noise_var", "signal", "noise", "snr")
-
-
-@pytest.fixture()
-def unchecked():
-    """Annotations are not enforced, as in use."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def alpha_bar_of(betas: np.ndarray) -> np.ndarray:
@@ -77,16 +68,22 @@ def test_published_betas_at_1000_steps(kind, start, end):
 
 
 @pytest.mark.parametrize("kind", [Linear, ScaledLinear])
-@pytest.mark.parametrize("num_steps", [20, 100, 250, 4000])
-def test_rescaling_nearly_keeps_the_end_of_the_chain(kind, num_steps):
-    published, rescaled = (alpha_bar_of(kind(steps).betas())[-1] for steps in (1000, num_steps))
-    assert float(np.log(rescaled)) == pytest.approx(float(np.log(published)), rel=0.02)
+@pytest.mark.parametrize("num_steps", [1, 2, 20, 100, 333, 4000])
+def test_another_length_keeps_the_end_of_the_chain(kind, num_steps):
+    published, resampled = (alpha_bar_of(kind(steps).betas())[-1] for steps in (1000, num_steps))
+    assert float(resampled) == pytest.approx(float(published), rel=1e-9)
 
 
-def test_rescaling_splits_each_step_exactly():
+def test_a_shorter_chain_visits_every_tenth_alpha_bar():
+    published, short = (alpha_bar_of(Linear(steps).betas()) for steps in (1000, 100))
+    np.testing.assert_allclose(short.astype(float), published[9::10].astype(float), rtol=1e-11)
+
+
+def test_resampling_splits_each_step_exactly():
     betas = np.array([0.1, 0.3])
-    halves = rescale(np.repeat(betas, 2), steps=2)
+    halves = resample(betas, num_steps=4)
     np.testing.assert_allclose(alpha_bar_of(halves)[1::2].astype(np.float64), alpha_bar_of(betas), rtol=1e-14)
+    assert halves[0] == pytest.approx(halves[1])
 
 
 def test_given_betas_are_taken_exactly():

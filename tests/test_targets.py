@@ -126,9 +126,7 @@ def test_v_turns_signal_and_noise_by_a_right_angle(spec):
 def test_converted_outputs_stand_for_the_same_data(source, target):
     chain = Chain(SHORT)
     i, j = TARGETS.index(source), TARGETS.index(target)
-    got = jax.jit(convert, static_argnums=(4, 5))(
-        chain.schedule, chain.outputs[i], chain.z_t, chain.t, source, target
-    )
+    got = jax.jit(convert, static_argnums=(4, 5))(chain.schedule, chain.outputs[i], chain.z_t, chain.t, source, target)
     slope = np.sqrt(chain.ratios[j])
     tolerance = chain.x_tolerance(i) * slope + ROUNDING * (1 + slope)
     assert_close(got, np.asarray(chain.outputs[j]), tolerance)

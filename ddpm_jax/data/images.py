@@ -28,7 +28,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 def to_unit(pixels: Pixels) -> Float[Array, "batch height width channels"]:
     """x in [-1, 1], float32, of pixels 0..255."""
-    return jnp.asarray(pixels, jnp.float32) / 127.5 - 1.0
+    return (2.0 * jnp.asarray(pixels, jnp.float32) - 255.0) / 255.0  # so that 255 becomes 1 exactly, under jit too
 
 
 def to_pixels(x: Images) -> UInt8[Array, "batch height width channels"]:

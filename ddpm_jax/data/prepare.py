@@ -9,7 +9,6 @@ Images are stored as PNG in array_record files, which TFDS itself reads too (`tf
 import io
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,7 +52,7 @@ def prepare(
         _write(name, splits, shape, has_labels, written, progress)
         folder.parent.mkdir(exist_ok=True)
         if folder.exists():
-            shutil.move(folder, Path(unfinished, "replaced"))
+            os.rename(folder, Path(unfinished, "replaced"))
         os.rename(written, folder)
     return folder
 

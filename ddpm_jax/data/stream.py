@@ -86,11 +86,14 @@ def gather(source: Source, indices: Int[np.ndarray, " batch"]) -> Examples:
     """The examples at `indices` as one batch."""
     fetch = getattr(source, "__getitems__", None)
     examples = fetch(indices) if fetch else [source[int(index)] for index in indices]
-    return examples if isinstance(examples, Mapping) else stack(examples, indices)
+    batch = dict(examples) if isinstance(examples, Mapping) else stack(examples, indices)
+    if "label" in batch:
+        batch["label"] = np.asarray(batch["label"], np.int32)
+    return batch
 
 
 def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batch"]) -> Examples:
-    """One array for each key: "image" uint8 [batch, height, width, channels], "label" int32 [batch].
+    """One array for each key, such as "image" uint8 [batch, height, width, channels].
 
     Raises ValueError where the images differ in shape, or the examples in their keys.
     """
@@ -107,10 +110,7 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
                 f"source[{indices[0]}] has an image of shape {shapes[0]} and source[{index}] of {shapes[1]}; "
                 "expected one shape: resize them, as Folder(size=...) does"
             )
-    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    if "label" in batch:
-        batch["label"] = batch["label"].astype(np.int32)
-    return batch
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
 def _order(count: int, seed: int) -> Callable[[int, int], Int[np.ndarray, " batch"]]:
@@ -143,4 +143,15 @@ def _run(
     if prefetch is None:
         prefetch = max(MIN_PREFETCH, threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return iter(grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options))
+
+    def attempt(step: int) -> Examples | Exception:
+        try:
+            return read(step)
+        except Exception as error:
+            return error
+
+    # Errors go around Grain, which would add lines of its own to their message.
+    for batch in grain.MapDataset.range(steps.start, steps.stop).map(attempt).to_iter_dataset(options):
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch

@@ -24,8 +24,12 @@ def dense(features: int, name: str, dtype: str) -> nn.Dense:
 
 
 def norm(channels: int, name: str, dtype: str, groups: int) -> nn.GroupNorm:
-    """Group normalisation in `groups` groups, or the most that divide `channels`; epsilon 1e-6."""
-    most = next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
+    """Group normalisation in `groups` groups, or the most that divide `channels`; epsilon 1e-6.
+
+    A group has two channels or more: alone in its group, a channel would lose what the embedding of t
+    adds to it, and the network would not know the time.
+    """
+    most = next(count for count in range(max(min(groups, channels // 2), 1), 0, -1) if channels % count == 0)
     return nn.GroupNorm(most, epsilon=1e-6, dtype=dtype, name=name)
 
 
@@ -39,7 +43,7 @@ class ResBlock(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Features, embedding: Embedding) -> Features:
+    def __call__(self, x: Features, embedding: Embedding) -> Float[Array, "batch height width {self.features}"]:
         h = conv(self.features, "conv1", self.dtype)(nn.silu(norm(x.shape[-1], "norm1", self.dtype, self.groups)(x)))
         h += dense(self.features, "embedding", self.dtype)(nn.silu(embedding))[:, None, None, :]
         h = nn.silu(norm(self.features, "norm2", self.dtype, self.groups)(h))
@@ -75,7 +79,7 @@ class Downsample(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> Float[Array, "batch height//2 width//2 channels"]:
         return conv(x.shape[-1], "conv", self.dtype, stride=2)(x)
 
 
@@ -85,7 +89,7 @@ class Upsample(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Features) -> Float[Array, "batch 2*height 2*width channels"]:
         batch, height, width, channels = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
         return conv(channels, "conv", self.dtype)(x.reshape(batch, 2 * height, 2 * width, channels))

@@ -37,7 +37,7 @@ def initialise(key: Key, shapes: Any) -> Any:
                 values.append(_limit(path, leaf.shape) * piece.reshape(leaf.shape))
                 start += leaf.size
             else:
-                values.append(jnp.full(leaf.shape, 1.0 if path[-1] == "scale" else 0.0))
+                values.append(jnp.full(leaf.shape, 1.0 if path[-1] == "scale" else 0.0, jnp.float32))
         return jax.tree_util.tree_unflatten(tree, values)
 
     return jax.jit(draw)(key)

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Images, Key, Timesteps
+from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, type_of_array
 from ddpm_jax.check import require
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, ResBlock, Upsample, conv, dense, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
 
 Params = Any
+Labels = Int[type_of_array, " batch"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class UNetSpec:
     out_multiplier: int = 1
     """Output channels, as a multiple of the image's: 2 where the network also predicts variances."""
     norm_groups: int = 32
-    """Groups of the normalisation; where they do not divide the channels, the most that do."""
+    """Groups of the normalisation, of two channels or more; where they do not divide the channels, the most that do."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the layers compute in; parameters, statistics, softmax and output are float32 always."""
     remat: bool = False
@@ -84,13 +85,13 @@ class UNetSpec:
         module = self._module(image_shape[-1], False)
         return initialise(key, jax.eval_shape(module.init, key, batch, one, labels)["params"])
 
-    def bind(
-        self, params: Params, labels: Int[Array, " batch"] | None = None, dropout_key: Key | None = None
-    ) -> "BoundNet":
+    def bind(self, params: Params, labels: Labels | None = None, dropout_key: Key | None = None) -> "BoundNet":
         """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given."""
         if (labels is None) != (self.num_classes is None):
             expected = "no labels" if self.num_classes is None else f"labels, integers in 0..{self.num_classes - 1}"
             raise ValueError(f"num_classes is {self.num_classes}; bind expects {expected}")
+        if labels is not None and self.num_classes is not None:
+            check_timesteps(labels, 0, self.num_classes - 1, "labels")
         return BoundNet(params, labels, dropout_key, self)
 
     def check_image_shape(self, image_shape: tuple[int, ...]) -> None:
@@ -116,7 +117,7 @@ class BoundNet:
     """predict(z_t, t) of a U-Net with its parameters, labels and dropout key: a pytree, so jit takes it."""
 
     params: Params
-    labels: Int[Array, " batch"] | None
+    labels: Labels | None
     dropout_key: Any
     spec: UNetSpec = flax.struct.field(pytree_node=False)
 
@@ -126,7 +127,7 @@ class BoundNet:
         module = self.spec._module(z_t.shape[-1], self.dropout_key is not None)
         rngs = {} if self.dropout_key is None else {"dropout": self.dropout_key}
         t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
-        return module.apply({"params": self.params}, z_t, t, self.labels, rngs=rngs)
+        return jnp.asarray(module.apply({"params": self.params}, z_t, t, self.labels, rngs=rngs))
 
 
 class UNet(nn.Module):
@@ -137,7 +138,7 @@ class UNet(nn.Module):
     training: bool
 
     @nn.compact
-    def __call__(self, z: Images, t: Int[Array, " batch"], labels: Int[Array, " batch"] | None) -> Array:
+    def __call__(self, z: Images, t: Int[Array, " batch"], labels: Labels | None) -> Array:
         spec, levels = self.spec, len(self.spec.channel_multipliers)
         remat = nn.remat if spec.remat else lambda block: block
         res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
@@ -179,7 +180,7 @@ class UNet(nn.Module):
         h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, spec.norm_groups)(h))
         return conv(self.out_channels, "conv_out", spec.dtype)(h).astype(jnp.float32)
 
-    def _embedding(self, t: Int[Array, " batch"], labels: Int[Array, " batch"] | None) -> Array:
+    def _embedding(self, t: Int[Array, " batch"], labels: Labels | None) -> Array:
         """The embedding of t, and of the class, that every block sees: [batch, 4 channels]."""
         spec, size = self.spec, 4 * self.spec.channels
         # The published weights count timesteps from 0: this is the only place where t is shifted.

@@ -130,6 +130,8 @@ def _sample(
 
     def denoise(z: Array, t: Array) -> Prediction:
         output = jnp.asarray(predict(z, t), jnp.float32)
+        if output.shape != shape:
+            raise ValueError(f"the network returned shape {output.shape} for latents of shape {shape}; must be equal")
         prediction = target.decode(schedule, output, z, t)
         if not clip:
             return prediction
@@ -142,7 +144,7 @@ def _sample(
         noise = normal(pair[0]) if sampler.stochastic else jnp.zeros_like(z)
         return sampler.step(denoise, schedule, z, t, earlier, noise, memory), None
 
-    times = sampler.times(schedule.num_steps)
+    times = jnp.asarray(sampler.times(schedule.num_steps))
     z = normal(0)  # no step draws at t = 0, so this key is free for z_T
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)

@@ -9,14 +9,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 
 @flax.struct.dataclass
 class TrainState:
-    """The state after `step` steps."""
+    """The state after `step` steps: an int32 scalar, three trees of arrays (or of their shapes, or shardings)."""
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     ema_params: Any
     opt_state: Any

@@ -64,7 +64,7 @@ class Recipe:
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         state = TrainState(step, params, self.ema.update(state.ema_params, params, step), opt_state)
-        return state, {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
 
 def compile_step(recipe: Recipe, mesh: Mesh) -> Callable[[TrainState, dict[str, Any], Key], tuple[TrainState, Metrics]]:

@@ -1,0 +1,222 @@
+"""A step is what its equations say, on any number of devices; a run is a function of (seed, config, step)."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+import ddpm_jax
+from ddpm_jax.check import RunError
+from ddpm_jax.data.sources import Npz
+from ddpm_jax.data.stream import batches
+from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.training.loop import train
+from ddpm_jax.training.mesh import check_divides, global_batch, replicated
+from ddpm_jax.training.optimizer import Adam, Ema
+from ddpm_jax.training.state import new_state
+from ddpm_jax.training.step import compile_step
+
+
+def mesh_of(count: int):
+    devices = jax.devices()[:count]
+    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def steps(experiment, count: int, devices: int):
+    """The state and the losses after `count` steps on `devices` devices."""
+    mesh, recipe = mesh_of(devices), experiment.recipe()
+    params = experiment.net.init(jax.random.key(1), experiment.image_shape)
+    state = jax.device_put(new_state(params, recipe.update), replicated(mesh))
+    step, losses = compile_step(recipe, mesh), []
+    stream = batches(experiment.data, experiment.batch_size, experiment.seed)
+    for _ in range(count):
+        state, metrics = step(state, global_batch(mesh, next(stream)), jax.random.key(experiment.seed))
+        losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
+    return jax.device_get(state), losses
+
+
+@pytest.fixture(scope="module")
+def five_steps(tiny):
+    """Five steps on one device, with flips and dropout, so that every stream of random numbers is drawn from."""
+    return steps(dataclasses.replace(tiny, flip=True), 5, devices=1)
+
+
+def test_one_and_eight_devices_agree(tiny, five_steps):
+    state, losses = steps(dataclasses.replace(tiny, flip=True), 5, devices=8)
+    np.testing.assert_allclose(losses, five_steps[1], atol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(five_steps[0].params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_run_is_a_function_of_its_seed(tiny, five_steps):
+    flipping = dataclasses.replace(tiny, flip=True)
+    assert steps(flipping, 5, devices=1)[1] == five_steps[1]
+    assert steps(dataclasses.replace(flipping, seed=1), 1, devices=1)[1][0] != five_steps[1][0]
+
+
+def test_training_learns(tiny):
+    fast = dataclasses.replace(tiny, optimizer=Adam(learning_rate=3e-3, warmup_steps=2))
+    _, losses = steps(fast, 60, devices=1)
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_is_the_weighted_sum_of_all_parameters(warmup):
+    """From e_0 = p_0, e_k = d_k e_{k-1} + (1 - d_k) p_k; unrolled, the weights of p_0..p_n sum to 1."""
+    ema, values = Ema(decay=0.8, warmup=warmup), [3.0, 1.0, -2.0, 5.0]
+    average = {"w": jnp.float32(values[0])}
+    weights = np.array([1.0, 0, 0, 0])
+    for step, value in enumerate(values[1:], 1):
+        average = ema.update(average, {"w": jnp.float32(value)}, jnp.int32(step))
+        decay = min(0.8, (1 + step) / (10 + step)) if warmup else 0.8
+        weights *= decay
+        weights[step] = 1 - decay
+    assert weights.sum() == pytest.approx(1)
+    assert float(average["w"]) == pytest.approx(weights @ np.array(values), rel=1e-6)
+
+
+def test_the_learning_rate_rises_then_falls():
+    rate = Adam(learning_rate=0.5, warmup_steps=10, decay="cosine").schedule(num_steps=110)
+    assert [float(rate(step)) for step in (0, 5, 10, 60, 110)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-7)
+    constant = Adam(learning_rate=0.5, warmup_steps=0).schedule(num_steps=110)
+    assert float(constant(0)) == float(constant(1000)) == 0.5
+
+
+def test_a_long_gradient_is_clipped_before_adam():
+    """Twice the clipped gradient gives the same update; with clipping off, Adam's moments differ."""
+    params, long = {"w": jnp.zeros(4)}, {"w": jnp.full(4, 30.0)}
+    for clip, equal in ((1.0, True), (None, False)):
+        update = Adam(warmup_steps=0, clip_norm=clip).build(10)
+        moments = [
+            optax.tree.get(update.update(g, update.init(params), params)[1], "mu")["w"]
+            for g in (long, {"w": 2 * long["w"]})
+        ]
+        assert bool(jnp.allclose(moments[0], moments[1])) is equal
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adam(learning_rate=0.0), "learning_rate is 0.0; expected more than 0"),
+        (lambda: Adam(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
+        (lambda: Adam(decay="linear"), "decay is 'linear'; expected constant or cosine"),  # type: ignore[arg-type]
+        (lambda: Adam(clip_norm=0.0), "clip_norm is 0.0; expected None or more than 0"),
+        (lambda: Ema(decay=1.0), "decay is 1.0; expected 0 or more, less than 1"),
+    ],
+)
+def test_a_wrong_value_is_named(unchecked, make, message):
+    with pytest.raises(ValueError, match="expected") as error:
+        make()
+    assert message in str(error.value)
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A run of six steps, never interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(tiny, folder)
+    return folder
+
+
+def test_a_run_leaves_all_that_it_says(finished):
+    assert [entry["step"] for entry in metrics_of(finished)] == [2, 3, 4, 6]
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir() if path.name.isdigit()) == ["3", "6"]
+    assert (finished / "samples" / "00000006.png").stat().st_size > 0
+    assert list((finished / "tensorboard").glob("events*"))
+
+
+def test_stopped_and_started_again_is_bitwise_the_same(tiny, finished, tmp_path):
+    """Training to step 3, then again to 6, gives the same state and the same metrics as 6 steps at once."""
+    train(dataclasses.replace(tiny, num_steps=3), tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 0.0}\n{"step": 5, "lo')  # what a killed run may have left behind
+    train(tiny, tmp_path / "run")
+    whole, parts = ddpm_jax.load_run(finished), ddpm_jax.load_run(tmp_path / "run")
+    assert (whole.step, parts.step) == (6, 6)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+    losses = [
+        [(entry["step"], entry["loss"]) for entry in metrics_of(folder)] for folder in (finished, tmp_path / "run")
+    ]
+    assert dict(losses[1])[6] == dict(losses[0])[6]
+    assert [step for step, _ in losses[1]] == [2, 3, 4, 6]
+
+
+def test_another_model_is_refused_and_nothing_changes(tiny, finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    other = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=16), batch_size=32)
+    with pytest.raises(RunError) as error:
+        train(other, finished)
+    assert "net.channels: 8 there, 16 here" in str(error.value)
+    assert "batch_size: 16 there, 32 here" in str(error.value)
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+
+def test_a_lost_run_stops_with_the_step_and_the_remedy(tiny, tmp_path):
+    lost = dataclasses.replace(
+        tiny, optimizer=Adam(learning_rate=1e30, warmup_steps=3), checkpoint_every=1, log_every=1
+    )
+    with pytest.raises(RunError) as error:
+        train(lost, tmp_path / "run")
+    assert "the loss is lost: at step " in str(error.value)
+    assert "The last good checkpoint is that of step " in str(error.value)
+    assert "--optimizer.learning-rate" in str(error.value)
+
+
+def test_samples_of_a_run_continue_each_other(finished, key):
+    run = ddpm_jax.load_run(str(finished))
+    first, rest, together = run.sample(key, 3), run.sample(key, 5, first_index=3), run.sample(key, 8)
+    np.testing.assert_allclose(np.concatenate([first, rest]), together, atol=1e-5)
+    assert together.shape == (8, 8, 8, 1)
+    assert np.abs(together).max() <= 1
+
+
+def test_the_network_of_a_run_is_the_averaged_one(finished):
+    run = ddpm_jax.load_run(finished)
+    z = jnp.zeros((2, 8, 8, 1))
+    np.testing.assert_array_equal(run.predict(z, 3), run.experiment.net.bind(run.params)(z, 3))
+    assert run.schedule.num_steps == 20
+
+
+def test_a_class_conditional_experiment(tiny, tmp_path, key):
+    """Labels reach the network in training and in sampling; wrong ones are refused."""
+    labelled = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, num_classes=10), num_steps=2)
+    train(labelled, tmp_path / "run")
+    run = ddpm_jax.load_run(tmp_path / "run")
+    assert run.sample(key, 3, labels=np.array([0, 5, 9])).shape == (3, 8, 8, 1)
+    with pytest.raises(ValueError, match=r"labels is .*; expected 2 integers in 0..9"):
+        run.sample(key, 2, labels=np.array([0, 10]))
+
+
+def test_parts_that_do_not_fit_are_named_before_anything_is_written(tiny, tmp_path):
+    images = np.zeros((20, 9, 8, 1), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    data = Npz(str(tmp_path / "images.npz"))
+    cases = {
+        "image height is 9": dataclasses.replace(tiny, data=data),
+        "num_classes is 3, but the first example has label": dataclasses.replace(
+            tiny, net=UNetSpec(channels=8, num_classes=3, channel_multipliers=(1, 2))
+        ),
+        "num_steps is 50; expected 1 to 20": dataclasses.replace(
+            tiny, sampler=dataclasses.replace(tiny.sampler, num_steps=50)
+        ),
+        "batch_size is 12, which 8 devices cannot share equally; try 8 or 16": dataclasses.replace(tiny, batch_size=12),
+    }
+    for message, experiment in cases.items():
+        with pytest.raises(ValueError, match=message):
+            train(experiment, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_devices_share_a_batch_equally():
+    check_divides(mesh_of(4), 8)
+    with pytest.raises(ValueError, match="batch_size is 2, which 4 devices cannot share equally; try 4"):
+        check_divides(mesh_of(4), 2)
