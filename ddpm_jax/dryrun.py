@@ -94,7 +94,7 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _engineering(value: float) -> str:
+def _engineering(value: int) -> str:
     """12345678 as 12.3 M."""
     exponent = min(max(int(math.log10(max(value, 1)) // 3), 0), 5)
     return f"{value / 1000**exponent:.3g} {['', 'k', 'M', 'G', 'T', 'P'][exponent]}"

@@ -37,6 +37,7 @@ class Run:
     step: int
     params: Any
     image_shape: tuple[int, int, int]
+    mesh: Mesh
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
@@ -67,7 +68,7 @@ class Run:
         be large.
         """
         experiment = self.experiment if sampler is None else dataclasses.replace(self.experiment, sampler=sampler)
-        return draw_images(experiment, self.params, self.image_shape, key, n, labels, first_index)
+        return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, labels, first_index)
 
 
 def draw_images(
@@ -76,13 +77,12 @@ def draw_images(
     image_shape: tuple[int, int, int],
     key: Key,
     n: int,
+    mesh: Mesh,
     labels: np.ndarray | None = None,
     first_index: int = 0,
-    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
-    """`Run.sample` with the parameters given, on the devices of `mesh` (all there are unless given)."""
+    """`Run.sample` with the parameters given, on the devices of `mesh`."""
     require("n", n, n >= 1, "at least 1")
-    mesh = mesh or make_mesh()
     params = jax.device_put(params, replicated(mesh))
     chunks = math.ceil(n / (CHUNK * mesh.size))
     chunk = math.ceil(n / (chunks * mesh.size)) * mesh.size
@@ -120,8 +120,8 @@ def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index
     return np.pad(labels, (0, count - n))
 
 
-def load_run(folder: str | Path) -> Run:
-    """The run in `folder`, at its newest checkpoint that is whole.
+def load_run(folder: str | Path, mesh: Mesh | None = None) -> Run:
+    """The run in `folder`, at its newest checkpoint that is whole, on `mesh` (all devices unless given).
 
     Raises FileNotFoundError where there is no run or no checkpoint yet, and ValueError where what is
     there cannot be read.
@@ -134,12 +134,12 @@ def load_run(folder: str | Path) -> Run:
         raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json")
     experiment = specs.load(path)
     require("experiment.json", type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
-    sharding = replicated(make_mesh())
+    mesh = mesh or make_mesh()
 
     def shapes(about: dict[str, Any]) -> dict[str, Any]:
         image_shape = tuple(about["image_shape"])
         params = jax.eval_shape(lambda key: experiment.net.init(key, image_shape), jax.random.key(0))
-        return {"ema_params": with_sharding(params, sharding)}
+        return {"ema_params": with_sharding(params, replicated(mesh))}
 
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
@@ -149,4 +149,4 @@ def load_run(folder: str | Path) -> Run:
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
     step, restored = found
-    return Run(experiment, step, restored["ema_params"], tuple(restored["about"]["image_shape"]))
+    return Run(experiment, step, restored["ema_params"], tuple(restored["about"]["image_shape"]), mesh)

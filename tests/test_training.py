@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from conftest import mesh_of
 
 import ddpm_jax
 from ddpm_jax.check import RunError
@@ -20,11 +20,6 @@ from ddpm_jax.training.mesh import check_divides, global_batch, replicated
 from ddpm_jax.training.optimizer import Adam, Ema
 from ddpm_jax.training.state import new_state
 from ddpm_jax.training.step import compile_step
-
-
-def mesh_of(count: int):
-    devices = jax.devices()[:count]
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def steps(experiment, count: int, devices: int):
@@ -120,10 +115,10 @@ def metrics_of(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
+def finished(tiny, one, tmp_path_factory):
     """A run of six steps, never interrupted."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    train(tiny, folder)
+    train(tiny, folder, one)
     return folder
 
 
@@ -134,13 +129,13 @@ def test_a_run_leaves_all_that_it_says(finished):
     assert list((finished / "tensorboard").glob("events*"))
 
 
-def test_stopped_and_started_again_is_bitwise_the_same(tiny, finished, tmp_path):
+def test_stopped_and_started_again_is_bitwise_the_same(tiny, one, finished, tmp_path):
     """Training to step 3, then again to 6, gives the same state and the same metrics as 6 steps at once."""
-    train(dataclasses.replace(tiny, num_steps=3), tmp_path / "run")
+    train(dataclasses.replace(tiny, num_steps=3), tmp_path / "run", one)
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": 0.0}\n{"step": 5, "lo')  # what a killed run may have left behind
-    train(tiny, tmp_path / "run")
-    whole, parts = ddpm_jax.load_run(finished), ddpm_jax.load_run(tmp_path / "run")
+    train(tiny, tmp_path / "run", one)
+    whole, parts = (ddpm_jax.load_run(folder, one) for folder in (finished, tmp_path / "run"))
     assert (whole.step, parts.step) == (6, 6)
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
     losses = [
@@ -160,37 +155,37 @@ def test_another_model_is_refused_and_nothing_changes(tiny, finished):
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
 
-def test_a_lost_run_stops_with_the_step_and_the_remedy(tiny, tmp_path):
+def test_a_lost_run_stops_with_the_step_and_the_remedy(tiny, one, tmp_path):
     lost = dataclasses.replace(
         tiny, optimizer=Adam(learning_rate=1e30, warmup_steps=3), checkpoint_every=1, log_every=1
     )
     with pytest.raises(RunError) as error:
-        train(lost, tmp_path / "run")
+        train(lost, tmp_path / "run", one)
     assert "the loss is lost: at step " in str(error.value)
     assert "The last good checkpoint is that of step " in str(error.value)
     assert "--optimizer.learning-rate" in str(error.value)
 
 
-def test_samples_of_a_run_continue_each_other(finished, key):
-    run = ddpm_jax.load_run(str(finished))
+def test_samples_of_a_run_continue_each_other(finished, one, key):
+    run = ddpm_jax.load_run(str(finished), one)
     first, rest, together = run.sample(key, 3), run.sample(key, 5, first_index=3), run.sample(key, 8)
     np.testing.assert_allclose(np.concatenate([first, rest]), together, atol=1e-5)
     assert together.shape == (8, 8, 8, 1)
     assert np.abs(together).max() <= 1
 
 
-def test_the_network_of_a_run_is_the_averaged_one(finished):
-    run = ddpm_jax.load_run(finished)
+def test_the_network_of_a_run_is_the_averaged_one(finished, one):
+    run = ddpm_jax.load_run(finished, one)
     z = jnp.zeros((2, 8, 8, 1))
     np.testing.assert_array_equal(run.predict(z, 3), run.experiment.net.bind(run.params)(z, 3))
     assert run.schedule.num_steps == 20
 
 
-def test_a_class_conditional_experiment(tiny, tmp_path, key):
+def test_a_class_conditional_experiment(tiny, one, tmp_path, key):
     """Labels reach the network in training and in sampling; wrong ones are refused."""
     labelled = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, num_classes=10), num_steps=2)
-    train(labelled, tmp_path / "run")
-    run = ddpm_jax.load_run(tmp_path / "run")
+    train(labelled, tmp_path / "run", one)
+    run = ddpm_jax.load_run(tmp_path / "run", one)
     assert run.sample(key, 3, labels=np.array([0, 5, 9])).shape == (3, 8, 8, 1)
     with pytest.raises(ValueError, match=r"labels is .*; expected 2 integers in 0..9"):
         run.sample(key, 2, labels=np.array([0, 10]))
@@ -201,7 +196,9 @@ def test_parts_that_do_not_fit_are_named_before_anything_is_written(tiny, tmp_pa
     np.savez(tmp_path / "images.npz", images=images)
     data = Npz(str(tmp_path / "images.npz"))
     cases = {
-        "image height is 9": dataclasses.replace(tiny, data=data),
+        "image height is 9": dataclasses.replace(
+            tiny, data=data, net=dataclasses.replace(tiny.net, channel_multipliers=(1, 2))
+        ),
         "num_classes is 3, but the first example has label": dataclasses.replace(
             tiny, net=UNetSpec(channels=8, num_classes=3, channel_multipliers=(1, 2))
         ),
@@ -212,7 +209,7 @@ def test_parts_that_do_not_fit_are_named_before_anything_is_written(tiny, tmp_pa
     }
     for message, experiment in cases.items():
         with pytest.raises(ValueError, match=message):
-            train(experiment, tmp_path / "run")
+            train(experiment, tmp_path / "run", mesh_of(8))
         assert not (tmp_path / "run").exists()
 
 

@@ -63,6 +63,10 @@ class Log:
         """Move the progress bar."""
         self._progress.update(self._task, completed=step)
 
+    def doing(self, what: str) -> None:
+        """Show what takes a while beside training."""
+        self._progress.update(self._task, shown=what)
+
     def metrics(self, step: int, values: dict[str, float], batch_size: int) -> None:
         """Record the metrics after `step` steps, which are those of the steps since the last record."""
         seconds = max(time.monotonic() - self._last[1], 1e-9)

@@ -34,13 +34,15 @@ from ddpm_jax.training.step import Recipe, compile_step
 STEPS_IN_FLIGHT = 2
 
 
-def train(experiment: Experiment, workdir: Path) -> Path:
+def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Path:
     """Train in the folder `workdir`, from its newest checkpoint if there is one; returns the last picture's path.
+
+    mesh: all devices of all processes unless given.
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
     folder holds another experiment's run or the loss is lost.  Nothing on disk changes before that.
     """
-    mesh = make_mesh()
+    mesh = mesh or make_mesh()
     experiment.check()
     check_divides(mesh, experiment.batch_size)
     check_resumable(experiment, workdir)
@@ -161,6 +163,7 @@ def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoint
 
 def draw_picture(experiment: Experiment, state: TrainState, mesh: Mesh, log: Log) -> None:
     """Sample with the averaged parameters, always from the same noise, and save the images as one picture."""
+    log.doing("drawing samples")
     key = stream(jax.random.key(experiment.seed), "picture")
-    x = draw_images(experiment, state.ema_params, experiment.image_shape, key, experiment.num_samples, mesh=mesh)
+    x = draw_images(experiment, state.ema_params, experiment.image_shape, key, experiment.num_samples, mesh)
     log.images(int(state.step), to_pixels(x))

@@ -1,0 +1,111 @@
+"""A run killed with SIGKILL and started again ends as if nothing had happened: bitwise the same arrays.
+
+Real processes, killed while they train and while they save.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax import specs
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.loop import as_trees
+from ddpm_jax.training.mesh import replicated, with_sharding
+from ddpm_jax.training.state import new_state
+
+EXPERIMENT = """
+from dataclasses import dataclass
+import numpy as np
+from ddpm_jax.data.sources import Digits
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.launch import launch
+from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.sampling import Ddim
+from ddpm_jax.schedule import ScheduleSpec
+from ddpm_jax.training.optimizer import Adam
+
+@dataclass(frozen=True)
+class Constant(ScheduleSpec):
+    num_steps: int = 30
+    def betas(self):
+        return np.full(self.num_steps, 0.1)
+
+experiment = Experiment(
+    name="killed", data=Digits(), schedule=Constant(), sampler=Ddim(num_steps=2), flip=True, batch_size=16,
+    net=UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
+    optimizer=Adam(learning_rate=1e-3, warmup_steps=3, decay="cosine"),
+    num_steps=60, log_every=1, checkpoint_every=4, sample_every=1000, num_samples=4,
+)
+if __name__ == "__main__":
+    launch(experiment)
+"""
+
+
+def start(file: Path, workdir: Path) -> subprocess.Popen:
+    """The training in a process of its own, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, str(file), "--workdir", str(workdir)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+
+
+def logged(workdir: Path) -> list[int]:
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def last_state(workdir: Path, one) -> list[np.ndarray]:
+    experiment = specs.load(workdir / "experiment.json")
+
+    def fresh():
+        return new_state(experiment.net.init(jax.random.key(0), (8, 8, 1)), experiment.recipe().update)
+
+    shapes = with_sharding(jax.eval_shape(fresh), replicated(one))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step, trees = checkpoints.restore_newest(lambda about: as_trees(shapes), report=pytest.fail)
+    checkpoints.close()
+    assert step == 60
+    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema_params")})]
+
+
+def test_killed_and_started_again_is_bitwise_the_same(tmp_path, one):
+    file, whole, broken = tmp_path / "killed.py", tmp_path / "whole", tmp_path / "broken"
+    file.write_text(EXPERIMENT)
+    finish(start(file, whole))
+
+    process = start(file, broken)  # killed in the middle of training, between two checkpoints
+    wait_until(lambda: len(logged(broken)) >= 7, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    reached = len(logged(broken))
+    process = start(file, broken)  # killed while a checkpoint is being written
+    wait_until(lambda: len(logged(broken)) > reached and list((broken / "checkpoints").glob("*tmp*")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    finish(start(file, broken))
+    for ours, theirs in zip(last_state(broken, one), last_state(whole, one), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert logged(broken) == logged(whole) == list(range(1, 61))
+    assert (broken / "samples" / "00000060.png").exists()
