@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from ddpm_jax import specs
@@ -26,6 +27,9 @@ class TrainOptions:
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     workdir: Path | None = None
     """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Join the processes of a cluster, the same command on each: found from SLURM, Open MPI, Kubernetes or a TPU
+    pod, or else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what would be trained and what it costs, and stop."""
 
@@ -43,7 +47,7 @@ def main(arguments: list[str]) -> None:
 def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
     """Train an experiment, overridden by the arguments of the command line."""
     options = tyro.cli(TrainOptions, args=arguments, default=TrainOptions(experiment), prog=program)
-    set_up_jax()
+    set_up_jax(options.distributed)
     if options.dry_run:
         from ddpm_jax.dryrun import report
 
@@ -52,7 +56,10 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
     from ddpm_jax.training.loop import train
 
     workdir = options.workdir or Path("runs") / options.experiment.name
-    print(f"samples: {train(options.experiment, workdir)}")
+    picture = train(options.experiment, workdir)
+    if jax.process_index() > 0:
+        return
+    print(f"samples: {picture}")
     print(f"draw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz")
 
 

@@ -106,7 +106,7 @@ class Checkpoints:
         """Move checkpoints of steps later than `after` to a folder `broken` beside them, out of the way."""
         self.wait()
         for step in self.steps():
-            if step > after:
+            if step > after and jax.process_index() == 0:
                 target = self.folder.parent / "broken" / str(step)
                 target.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(target)

@@ -28,17 +28,19 @@ class Log:
     """Writes metrics.jsonl, tensorboard/ and samples/ in a run's folder, and shows progress on stderr.
 
     Entries of steps after `start`, left by a run that died after its last checkpoint, are dropped: they
-    will be written again.
+    will be written again.  A `quiet` log writes and shows nothing: of many processes, one tells.
     """
 
-    def __init__(self, folder: Path, start: int, num_steps: int) -> None:
+    def __init__(self, folder: Path, start: int, num_steps: int, quiet: bool = False) -> None:
         from tensorboardX import SummaryWriter
 
-        self._folder, self._num_steps = folder, num_steps
+        self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._metrics = folder / "metrics.jsonl"
-        self._forget(after=start)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1, flush_secs=3600)
-        self._console = Console(stderr=True)
+        if not quiet:
+            self._forget(after=start)
+        events = str(folder / "tensorboard")
+        self._events = SummaryWriter(events, purge_step=start + 1, flush_secs=3600, write_to_disk=not quiet)
+        self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -73,6 +75,8 @@ class Log:
         steps_per_second = (step - self._last[0]) / seconds
         rate, left = batch_size * steps_per_second, (self._num_steps - step) / max(steps_per_second, 1e-9)
         self._last = (step, time.monotonic())
+        if self._quiet:
+            return
         values = {**values, "images_per_second": rate}
         with self._metrics.open("a") as file:
             file.write(
@@ -88,6 +92,8 @@ class Log:
     def images(self, step: int, pixels: Any) -> Path:
         """Save uint8 images [n, height, width, channels] as one picture; returns its path."""
         path = self.picture_path(step)
+        if self._quiet:
+            return path
         path.parent.mkdir(exist_ok=True)
         picture = grid(np.asarray(pixels))
         save_png(path, picture)

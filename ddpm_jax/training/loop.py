@@ -26,7 +26,7 @@ from ddpm_jax.experiment import Experiment, conflicts
 from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import Log
-from ddpm_jax.training.mesh import check_divides, global_batch, make_mesh, replicated, with_sharding
+from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, make_mesh, replicated, with_sharding
 from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.training.step import Recipe, compile_step
 
@@ -47,16 +47,18 @@ def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Pa
     check_divides(mesh, experiment.batch_size)
     check_resumable(experiment, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    specs.save(experiment, workdir / "experiment.json")
+    is_first = jax.process_index() == 0
+    if is_first:
+        specs.save(experiment, workdir / "experiment.json")
 
     recipe = experiment.recipe()
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
     state = start_state(experiment, recipe, mesh, checkpoints)
-    log = Log(workdir, int(state.step), experiment.num_steps)
+    log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
     try:
         state = run_steps(experiment, recipe, mesh, state, checkpoints, log)
         picture = log.picture_path(int(state.step))
-        if not picture.exists():
+        if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
         checkpoints.wait()
     finally:

@@ -39,6 +39,11 @@ def fetch(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def broadcast(value: bool) -> bool:
+    """What the first process says, on every process."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(value))) if jax.process_count() > 1 else value
+
+
 def with_sharding(shapes: Any, sharding: NamedSharding) -> Any:
     """A tree of shapes and dtypes, with where each array shall lie."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
