@@ -6,7 +6,7 @@ FOLDER holds the 30,000 images as files.  Sources: appendix B of the paper, and 
 the code published with it.  On a TPU v3-8 the paper trains 2.2 steps a second at this size (appendix B).
 """
 
-from ddpm_jax.data.sources import Folder
+from ddpm_jax.data import Folder
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec

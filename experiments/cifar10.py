@@ -11,7 +11,7 @@ One difference: the published code clips the gradient on each replica before ave
 of the whole batch is clipped.
 """
 
-from ddpm_jax.data.sources import Tfds
+from ddpm_jax.data import Tfds
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec

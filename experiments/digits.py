@@ -3,7 +3,7 @@
 python experiments/digits.py
 """
 
-from ddpm_jax.data.sources import Digits
+from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec

@@ -9,7 +9,7 @@ published with it.  The paper reports an FID of 7.89 for Church, 19.75 for Cat a
 and appendix), at 2.2 training steps a second on a TPU v3-8.
 """
 
-from ddpm_jax.data.sources import Folder
+from ddpm_jax.data import Folder
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec

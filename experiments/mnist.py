@@ -1,4 +1,4 @@
-"""MNIST, 28x28, through TensorFlow Datasets: the DDPM recipe at a size for one GPU (or a patient CPU).
+"""MNIST, 28x28, through TensorFlow Datasets: the DDPM recipe at a size for one GPU; a CPU wants --batch-size 32.
 
     python experiments/mnist.py
 
@@ -8,7 +8,7 @@ train_labels, test_images and test_labels:
     ddpm-jax prepare mnist mnist.npz
 """
 
-from ddpm_jax.data.sources import Tfds
+from ddpm_jax.data import Tfds
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec

@@ -23,7 +23,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from ddpm_jax import schedule
-from ddpm_jax.data.sources import Digits
+from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.sampling import Ddim

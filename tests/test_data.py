@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax.data import images
+from ddpm_jax.data import Digits, Folder, Npz, Tfds, images
 from ddpm_jax.data.prepare import prepare
-from ddpm_jax.data.sources import Digits, Folder, InMemory, Npz, Tfds, image_shape
+from ddpm_jax.data.sources import InMemory, image_shape
 from ddpm_jax.data.stream import batches, gather, sequential
 
 SMALL, LARGE = np.zeros((2, 2, 1), np.uint8), np.zeros((3, 2, 1), np.uint8)
@@ -568,7 +568,7 @@ def test_imports_are_lazy_and_tensorflow_is_never_imported(prepared):
     """Sources import nothing heavy; reading a prepared data set and streaming it imports no TensorFlow."""
     program = f"""
 import sys
-from ddpm_jax.data.sources import Digits, Tfds
+from ddpm_jax.data import Digits, Tfds
 heavy = {{"tensorflow_datasets", "grain", "PIL", "sklearn"}}
 assert not heavy & set(sys.modules)
 from ddpm_jax.data.prepare import prepare

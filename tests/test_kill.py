@@ -24,7 +24,7 @@ from ddpm_jax.training.state import new_state
 EXPERIMENT = """
 from dataclasses import dataclass
 import numpy as np
-from ddpm_jax.data.sources import Digits
+from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec

@@ -12,7 +12,7 @@ from test_kill import EXPERIMENT
 
 from ddpm_jax import launch, specs
 from ddpm_jax.commands.train import read_experiment
-from ddpm_jax.data.sources import Tfds
+from ddpm_jax.data import Tfds
 from ddpm_jax.dryrun import step_flops
 from ddpm_jax.training.loop import train
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["forward"],
     ["targets", "variance"],
     ["weighting"],
-    ["objective", "sampling", "nets.unet", "data.sources", "data.stream", "data.prepare"],
+    ["objective", "sampling", "nets.unet", "data"],
     ["training.state", "training.optimizer", "training.mesh", "training.log"],
     ["training.step", "training.checkpoint"],
     ["specs"],

@@ -17,7 +17,7 @@ OWN_CLASS = '''
 import dataclasses
 from dataclasses import dataclass
 import numpy as np
-from ddpm_jax.data.sources import Digits
+from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.schedule import ScheduleSpec

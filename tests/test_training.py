@@ -12,7 +12,7 @@ from conftest import mesh_of
 
 import ddpm_jax
 from ddpm_jax.check import RunError
-from ddpm_jax.data.sources import Npz
+from ddpm_jax.data import Npz
 from ddpm_jax.data.stream import batches
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.training.loop import train

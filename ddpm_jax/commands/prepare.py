@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from ddpm_jax.data.folder import Fit, Folder, Resample
 from ddpm_jax.data.prepare import prepare
-from ddpm_jax.data.sources import Fit, Folder, Npz, Resample, Source
+from ddpm_jax.data.sources import Npz, Source
 
 FOLDER_SPLITS = ("train", "test", "val", "validation")
 

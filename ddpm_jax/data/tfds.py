@@ -1,0 +1,190 @@
+"""A data set of TensorFlow Datasets as a source, read without TensorFlow."""
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ddpm_jax.data.sources import Example, pixels_of
+
+
+def tfds_root(data_dir: str | None) -> str:
+    """The folder of TensorFlow Datasets' data sets: data_dir, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """A data set prepared with TensorFlow Datasets in the array_record format, read without TensorFlow.
+
+    `ddpm-jax prepare` makes one from any other source; where TensorFlow is installed, so does
+    `tfds build NAME --file_format=array_record`.  Nothing is ever downloaded here.
+    """
+
+    name: str
+    """NAME, NAME/CONFIG, and either with :VERSION; without a version, the newest that is prepared."""
+    split: str = "train"
+    """A split, a part of one ('train[:10%]', 'train[1000:]') or a sum of them ('train+test')."""
+    data_dir: str | None = None
+    """The folder of all data sets; None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    image_key: str = "image"
+    """The feature that is the image."""
+    label_key: str | None = None
+    """The feature that is the label, an integer; None for none."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-zA-Z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", self.name):
+            raise ValueError(f"name is {self.name!r}; expected NAME, NAME/CONFIG, or either with :MAJOR.MINOR.PATCH")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int] | Int[np.ndarray, " batch"]) -> list[Example]:
+        # One read of many records is faster than many reads.
+        return [
+            self._example(int(index), record)
+            for index, record in zip(indices, self._records.__getitems__([int(i) for i in indices]), strict=True)
+        ]
+
+    def _example(self, index: int, record: bytes) -> Example:
+        features = self._features
+        try:
+            example = features.deserialize_example_np(record, decoders=self._decoders)
+            image = example[self.image_key]
+            image = self._decode(image) if self._is_encoded else np.asarray(image)
+        except Exception as error:
+            raise ValueError(f"example {index} of {self._folder} cannot be read ({error}); prepare it again") from None
+        image = image if image.ndim == 3 else image[..., None]
+        if self.label_key is None:
+            return {"image": image}
+        return {"image": image, "label": np.int32(example[self.label_key])}
+
+    @cached_property
+    def _folder(self) -> Any:
+        """The folder of the version to read: root/NAME[/CONFIG]/VERSION."""
+        from etils import epath
+
+        root = epath.Path(tfds_root(self.data_dir))
+        name, _, version = self.name.partition(":")
+        found = _versions(root / name)
+        if not found and "/" not in name and (root / name).is_dir():
+            configs = sorted(folder.name for folder in (root / name).iterdir() if _versions(folder))
+            if len(configs) == 1:
+                found = _versions(root / name / configs[0])
+            elif configs:
+                raise ValueError(
+                    f"name is {self.name!r}; name one of its configurations: "
+                    + ", ".join(f"{name}/{config}" for config in configs)
+                )
+        if not found:
+            raise FileNotFoundError(
+                f"name is {self.name!r}: {root} holds no such prepared data set. Make it from arrays or images with "
+                f"`ddpm-jax prepare`, or where TensorFlow is installed with `tfds build {name} "
+                f"--file_format=array_record --data_dir={root}`; or give the data_dir that holds it"
+            )
+        if version and version not in found:
+            raise FileNotFoundError(f"name is {self.name!r}; the versions prepared in {root} are {', '.join(found)}")
+        return found[version or list(found)[-1]]
+
+    @cached_property
+    def _builder(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder_from_directory(self._folder)
+        except Exception as error:
+            raise ValueError(f"{self._folder} is not a readable data set ({error}); prepare it again") from None
+        formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
+        if "array_record" not in formats:
+            raise ValueError(
+                f"name is {self.name!r}: {self._folder} is stored as {', '.join(formats)}, which has no random access. "
+                f"Prepare it again: `tfds build {self.name} --file_format=array_record --data_dir=OTHER_FOLDER`"
+            )
+        return builder
+
+    @cached_property
+    def _records(self) -> Any:
+        """The undecoded examples."""
+        import tensorflow_datasets as tfds
+
+        splits = self._builder.info.splits
+        existing = ", ".join(f"{name} ({split.num_examples} examples)" for name, split in sorted(splits.items()))
+        names = [part.partition("[")[0].strip() for part in self.split.split("+")]
+        try:
+            count = splits[self.split].num_examples if set(names) <= {*splits, "all"} else 0
+        except Exception:
+            count = 0
+        if not count:
+            raise ValueError(
+                f"split is {self.split!r}, which is no part of {self.name}; it has {existing}, "
+                "and parts of them such as 'train[:10%]'"
+            )
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return self._builder.as_data_source(self.split, deserialize_method=raw, file_format="array_record")
+
+    @cached_property
+    def _features(self) -> Any:
+        """The image and the label, of all the features that the records hold."""
+        import tensorflow_datasets as tfds
+
+        features = self._builder.info.features
+        for field, key in (("image_key", self.image_key), ("label_key", self.label_key)):
+            if key is not None and key not in features:
+                raise ValueError(f"{field} is {key!r}; the features of {self.name} are {', '.join(sorted(features))}")
+        image = features[self.image_key]
+        if image.np_dtype != np.uint8 or len(image.shape) not in (2, 3):
+            raise ValueError(
+                f"image_key is {self.image_key!r}, which is {_described(image)}; expected uint8 "
+                f"[height, width, channels]; the features of {self.name} are {', '.join(sorted(features))}"
+            )
+        if self.label_key is not None:
+            label = features[self.label_key]
+            if label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
+                raise ValueError(f"label_key is {self.label_key!r}, which is {_described(label)}; expected an integer")
+        wanted = [key for key in (self.image_key, self.label_key) if key is not None]
+        return tfds.features.FeaturesDict({key: features[key] for key in wanted})
+
+    @cached_property
+    def _is_encoded(self) -> bool:
+        import tensorflow_datasets as tfds
+
+        return isinstance(self._features[self.image_key], tfds.features.Image)
+
+    @cached_property
+    def _decoders(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        return {self.image_key: tfds.decode.SkipDecoding()} if self._is_encoded else None
+
+    def _decode(self, encoded: bytes) -> UInt8[np.ndarray, "height width channels"]:
+        from PIL import Image
+
+        channels = self._features[self.image_key].shape[-1]
+        with Image.open(io.BytesIO(encoded)) as image:
+            return pixels_of(image.convert({1: "L", 4: "RGBA"}.get(channels, "RGB")))
+
+
+def _versions(folder: Any) -> dict[str, Any]:
+    """The prepared versions in the folder of a data set, oldest first."""
+    if not folder.is_dir():
+        return {}
+    found = {
+        version.name: version
+        for version in folder.iterdir()
+        if re.fullmatch(r"\d+\.\d+\.\d+", version.name)
+        and all((version / name).exists() for name in ("dataset_info.json", "features.json"))
+    }
+    return dict(sorted(found.items(), key=lambda item: tuple(map(int, item[0].split(".")))))
+
+
+def _described(feature: Any) -> str:
+    return f"{type(feature).__name__} {feature.np_dtype} {feature.shape}"
