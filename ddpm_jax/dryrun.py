@@ -15,51 +15,65 @@ from ddpm_jax.training.state import new_state
 
 
 def report(experiment: Experiment) -> str:
-    """The resolved config and its cost, as text for a person.
+    """The resolved config and its cost, as text for a person; the data need not be there yet.
 
     Raises ValueError where the experiment does not fit together or the devices.
     """
     mesh = make_mesh()
-    experiment.check()
+    image_shape, data = look_at_data(experiment)
     check_divides(mesh, experiment.batch_size)
-    batch = (experiment.batch_size, *experiment.image_shape)
-    shapes = experiment.parameter_shapes()
+    batch = (experiment.batch_size, *image_shape)
+    shapes = experiment.parameter_shapes(image_shape)
     state = jax.eval_shape(lambda params: new_state(params, experiment.recipe().update), shapes)
-    per_device = _bytes(state) + saved_for_backward(experiment, shapes) // mesh.size
-    kind = f"{mesh.size} x {jax.devices()[0].device_kind}"
+    per_device = _bytes(state) + saved_for_backward(experiment, shapes, batch) // mesh.size
+    processes = f"{jax.process_count()} process" + ("es" if jax.process_count() > 1 else "")
     lines = {
-        "data": f"{type(experiment.data).__name__}, {len(experiment.data):,} images",
+        "data": data,
         "batch": f"{' x '.join(map(str, batch))}, {experiment.batch_size // mesh.size} on each device",
-        "steps": f"{experiment.num_steps:,}, {experiment.num_steps * batch[0] / len(experiment.data):,.1f} epochs",
+        "steps": f"{experiment.num_steps:,}",
         "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)):,}",
-        "FLOPs a step": f"{_engineering(step_flops(experiment, shapes))}",
+        "FLOPs a step": _engineering(step_flops(experiment, shapes, batch)),
         "memory": f"{_engineering(_bytes(state))}B for parameters, average and optimizer; "
         f"about {_engineering(per_device)}B on each device with what the backward pass keeps",
-        "devices": f"{kind}, {jax.process_count()} process" + ("es" if jax.process_count() > 1 else ""),
+        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}",
     }
     table = "\n".join(f"{name:<14}{value}" for name, value in lines.items())
     return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
 
 
-def step_flops(experiment: Experiment, shapes: Any) -> int:
+def look_at_data(experiment: Experiment) -> tuple[tuple[int, ...], str]:
+    """The images' shape, and a line about the data; where they cannot be read, what they declare to be."""
+    name = type(experiment.data).__name__
+    try:
+        image_shape, count = experiment.image_shape, len(experiment.data)
+    except FileNotFoundError as error:
+        declared = getattr(experiment.data, "declared_shape", None)
+        if declared is None:
+            raise
+        experiment.check_without_data(declared)
+        return declared, f"{name}, not there yet: {error}"
+    experiment.check()
+    epochs = experiment.num_steps * experiment.batch_size / count
+    return image_shape, f"{name}, {count:,} images, {epochs:,.1f} epochs"
+
+
+def step_flops(experiment: Experiment, shapes: Any, batch: tuple[int, ...]) -> int:
     """Floating-point operations of the convolutions and matrix products of one training step.
 
     The backward pass of each costs twice its forward pass, so three times the network's forward pass.
     """
-    jaxpr = jax.make_jaxpr(_batch_loss(experiment))(shapes, *_batch_shapes(experiment))
-    return 3 * _flops(jaxpr.jaxpr)
+    return 3 * _flops(jax.make_jaxpr(_batch_loss(experiment))(shapes, *_batch_shapes(batch)).jaxpr)
 
 
-def saved_for_backward(experiment: Experiment, shapes: Any) -> int:
+def saved_for_backward(experiment: Experiment, shapes: Any, batch: tuple[int, ...]) -> int:
     """Bytes of the intermediate results that the backward pass of a whole batch keeps."""
     fun = _batch_loss(experiment)
-    arguments = _batch_shapes(experiment)
-    return _bytes(jax.eval_shape(lambda params, *rest: jax.vjp(lambda p: fun(p, *rest), params)[1], shapes, *arguments))
+    pull_back = jax.eval_shape(lambda p, *rest: jax.vjp(lambda p: fun(p, *rest), p)[1], shapes, *_batch_shapes(batch))
+    return _bytes(pull_back)
 
 
-def _batch_shapes(experiment: Experiment) -> tuple[jax.ShapeDtypeStruct, ...]:
-    shape = (experiment.batch_size, *experiment.image_shape)
-    images, integers = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+def _batch_shapes(batch: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    images, integers = jax.ShapeDtypeStruct(batch, jnp.float32), jax.ShapeDtypeStruct(batch[:1], jnp.int32)
     return images, images, integers, integers
 
 

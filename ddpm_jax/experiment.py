@@ -97,20 +97,22 @@ class Experiment:
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit together; reads one example, compiles nothing."""
-        first = self.data[0]
-        if hasattr(self.net, "check_image_shape"):
-            self.net.check_image_shape(first["image"].shape)
-        self.sampler.times(self.schedule.build().num_steps)
-        num_classes = getattr(self.net, "num_classes", None)
+        self.check_without_data(self.image_shape)
+        num_classes, first = getattr(self.net, "num_classes", None), self.data[0]
         if num_classes is not None and "label" not in first:
             raise ValueError(f"net.num_classes is {num_classes}, but {type(self.data).__name__} has no labels")
         if num_classes is not None and not 0 <= int(first["label"]) < num_classes:
             raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {first['label']}")
 
-    def parameter_shapes(self) -> Any:
+    def check_without_data(self, image_shape: tuple[int, ...]) -> None:
+        """Raise ValueError where the parts do not fit images of this shape, or one another."""
+        if hasattr(self.net, "check_image_shape"):
+            self.net.check_image_shape(image_shape)
+        self.sampler.times(self.schedule.build().num_steps)
+
+    def parameter_shapes(self, image_shape: tuple[int, ...]) -> Any:
         """The parameters' shapes and dtypes, at no cost."""
-        shape = self.image_shape
-        return jax.eval_shape(lambda key: self.net.init(key, shape), jax.random.key(0))
+        return jax.eval_shape(lambda key: self.net.init(key, image_shape), jax.random.key(0))
 
 
 # What may change when a run is resumed: how long it is, and what it writes.

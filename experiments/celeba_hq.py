@@ -19,7 +19,7 @@ from ddpm_jax.weighting import Simple
 
 experiment = Experiment(
     name="celeba_hq",
-    data=Folder("celeba_hq", size=256),
+    data=Folder("celeba_hq", size=256, channels=3),
     # Appendix B: six levels from 256x256 to 8x8, attention at 16x16; 113.7M parameters.
     net=UNetSpec(
         channels=128, channel_multipliers=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attention_resolutions=(16,), dropout=0.0

@@ -22,7 +22,7 @@ from ddpm_jax.weighting import Simple
 
 experiment = Experiment(
     name="lsun-church",
-    data=Folder("lsun_church", size=256),
+    data=Folder("lsun_church", size=256, channels=3),
     # Appendix B: six levels from 256x256 to 8x8, attention at 16x16; 113.7M parameters.
     net=UNetSpec(
         channels=128, channel_multipliers=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attention_resolutions=(16,), dropout=0.0

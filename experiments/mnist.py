@@ -22,7 +22,7 @@ experiment = Experiment(
     data=Tfds("mnist", split="train"),
     # Three levels: 28, 14 and 7 pixels.
     net=UNetSpec(
-        channels=64, channel_multipliers=(1, 2, 2), num_res_blocks=2, attention_resolutions=(14,), dropout=0.1
+        channels=32, channel_multipliers=(1, 2, 2), num_res_blocks=2, attention_resolutions=(14,), norm_groups=8
     ),
     schedule=Linear(num_steps=1000),
     target=Eps(),

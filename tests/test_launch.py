@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from ddpm_jax.data import Tfds
 from ddpm_jax.dryrun import step_flops
 from ddpm_jax.training.loop import train
 
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 HEAVY = ["tensorflow", "torch", "tensorflow_datasets", "grain", "orbax", "sklearn", "matplotlib", "PIL", "optax"]
 
 
@@ -120,21 +122,30 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(capsys, experiment_file, tm
     text = capsys.readouterr().out
     config, _, table = text.partition("\n}\n")
     assert json.loads(config + "}")["batch_size"] == 32
-    shapes = read_experiment(experiment_file).parameter_shapes()
+    shapes = read_experiment(experiment_file).parameter_shapes((8, 8, 1))
     assert f"{sum(leaf.size for leaf in jax.tree.leaves(shapes)):,}" in table
     for name in ("data", "batch", "parameters", "FLOPs a step", "memory", "devices"):
         assert f"\n{name} " in f"\n{table}"
     assert not (tmp_path / "run").exists()
 
 
+def test_published_recipes_can_be_costed_before_their_data_are_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for name, parameters in (("cifar10", "35,746,307"), ("celeba_hq", "113,673,219")):
+        launch.main(["train", str(EXPERIMENTS / f"{name}.py"), "--dry-run"])
+        text = capsys.readouterr().out
+        assert f"parameters    {parameters}" in text
+        assert "not there yet" in text
+
+
 def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
     """XLA leaves out what a 3x3 kernel multiplies in the padding, 1 - (1 - 1/12)^2 of it for 8x8 pixels."""
     big = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=64, dropout=0.0), batch_size=4)
-    shapes = big.parameter_shapes()
+    shapes = big.parameter_shapes((8, 8, 1))
     images, t = jax.ShapeDtypeStruct((4, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((4,), "int32")
     lowered = jax.jit(lambda params, z, t: big.net.bind(params)(z, t)).lower(shapes, images, t)
     counted = lowered.cost_analysis()["flops"]
-    assert 0.95 * counted < step_flops(big, shapes) / 3 < 1.05 * counted / (11 / 12) ** 2
+    assert 0.95 * counted < step_flops(big, shapes, (4, 8, 8, 1)) / 3 < 1.05 * counted / (11 / 12) ** 2
 
 
 def test_sample_writes_images_and_a_picture(capsys, run_folder, tmp_path):

@@ -70,6 +70,11 @@ class Folder:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def declared_shape(self) -> tuple[int, ...] | None:
+        """The images' shape, where size and channels give it before any file is read; None where they do not."""
+        return None if self.size is None or self.channels is None else (self.size, self.size, self.channels)
+
     def __getitem__(self, index: int) -> Example:
         file = self.files[index]
         image = self._read(file)

@@ -45,6 +45,17 @@ class Tfds:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def declared_shape(self) -> tuple[int, ...] | None:
+        """The images' shape as TensorFlow Datasets knows it, before the data are prepared; None if it does not."""
+        import tensorflow_datasets as tfds
+
+        try:
+            shape = tfds.builder(self.name, data_dir=tfds_root(self.data_dir)).info.features[self.image_key].shape
+        except Exception:  # whatever keeps an unknown builder from being made
+            return None
+        return None if None in shape else shape
+
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([range(len(self))[index]])[0]
 
