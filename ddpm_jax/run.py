@@ -48,9 +48,14 @@ class Run:
     def predict(self) -> Predict:
         """predict(z_t, t) with the averaged parameters; `run.experiment.target` says what it predicts.
 
-        A class-conditional network needs labels too: `run.experiment.net.bind(run.params, labels=...)`.
+        A class-conditional network takes example i of a batch to be of class i modulo the number of classes;
+        `run.experiment.net.bind(run.params, labels=...)` takes any labels.
         """
-        return self.experiment.net.bind(self.params)
+        net = self.experiment.net
+        num_classes = getattr(net, "num_classes", None)
+        if num_classes is None:
+            return net.bind(self.params)
+        return lambda z_t, t: net.bind(self.params, labels=np.arange(len(z_t)) % num_classes)(z_t, t)
 
     def sample(
         self,

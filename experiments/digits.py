@@ -1,13 +1,15 @@
 """Handwritten digits, 8x8: the whole path in minutes on a laptop's CPU.
 
-python experiments/digits.py
+    python experiments/digits.py
+
+Trains for about a minute and a half on 2 CPU cores and ends with a picture, runs/digits/samples/00004000.png.
 """
 
 from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.sampling import Ddim
+from ddpm_jax.sampling import Ancestral
 from ddpm_jax.schedule import Cosine
 from ddpm_jax.targets import V
 from ddpm_jax.training.optimizer import Adam, Ema
@@ -15,17 +17,27 @@ from ddpm_jax.training.optimizer import Adam, Ema
 experiment = Experiment(
     name="digits",
     data=Digits(split="train"),
-    net=UNetSpec(channels=32, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,), dropout=0.0),
+    # Two levels, 8x8 and 4x4; small batches and many steps learn most in a minute of CPU.
+    net=UNetSpec(
+        channels=24,
+        channel_multipliers=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        dropout=0.0,
+        num_classes=10,
+        norm_groups=8,
+    ),
     schedule=Cosine(num_steps=1000),
     target=V(),
     optimizer=Adam(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
-    ema=Ema(decay=0.99),
-    sampler=Ddim(num_steps=50),
-    batch_size=128,
-    num_steps=60,
-    log_every=10,
-    checkpoint_every=20,
-    sample_every=60,
+    ema=Ema(decay=0.995),
+    sampler=Ancestral(num_steps=100),
+    batch_size=16,
+    num_steps=4000,
+    log_every=250,
+    checkpoint_every=1000,
+    sample_every=4000,
+    num_samples=100,
 )
 
 if __name__ == "__main__":
