@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # Tests compile much and compute little: less optimisation halves their time.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -27,6 +28,7 @@ from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.sampling import Ddim
+from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam, Ema
 
 SCHEDULES = {
@@ -65,15 +67,23 @@ def key():
 
 @pytest.fixture(scope="session")
 def tiny() -> Experiment:
-    """A whole experiment that trains in seconds: the digits, with a network of a few thousand parameters."""
+    """A whole experiment that trains in seconds, and that draws from every stream of random numbers."""
     return Experiment(
         name="tiny",
         data=Digits(),
-        net=UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
+        net=UNetSpec(
+            channels=8,
+            channel_multipliers=(1,),
+            num_res_blocks=1,
+            attention_resolutions=(),
+            dropout=0.1,
+            num_classes=10,
+        ),
         schedule=schedule.Cosine(num_steps=20),
-        optimizer=Adam(learning_rate=1e-3, warmup_steps=2),
+        optimizer=Adam(learning_rate=3e-3, warmup_steps=2),
         ema=Ema(decay=0.9),
         sampler=Ddim(num_steps=2),
+        flip=True,
         batch_size=16,
         num_steps=6,
         log_every=2,
@@ -81,6 +91,14 @@ def tiny() -> Experiment:
         sample_every=6,
         num_samples=8,
     )
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, one, tmp_path_factory) -> Path:
+    """The folder of a run of `tiny`, never interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(tiny, folder, one)
+    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from ddpm_jax import launch, specs
 from ddpm_jax.commands.train import read_experiment
 from ddpm_jax.data import Tfds
 from ddpm_jax.dryrun import step_flops
-from ddpm_jax.training.loop import train
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 HEAVY = ["tensorflow", "torch", "tensorflow_datasets", "grain", "orbax", "sklearn", "matplotlib", "PIL", "optax"]
@@ -49,14 +48,6 @@ def experiment_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("experiment") / "own.py"
     path.write_text(EXPERIMENT)
     return path
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny, one):
-    """A run of a single step."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    train(dataclasses.replace(tiny, num_steps=1), folder, one)
-    return folder
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -129,18 +120,17 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(capsys, experiment_file, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_published_recipes_can_be_costed_before_their_data_are_there(capsys, monkeypatch, tmp_path):
+def test_a_published_recipe_can_be_costed_before_its_data_are_there(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    for name, parameters in (("cifar10", "35,746,307"), ("celeba_hq", "113,673,219")):
-        launch.main(["train", str(EXPERIMENTS / f"{name}.py"), "--dry-run"])
-        text = capsys.readouterr().out
-        assert f"parameters    {parameters}" in text
-        assert "not there yet" in text
+    launch.main(["train", str(EXPERIMENTS / "cifar10.py"), "--dry-run"])
+    text = capsys.readouterr().out
+    assert "parameters    35,746,307" in text
+    assert "not there yet" in text
 
 
 def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
     """XLA leaves out what a 3x3 kernel multiplies in the padding, 1 - (1 - 1/12)^2 of it for 8x8 pixels."""
-    big = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=64, dropout=0.0), batch_size=4)
+    big = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=64, num_classes=None), batch_size=4)
     shapes = big.parameter_shapes((8, 8, 1))
     images, t = jax.ShapeDtypeStruct((4, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((4,), "int32")
     lowered = jax.jit(lambda params, z, t: big.net.bind(params)(z, t)).lower(shapes, images, t)
@@ -148,9 +138,9 @@ def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
     assert 0.95 * counted < step_flops(big, shapes, (4, 8, 8, 1)) / 3 < 1.05 * counted / (11 / 12) ** 2
 
 
-def test_sample_writes_images_and_a_picture(capsys, run_folder, tmp_path):
+def test_sample_writes_images_and_a_picture(capsys, finished, tmp_path):
     output = tmp_path / "out" / "images.npz"
-    launch.main(["sample", str(run_folder), "--num-images", "5", "--output", str(output), "--steps", "3"])
+    launch.main(["sample", str(finished), "--num-images", "5", "--output", str(output), "--steps", "3"])
     with np.load(output) as stored:
         assert stored["images"].shape == (5, 8, 8, 1)
         assert stored["images"].dtype == np.uint8
@@ -158,16 +148,16 @@ def test_sample_writes_images_and_a_picture(capsys, run_folder, tmp_path):
     assert str(output) in capsys.readouterr().out
 
 
-def test_wrong_requests_for_samples(capsys, run_folder, tmp_path):
-    sample = ("sample", run_folder, "--output", tmp_path / "images.npz")
-    assert "--output is" in fails(capsys, "sample", run_folder, "--output", tmp_path / "images.png")
+def test_wrong_requests_for_samples(capsys, finished, tmp_path):
+    sample = ("sample", finished, "--output", tmp_path / "images.npz")
+    assert "--output is" in fails(capsys, "sample", finished, "--output", tmp_path / "images.png")
     assert "--num-images is 0; expected at least 1" in fails(capsys, *sample, "--num-images", "0")
     assert "num_steps is 21; expected 1 to 20" in fails(capsys, *sample, "--steps", "21")
     assert "eta is 2.0; expected 0 (deterministic) to 1" in fails(capsys, *sample, "--eta", "2")
     assert "--eta is 0.5; expected none, as the sampler Ancestral has no eta" in fails(
         capsys, *sample, "--sampler", "ancestral", "--eta", "0.5"
     )
-    assert "labels is" in fails(capsys, *sample, "--label", "3")
+    assert "--label is 10; expected one of the classes, 0..9" in fails(capsys, *sample, "--label", "10")
     assert not (tmp_path / "images.npz").exists()
 
 

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
     set_up_jax()
     run = load_run(options.run)
     sampler = choose_sampler(run.experiment.sampler, options)
-    labels = None if options.label is None else np.full(options.num_images, options.label)
+    labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
     start = time.monotonic()
     x = run.sample(jax.random.key(options.seed), options.num_images, sampler=sampler, labels=labels)
     seconds = time.monotonic() - start
@@ -78,6 +78,17 @@ def choose_sampler(default: Sampler, options: SampleOptions) -> Sampler:
     for name, value in changes.items():
         require(flags[name], value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
     return dataclasses.replace(sampler, **changes)
+
+
+def choose_labels(num_classes: int | None, options: SampleOptions) -> np.ndarray | None:
+    """The class asked for, for every image; None for all classes in turn, or none."""
+    if options.label is None:
+        return None
+    expected = "none, as the network is not class-conditional"
+    if num_classes is not None:
+        expected = f"one of the classes, 0..{num_classes - 1}"
+    require("--label", options.label, num_classes is not None and 0 <= options.label < num_classes, expected)
+    return np.full(options.num_images, options.label)
 
 
 def save_images(path: Path, images: np.ndarray) -> None:

@@ -151,6 +151,7 @@ def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoint
     pending.clear()
     for number, metrics in enumerate(fetched, first):
         if not all(np.isfinite(value) for value in metrics.values()):
+            checkpoints.wait()
             good = next(iter(checkpoints.steps()), None)
             raise RunError(
                 f"the loss is lost: at step {number} it is {metrics['loss']}, the gradient's norm "
