@@ -152,6 +152,12 @@ def test_one_timestep_for_all_is_that_timestep_for_each(net, batch, output):
 # Options.
 
 
+def test_a_bound_network_is_a_function_and_a_pytree(net, batch, output):
+    """It can be jitted, and passed through jit as an argument."""
+    np.testing.assert_allclose(jax.jit(net)(*batch), output, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda predict, z, t: predict(z, t))(net, *batch), output, atol=1e-5)
+
+
 def test_labels_change_the_output(batch):
     z, t = batch[0][:1].repeat(2, 0), np.full(2, 5)
     params = reference.parameters(reference.Case(LABELLED, (2, *SHAPE)))

@@ -9,6 +9,7 @@ channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -112,9 +113,12 @@ class UNetSpec:
         return UNet(self, self.out_multiplier * image_channels, training)
 
 
-@flax.struct.dataclass
+@partial(flax.struct.dataclass, eq=False)  # compared and hashed by identity, as functions are
 class BoundNet:
-    """predict(z_t, t) of a U-Net with its parameters, labels and dropout key: a pytree, so jit takes it."""
+    """predict(z_t, t) of a U-Net with its parameters, labels and dropout key.
+
+    A function, `jax.jit(predict)`, and a pytree, so that a jitted function takes it as an argument.
+    """
 
     params: Params
     labels: Labels | None
