@@ -2,8 +2,9 @@
 
     experiment = Experiment(name="digits", data=Digits(), net=UNetSpec(...), schedule=Cosine(), ...)
 
-Two runs of equal experiments on equal hardware give equal parameters.  Any field takes any object with
-the right methods, also of a class in the experiment's own file.
+Two runs of equal experiments on equal hardware give equal parameters.  `data` and `net` take any frozen
+dataclass with the right methods, the other parts one derived from the class named here; it may be defined
+in the experiment's own file.
 """
 
 import dataclasses
@@ -21,6 +22,15 @@ from ddpm_jax.targets import Eps, Target
 from ddpm_jax.training.optimizer import Adam, Ema
 from ddpm_jax.training.step import Recipe
 from ddpm_jax.weighting import Simple, Weighting
+
+PARTS = {
+    "schedule": ScheduleSpec,
+    "target": Target,
+    "weighting": Weighting,
+    "optimizer": Adam,
+    "ema": Ema,
+    "sampler": Sampler,
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,9 @@ class Experiment:
     """Images in such a picture."""
 
     def __post_init__(self) -> None:
+        for name, base in PARTS.items():
+            part = getattr(self, name)
+            require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")
         for name in (
             "batch_size",
             "num_steps",
@@ -130,4 +143,6 @@ def conflicts(old: Experiment, new: Experiment) -> list[str]:
     free = FREE_TO_CHANGE - ({"num_steps"} if old.optimizer.decay != "constant" else set())
     fixed = [field.name for field in dataclasses.fields(old) if field.name not in free]
     encoded_old, encoded_new = specs.encode(old), specs.encode(new)
-    return [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
+    lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
+    changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
+    return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]

@@ -31,6 +31,7 @@ Every function takes a batch [batch, ...] and integer timesteps t, [batch] or on
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Key, Timesteps, check_timesteps, lookup
@@ -105,9 +106,8 @@ def posterior(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps, earli
     check_timesteps(t, 1, schedule.num_steps)
     if earlier is not None:
         check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
-        if not any(isinstance(step, jax.core.Tracer) for step in (t, earlier)) and jnp.any(
-            jnp.asarray(earlier) >= jnp.asarray(t)
-        ):
+        traced = any(isinstance(step, jax.core.Tracer) for step in (t, earlier))
+        if not traced and np.any(np.asarray(earlier) >= np.asarray(t)):
             raise ValueError(f"earlier is {earlier} and t is {t}; earlier must be smaller than t")
     a, b, var = posterior_weights(schedule, t, earlier, z_t)
     return Normal(mean=a * z_t + b * x, std=jnp.sqrt(var))
@@ -123,5 +123,5 @@ def chain(key: Key, schedule: NoiseSchedule, x: Batch) -> Float[Array, "T batch 
         z = transition(schedule, z, t).sample(jax.random.fold_in(key, t))
         return z, z
 
-    _, path = jax.lax.scan(step, jnp.asarray(x), jnp.arange(1, schedule.num_steps + 1))
+    _, path = jax.lax.scan(step, jnp.asarray(x, jnp.float32), jnp.arange(1, schedule.num_steps + 1))
     return path

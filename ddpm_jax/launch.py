@@ -65,7 +65,7 @@ def _guarded(command: Callable[[list[str]], None], arguments: list[str]) -> None
     try:
         command(arguments)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", status=130)
+        _fail("interrupted; a training goes on from its last checkpoint with the same command", status=130)
     except (RunError, OSError, ValueError) as error:
         if os.environ.get("DDPM_JAX_DEBUG") or (isinstance(error, ValueError) and not _refused_here(error)):
             raise

@@ -8,17 +8,18 @@ import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
 from ddpm_jax import specs
-from ddpm_jax.arrays import Key, Predict
+from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
 from ddpm_jax.check import require
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.sampling import Sampler, sample
@@ -48,14 +49,14 @@ class Run:
     def predict(self) -> Predict:
         """predict(z_t, t) with the averaged parameters; `run.experiment.target` says what it predicts.
 
-        A class-conditional network takes example i of a batch to be of class i modulo the number of classes;
-        `run.experiment.net.bind(run.params, labels=...)` takes any labels.
+        A class-conditional network takes the example at place i of a batch to be of class i modulo the number of
+        classes; `run.experiment.net.bind(run.params, labels=...)` takes any labels.
         """
         net = self.experiment.net
         num_classes = getattr(net, "num_classes", None)
         if num_classes is None:
             return net.bind(self.params)
-        return lambda z_t, t: net.bind(self.params, labels=np.arange(len(z_t)) % num_classes)(z_t, t)
+        return jax.tree_util.Partial(partial(_classes_in_turn, net), self.params)
 
     def sample(
         self,
@@ -93,12 +94,14 @@ def draw_images(
     chunk = math.ceil(n / (chunks * mesh.size)) * mesh.size
     count = chunks * chunk  # what there is too much is cut off at the end
     all_labels = _labels(experiment.net, labels, n, count, first_index)
+    predict: Any = experiment.net.bind(params) if all_labels is None else None
     pieces = []
     for start in range(0, count, chunk):
-        options = {} if all_labels is None else {"labels": all_labels[start : start + chunk]}
+        if all_labels is not None:
+            predict: Any = experiment.net.bind(params, labels=all_labels[start : start + chunk])
         x = sample(
             key,
-            experiment.net.bind(params, **options),
+            predict,
             experiment.schedule.build(),
             experiment.sampler,
             (chunk, *image_shape),
@@ -109,6 +112,11 @@ def draw_images(
         )
         pieces.append(fetch(x))
     return np.concatenate(pieces)[:n]
+
+
+def _classes_in_turn(net: Any, params: Any, z_t: Batch, t: Timesteps) -> Batch:
+    """The output of a class-conditional network, the classes 0, 1, ... in turn along the batch."""
+    return net.bind(params, labels=jnp.arange(len(z_t)) % net.num_classes)(z_t, t)
 
 
 def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index: int) -> np.ndarray | None:
@@ -144,7 +152,7 @@ def load_run(folder: str | Path, mesh: Mesh | None = None) -> Run:
     def shapes(about: dict[str, Any]) -> dict[str, Any]:
         image_shape = tuple(about["image_shape"])
         params = jax.eval_shape(lambda key: experiment.net.init(key, image_shape), jax.random.key(0))
-        return {"ema_params": with_sharding(params, replicated(mesh))}
+        return {"ema": {"params": with_sharding(params, replicated(mesh))}}
 
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
@@ -154,4 +162,4 @@ def load_run(folder: str | Path, mesh: Mesh | None = None) -> Run:
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
     step, restored = found
-    return Run(experiment, step, restored["ema_params"], tuple(restored["about"]["image_shape"]), mesh)
+    return Run(experiment, step, restored["ema"]["params"], tuple(restored["about"]["image_shape"]), mesh)

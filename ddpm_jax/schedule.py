@@ -54,6 +54,18 @@ class NoiseSchedule:
         return self.beta.shape[0] - 1
 
 
+def check_betas(betas: Any) -> Float64[np.ndarray, " T"]:
+    """beta_1..beta_T as float64; ValueError unless each is strictly between 0 and 1."""
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size == 0:
+        raise ValueError(f"betas has shape {betas.shape}; expected (T,) with T at least 1")
+    wrong = np.flatnonzero(~((betas > 0) & (betas < 1)))
+    if wrong.size:
+        t = int(wrong[0]) + 1
+        raise ValueError(f"beta at t = {t} is {betas[t - 1]:g}; every beta must lie strictly between 0 and 1")
+    return betas
+
+
 def from_betas(betas: Float64[np.ndarray, " T"]) -> NoiseSchedule:
     """The tables for beta_1..beta_T, computed in float64 and stored in float32.
 
@@ -62,13 +74,7 @@ def from_betas(betas: Float64[np.ndarray, " T"]) -> NoiseSchedule:
 
     Raises ValueError where a beta is not in (0, 1).
     """
-    betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or betas.size == 0:
-        raise ValueError(f"betas has shape {betas.shape}; expected [T] with T at least 1")
-    wrong = np.flatnonzero(~((betas > 0) & (betas < 1)))
-    if wrong.size:
-        t = int(wrong[0]) + 1
-        raise ValueError(f"beta at t = {t} is {betas[t - 1]:g}; every beta must lie strictly between 0 and 1")
+    betas = check_betas(betas)
     beta = np.concatenate([[0.0], betas])
     alpha_bar = np.exp(np.cumsum(np.log1p(-beta)))
     noise_var = np.cumsum(np.concatenate([[0.0], alpha_bar[:-1] * betas]))
@@ -223,9 +229,7 @@ class Betas(ScheduleSpec):
     """beta_1..beta_T, each strictly between 0 and 1; kept as a tuple of floats."""
 
     def __post_init__(self) -> None:
-        values = tuple(float(value) for value in np.asarray(self.values, np.float64).reshape(-1))
-        object.__setattr__(self, "values", values)
-        from_betas(np.array(values))
+        object.__setattr__(self, "values", tuple(check_betas(self.values).tolist()))
 
     @property
     def num_steps(self) -> int:

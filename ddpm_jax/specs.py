@@ -12,9 +12,9 @@ import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import os
-import shutil
 import sys
 import types
 import typing
@@ -67,7 +67,7 @@ def decode(value: Any, folder: Path, where: str = "") -> Any:
         return cls(**arguments)
     except SpecError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise SpecError(f"{where}: {error}" if where else str(error)) from None
 
 
@@ -124,8 +124,9 @@ def find_class(name: str, folder: Path, where: str = "") -> type:
         found: Any = load_file(folder / place) if place.endswith(".py") else importlib.import_module(place)
         for part in qualified.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        raise SpecError(f"{where or 'the experiment'}: class {name!r} cannot be found ({error})") from None
+    except Exception as error:  # whatever the code of the file raises
+        reason = f"{type(error).__name__}: {error}"
+        raise SpecError(f"{where or 'the experiment'}: class {name!r} cannot be loaded ({reason})") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise SpecError(f"{where or 'the experiment'}: {name!r} is not a dataclass")
     return found
@@ -162,10 +163,10 @@ def load_file(path: Path) -> types.ModuleType:
 def save(spec: Any, path: Path) -> None:
     """Write a spec as JSON, and copies of the experiment files that define its classes beside it."""
     text = json.dumps(encode(spec), indent=2) + "\n"
-    for source in source_files(spec):
+    for source in {Path(str(sys.modules[cls.__module__].__file__)) for cls in file_classes(spec).values()}:
         target = path.parent / source.name
         if not target.exists() or target.read_bytes() != source.read_bytes():
-            shutil.copyfile(source, target)
+            write_text(target, source.read_text())
     write_text(path, text)
 
 
@@ -178,15 +179,27 @@ def load(path: Path) -> Any:
     return decode(value, path.parent)
 
 
-def source_files(spec: Any) -> set[Path]:
-    """The experiment files that define the classes in a spec."""
+def file_classes(spec: Any) -> dict[str, type]:
+    """The classes in a spec that experiment files define, by their names in JSON."""
     if isinstance(spec, tuple):
-        return set().union(*map(source_files, spec))
-    if not dataclasses.is_dataclass(spec):
-        return set()
-    inner = set().union(*(source_files(getattr(spec, field.name)) for field in dataclasses.fields(spec)))
-    is_file = class_name(type(spec)).split(":")[0].endswith(".py")
-    return inner | ({Path(str(sys.modules[type(spec).__module__].__file__))} if is_file else set())
+        return {name: cls for item in spec for name, cls in file_classes(item).items()}
+    if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
+        return {}
+    found = {class_name(type(spec)): type(spec)}
+    for field in dataclasses.fields(spec):
+        found |= file_classes(getattr(spec, field.name))
+    return {name: cls for name, cls in found.items() if name.split(":")[0].endswith(".py")}
+
+
+def changed_code(a: Any, b: Any) -> list[str]:
+    """The classes of experiment files that two specs both use, but with different code (of the class itself)."""
+    there, here = file_classes(a), file_classes(b)
+    both = there.keys() & here.keys()
+    return sorted(
+        name
+        for name in both
+        if there[name] is not here[name] and inspect.getsource(there[name]) != inspect.getsource(here[name])
+    )
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
@@ -194,7 +207,11 @@ def differences(a: Any, b: Any, where: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict) and a.get("class") == b.get("class"):
         names = dict.fromkeys([*a, *b])
         return [line for name in names for line in differences(a.get(name), b.get(name), f"{where}.{name}".lstrip("."))]
-    return [] if a == b else [f"{where}: {_short(a)} there, {_short(b)} here"]
+    if a == b:
+        return []
+    if _short(a) == _short(b):  # classes of one name in two modules
+        a, b = a["class"], b["class"]
+    return [f"{where}: {_short(a)} there, {_short(b)} here"]
 
 
 def _short(value: Any) -> str:

@@ -118,7 +118,7 @@ def test_which_checkpoints_stay(trees, tmp_path):
     assert checkpoints.steps() == [10, 9, 8, 4]
     checkpoints.set_aside(after=8)
     assert checkpoints.steps() == [8, 4]
-    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == ["10", "9"]
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "broken").iterdir()) == ["10", "9"]
     checkpoints.save(9, trees, {})
     checkpoints.wait()
     assert checkpoints.steps()[0] == 9

@@ -219,3 +219,19 @@ def test_timesteps_are_integers(unchecked):
     x = np.zeros((1, 3), np.float32)
     with pytest.raises(ValueError, match=r"t has dtype float64; timesteps are integers in 0\.\.20"):
         forward.diffuse(Linear(num_steps=20).build(), x, np.array([0.5]), x)
+
+
+def test_times_known_inside_jit_are_checked_too():
+    """Plain numbers stay plain under jit: the posterior takes them, and refuses those in the wrong order."""
+    schedule, x = Linear(num_steps=20).build(), jnp.ones((2, 3))
+    inside = jax.jit(lambda x: forward.posterior(schedule, x, x, 5, earlier=3).mean)
+    np.testing.assert_allclose(inside(x), forward.posterior(schedule, x, x, 5, earlier=3).mean, rtol=1e-6)
+    with pytest.raises(ValueError, match="earlier is 5 and t is 5"):
+        jax.jit(lambda x: forward.posterior(schedule, x, x, 5, earlier=5).mean)(x)
+
+
+def test_a_chain_of_half_precision_is_one_of_float32():
+    path = forward.chain(
+        jax.random.key(0), Linear(num_steps=3).build(), np.ones((2, 3), np.float32).astype(jnp.bfloat16)
+    )
+    assert path.dtype == jnp.float32

@@ -85,7 +85,7 @@ def last_state(workdir: Path, one) -> list[np.ndarray]:
     step, trees = checkpoints.restore_newest(lambda about: as_trees(shapes), report=pytest.fail)
     checkpoints.close()
     assert step == 24
-    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema_params")})]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema")})]
 
 
 def test_killed_and_started_again_is_bitwise_the_same(tmp_path, one):

@@ -58,6 +58,26 @@ def test_a_class_of_the_experiment_file_travels_with_the_run(tmp_path):
     assert float(again.schedule.build().beta[1]) == pytest.approx(0.2)
 
 
+def test_changed_code_of_a_class_is_a_conflict(tmp_path):
+    """The fields are equal, but the schedule is another one."""
+    found = []
+    for folder, factor in (("there", "self.beta"), ("here", "2 * self.beta")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text(
+            OWN_CLASS.replace("self.num_steps, self.beta", f"self.num_steps, {factor}")
+        )
+        found.append(read_experiment(tmp_path / folder / "own.py"))
+    assert conflicts(*found) == ["schedule: the code of own.py:Constant has changed"]
+
+
+def test_a_file_that_no_longer_runs_is_named(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_CLASS)
+    specs.save(read_experiment(tmp_path / "own.py"), tmp_path / "experiment.json")
+    (tmp_path / "own.py").write_text("def (")
+    with pytest.raises(specs.SpecError, match=r"class 'own.py:Constant' cannot be loaded \(SyntaxError"):
+        specs.load(tmp_path / "experiment.json")
+
+
 def test_betas_survive_json_exactly(tmp_path):
     spec = Betas(Linear(num_steps=7).betas())
     specs.save(spec, tmp_path / "betas.json")
@@ -77,7 +97,7 @@ def test_betas_survive_json_exactly(tmp_path):
         (lambda value: value["net"].pop("class"), "net has no field 'class'"),
         (lambda value: value["net"].update({"class": "ddpm_jax.nets.unet:Unet"}), "class 'ddpm_jax.nets.unet:Unet'"),
         (lambda value: value["net"].update({"class": "os:system"}), "net: 'os:system' is not a dataclass"),
-        (lambda value: value["net"].update({"class": "gone.py:Net"}), "class 'gone.py:Net' cannot be found"),
+        (lambda value: value["net"].update({"class": "gone.py:Net"}), "class 'gone.py:Net' cannot be loaded"),
         (lambda value: value.update(target=value["net"]), "target is UNetSpec"),
         (lambda value: value.pop("data"), "data is missing"),
     ],

@@ -12,11 +12,12 @@ import pytest
 from conftest import mesh_of
 
 import ddpm_jax
+from ddpm_jax import specs
 from ddpm_jax.check import RunError
 from ddpm_jax.data import Npz
 from ddpm_jax.data.stream import batches
 from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.training.loop import train
+from ddpm_jax.training.loop import check_resumable, checked, train
 from ddpm_jax.training.mesh import check_divides, global_batch, replicated
 from ddpm_jax.training.optimizer import Adam, Ema
 from ddpm_jax.training.state import new_state
@@ -220,6 +221,30 @@ def test_parts_that_do_not_fit_are_named_before_anything_is_written(tiny, tmp_pa
         with pytest.raises(ValueError, match=message):
             train(experiment, tmp_path / "run", mesh_of(8))
         assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_cannot_be_traced_leaves_nothing_behind(tiny, one, tmp_path):
+    twice = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, out_multiplier=2))
+    with pytest.raises(ValueError, match="the network returned shape"):
+        train(twice, tmp_path / "run", one)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_checkpoint_can_be_taken_by_another_run(tiny, tmp_path):
+    specs.save(tiny, tmp_path / "experiment.json")
+    check_resumable(dataclasses.replace(tiny, batch_size=32), tmp_path)
+
+
+def test_a_label_that_is_no_class_is_named(tiny):
+    batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.array([3, 10]), "name": np.array(["a", "b"])}
+    with pytest.raises(ValueError, match=r"the data have the label 10; net.num_classes is 10"):
+        checked(batch, tiny)
+    assert set(checked({**batch, "label": np.array([3, 9])}, tiny)) == {"image", "label"}
+
+
+def test_a_part_of_the_wrong_kind_is_named(unchecked, tiny):
+    with pytest.raises(ValueError, match=r"sampler is .*; expected a Sampler, or of a class derived from it"):
+        dataclasses.replace(tiny, sampler=tiny.ema)
 
 
 def test_devices_share_a_batch_equally():

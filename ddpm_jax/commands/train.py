@@ -77,11 +77,13 @@ def read_experiment(path: Path) -> Experiment:
     else:
         raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):
-        raise ValueError(f"{path} does not define an Experiment called `experiment`")
+        where = " called `experiment`" if path.suffix == ".py" else ""
+        raise ValueError(f"{path} does not define an Experiment{where}")
     return found
 
 
 def _load_python(path: Path) -> object:
+    sys.path.insert(0, str(path.resolve().parent))  # as for `python FILE.py`
     try:
         return specs.load_file(path)
     except Exception as error:

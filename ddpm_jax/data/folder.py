@@ -1,7 +1,7 @@
 """A folder of image files as a source."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,17 @@ from ddpm_jax.data.sources import Example, check_choice, pixels_of
 
 Fit = Literal["cover", "stretch", "crop"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What Pillow opens that is no picture, or not without another program.
+NO_IMAGES = {".bufr", ".emf", ".eps", ".fit", ".fits", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """The endings of the image files that Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN) - NO_IMAGES
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,11 @@ class Folder:
         found = sorted(
             file
             for file in self._root.rglob("*")
-            if file.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in self._parts(file))
+            if file.suffix.lower() in extensions() and not any(part.startswith(".") for part in self._parts(file))
         )
         if not found:
-            raise ValueError(f"path is {self.path!r}, where no image was found; looked for {' '.join(EXTENSIONS)}")
+            kinds = " ".join(sorted(extensions()))
+            raise ValueError(f"path is {self.path!r}, where no image was found; looked for files ending in {kinds}")
         return tuple(found)
 
     @cached_property

@@ -48,10 +48,13 @@ def random_flip(key: Key, x: Images | Pixels) -> Array:
 def grid(images: Pixels, columns: int | None = None, scale: int | None = None) -> UInt8[np.ndarray, "H W channels"]:
     """The images row by row in one picture, with light gaps between them.
 
-    columns: None for about as many as rows.  scale: how many times each image is enlarged (nearest
-    neighbour); None for the smallest that makes a cell 48 pixels wide and high.
+    Of images with other than 1, 3 or 4 channels, the first channel is shown.  columns: None for about as many
+    as rows.  scale: how many times each image is enlarged (nearest neighbour); None for the smallest that
+    makes a cell 48 pixels wide and high.
     """
     images = np.asarray(images)
+    if images.shape[-1] not in MODES:
+        images = images[..., :1]
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     scale = math.ceil(CELL / min(height, width)) if scale is None else scale

@@ -9,6 +9,7 @@ Images are stored as PNG in array_record files, which TFDS itself reads too (`tf
 import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,9 @@ def prepare(
     if others:
         raise ValueError(f"name is {name!r}; {folder.parent} holds {', '.join(others)} already: choose another name")
     if folder.exists() and not overwrite:
-        raise ValueError(f"name is {name!r}; {folder} exists already: choose another name, or give overwrite=True")
+        raise ValueError(
+            f"name is {name!r}; {folder} exists already: choose another name, or give --overwrite (overwrite=True)"
+        )
     shape, has_labels = _common(splits)
     os.makedirs(root, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as unfinished:
@@ -52,9 +55,11 @@ def prepare(
         written.mkdir()
         _write(name, splits, shape, has_labels, written, progress)
         folder.parent.mkdir(exist_ok=True)
+        replaced = Path(root, f".{name}-replaced-{os.getpid()}")
         if folder.exists():
-            os.rename(folder, Path(unfinished, "replaced"))
+            os.rename(folder, replaced)
         os.rename(written, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 

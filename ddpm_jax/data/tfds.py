@@ -51,7 +51,8 @@ class Tfds:
         import tensorflow_datasets as tfds
 
         try:
-            shape = tfds.builder(self.name, data_dir=tfds_root(self.data_dir)).info.features[self.image_key].shape
+            builder: Any = tfds.builder(self.name, data_dir=tfds_root(self.data_dir))
+            shape = builder.info.features[self.image_key].shape
         except Exception:  # whatever keeps an unknown builder from being made
             return None
         return None if None in shape else shape

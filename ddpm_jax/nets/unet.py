@@ -8,8 +8,8 @@ The CIFAR-10 network, UNetSpec(), has 35,746,307 parameters for 32x32x3; the 256
 channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
 """
 
+import warnings
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -59,6 +59,8 @@ class UNetSpec:
         for field in ("channels", "num_res_blocks", "num_heads", "out_multiplier", "norm_groups"):
             require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         require("channels", self.channels, self.channels >= 2, "at least 2")
+        for field in ("channel_multipliers", "attention_resolutions"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
         multipliers = self.channel_multipliers
         positive = len(multipliers) > 0 and min(multipliers) >= 1
         require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")
@@ -80,6 +82,10 @@ class UNetSpec:
         Raises ValueError where the height or width is not divisible by 2^(levels - 1).
         """
         self.check_image_shape(image_shape)
+        heights = [image_shape[0] >> level for level in range(len(self.channel_multipliers))]
+        if absent := set(self.attention_resolutions) - set(heights):
+            message = f"attention_resolutions: no feature map has height {', '.join(map(str, sorted(absent)))}"
+            warnings.warn(f"{message}; those of this network have {', '.join(map(str, heights))}", stacklevel=2)
         batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         one = jax.ShapeDtypeStruct((1,), jnp.int32)
         labels = None if self.num_classes is None else one
@@ -113,7 +119,7 @@ class UNetSpec:
         return UNet(self, self.out_multiplier * image_channels, training)
 
 
-@partial(flax.struct.dataclass, eq=False)  # compared and hashed by identity, as functions are
+@flax.struct.dataclass(eq=False)  # compared and hashed by identity, as functions are
 class BoundNet:
     """predict(z_t, t) of a U-Net with its parameters, labels and dropout key.
 

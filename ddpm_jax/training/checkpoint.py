@@ -5,6 +5,7 @@ What it does not notice is a flipped bit, so a digest of every array is saved al
 """
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -107,9 +109,11 @@ class Checkpoints:
         self.wait()
         for step in self.steps():
             if step > after and jax.process_index() == 0:
-                target = self.folder.parent / "broken" / str(step)
+                target = self.folder.parent / "broken" / f"{step}-{time.time_ns()}"
                 target.parent.mkdir(exist_ok=True)
                 (self.folder / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("broken checkpoints are set aside")
         self._manager.reload()
 
     def close(self) -> None:

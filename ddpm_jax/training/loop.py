@@ -28,7 +28,7 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, make_mesh, replicated, with_sharding
 from ddpm_jax.training.state import TrainState, new_state
-from ddpm_jax.training.step import Recipe, compile_step
+from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
 # Steps that may be under way at once: enough to hide the host's work, few enough to stay in step.
 STEPS_IN_FLIGHT = 2
@@ -40,23 +40,26 @@ def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Pa
     mesh: all devices of all processes unless given.
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
-    folder holds another experiment's run or the loss is lost.  Nothing on disk changes before that.
+    folder holds another experiment's run: then nothing on disk has changed.  Raises RunError also where the
+    loss is lost.
     """
     mesh = mesh or make_mesh()
     experiment.check()
     check_divides(mesh, experiment.batch_size)
     check_resumable(experiment, workdir)
+    recipe = experiment.recipe()
+    step = compile_step(recipe, mesh)
+    check_step(experiment, recipe, step)
     workdir.mkdir(parents=True, exist_ok=True)
     is_first = jax.process_index() == 0
     if is_first:
         specs.save(experiment, workdir / "experiment.json")
 
-    recipe = experiment.recipe()
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
     state = start_state(experiment, recipe, mesh, checkpoints)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
     try:
-        state = run_steps(experiment, recipe, mesh, state, checkpoints, log)
+        state = run_steps(experiment, step, mesh, state, checkpoints, log)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
@@ -76,6 +79,8 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
         if (workdir / "checkpoints").exists():
             raise RunError(f"{workdir} holds checkpoints but no experiment.json; choose another --workdir")
         return
+    if not any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*")):
+        return  # nothing was learned yet: another run may take the folder
     differing = conflicts(specs.load(path), experiment)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
@@ -85,40 +90,50 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
         )
 
 
+def fresh_state(experiment: Experiment, recipe: Recipe) -> TrainState:
+    """The state before the first step."""
+    params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), experiment.image_shape)
+    return new_state(params, recipe.update)
+
+
+def check_step(experiment: Experiment, recipe: Recipe, step: TrainStep) -> None:
+    """Trace a step, which compiles nothing: what does not fit is an error now."""
+    state = jax.eval_shape(lambda: fresh_state(experiment, recipe))
+    shape = (experiment.batch_size, *experiment.image_shape)
+    batch = {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
+    if "label" in experiment.data[0]:
+        batch["label"] = jax.ShapeDtypeStruct(shape[:1], np.int32)
+    jax.eval_shape(step, state, batch, jax.random.key(0))
+
+
 def start_state(experiment: Experiment, recipe: Recipe, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
     """The newest state on disk, or a new one, on every device."""
-
-    def fresh() -> TrainState:
-        params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), experiment.image_shape)
-        return new_state(params, recipe.update)
-
-    shapes = with_sharding(jax.eval_shape(fresh), replicated(mesh))
+    shapes = with_sharding(jax.eval_shape(lambda: fresh_state(experiment, recipe)), replicated(mesh))
     found = checkpoints.restore_newest(lambda about: as_trees(shapes), report=print)
     if found is None:
-        return jax.device_put(fresh(), replicated(mesh))
+        return jax.device_put(fresh_state(experiment, recipe), replicated(mesh))
     step, trees = found
     checkpoints.set_aside(after=step)
-    return TrainState(ema_params=trees["ema_params"], **trees["training"])
+    return TrainState(ema_params=trees["ema"]["params"], **trees["training"])
 
 
 def as_trees(state: Any) -> dict[str, Any]:
     """The state as a checkpoint holds it: what sampling needs by itself, and the rest."""
     rest = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-    return {"ema_params": state.ema_params, "training": rest}
+    return {"ema": {"params": state.ema_params}, "training": rest}
 
 
 def run_steps(
-    experiment: Experiment, recipe: Recipe, mesh: Mesh, state: TrainState, checkpoints: Checkpoints, log: Log
+    experiment: Experiment, step_once: TrainStep, mesh: Mesh, state: TrainState, checkpoints: Checkpoints, log: Log
 ) -> TrainState:
     """Take the steps that are left, and write what is due after each."""
     start, last = int(state.step), experiment.num_steps
-    step_once = compile_step(recipe, mesh)
     key = jax.random.key(experiment.seed)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream_of_batches = batches(experiment.data, experiment.batch_size, experiment.seed, start_step=start, **processes)
     pending: deque[Any] = deque()  # the metrics of the steps since the last record
     for step in range(start + 1, last + 1):
-        state, metrics = step_once(state, global_batch(mesh, next(stream_of_batches)), key)
+        state, metrics = step_once(state, global_batch(mesh, checked(next(stream_of_batches), experiment)), key)
         pending.append(metrics)
         if step == start + 1:
             jax.block_until_ready(metrics)
@@ -139,6 +154,19 @@ def run_steps(
         if save or picture:
             log.restart_clock(step)
     return state
+
+
+def checked(batch: dict[str, np.ndarray], experiment: Experiment) -> dict[str, np.ndarray]:
+    """The images and labels of a batch.
+
+    Raises ValueError where a label is not a class of the network, which compiled code would not notice.
+    """
+    num_classes = getattr(experiment.net, "num_classes", None)
+    if num_classes is not None:
+        wrong = batch["label"][(batch["label"] < 0) | (batch["label"] >= num_classes)]
+        if wrong.size:
+            raise ValueError(f"the data have the label {wrong[0]}; net.num_classes is {num_classes}")
+    return {name: batch[name] for name in ("image", "label") if name in batch}
 
 
 def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoints: Checkpoints) -> None:

@@ -24,6 +24,7 @@ from ddpm_jax.training.state import TrainState
 from ddpm_jax.weighting import Weighting
 
 Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, dict[str, Any], Key], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Recipe:
         return state, {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
 
-def compile_step(recipe: Recipe, mesh: Mesh) -> Callable[[TrainState, dict[str, Any], Key], tuple[TrainState, Metrics]]:
+def compile_step(recipe: Recipe, mesh: Mesh) -> TrainStep:
     """`recipe.step` for arrays on the mesh: the batch cut by example, all else replicated, the state donated."""
     whole, slices = replicated(mesh), by_example(mesh)
     return jax.jit(recipe.step, in_shardings=(whole, slices, whole), out_shardings=(whole, whole), donate_argnums=0)
