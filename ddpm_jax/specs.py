@@ -157,6 +157,7 @@ def load_file(path: Path) -> types.ModuleType:
         except BaseException:
             del sys.modules[name]
             raise
+    sys.modules[name].__file__ = str(path.resolve())  # where it was found last: an earlier copy may be gone
     return sys.modules[name]
 
 
