@@ -88,6 +88,7 @@ def last_state(workdir: Path, one) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema")})]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_bitwise_the_same(tmp_path, one):
     file, whole, broken = tmp_path / "killed.py", tmp_path / "whole", tmp_path / "broken"
     file.write_text(EXPERIMENT)
