@@ -2,7 +2,8 @@
 
 Shapes.  A batch of data is [batch, ...]: images are [batch, height, width, channels] in [-1, 1], but
 every formula also holds for points in the plane or on the line.  A timestep t is an integer, one per
-example or one for all; t = 0 is clean data and t = T is (nearly) pure noise.
+example or one for all; t = 0 is clean data and t = T is (nearly) pure noise.  Only the probability flow, which
+runs in continuous time, asks for a real t: it stands for the point of a smooth curve between its neighbours.
 
 Randomness.  Every draw is a function of (seed, name of the stream, step, example): `stream` separates
 the names, `jax.random.fold_in` the steps, `example_keys` the examples.
@@ -26,7 +27,7 @@ PerExample = Float[Array, " batch"]
 Images = Float[type_of_array, "batch height width channels"]  # in [-1, 1]
 Pixels = UInt8[type_of_array, "batch height width channels"]  # 0..255
 Table = Float[Array, " steps"]  # one number for each t = 0..T
-Timesteps = Int[type_of_array, " batch"] | Int[type_of_array, ""] | int
+Timesteps = Int[type_of_array, " batch"] | Int[type_of_array, ""] | int | Float[Array, " batch"] | Float[Array, ""]
 Key = PRNGKeyArray | UInt32[Array, "2"]
 Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
 
@@ -37,10 +38,27 @@ Predict = Callable[[Any, Any], Any]
 def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcastable"]:
     """table[t], one number per example, shaped [batch, 1, ..., 1] to broadcast against `like`.
 
-    A scalar t gives [1, ..., 1].
+    A scalar t gives [1, ..., 1]; a real t interpolates between the entries.
     """
-    values = table[jnp.asarray(t)]
+    t = jnp.asarray(t)
+    values = curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else table[t]
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The smooth curve through a table at real t in 0..T: a cubic between neighbours, with continuous slope.
+
+    The slope at an entry is half the difference of the entries beside it (Catmull-Rom), and beyond both ends the table
+    goes on straight.
+    """
+    below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, len(table) - 2)
+    u = t - below
+    extended = jnp.concatenate([2 * table[:1] - table[1:2], table, 2 * table[-1:] - table[-2:-1]])
+    before, left, right, after = (extended[below + i] for i in range(4))
+    rise = right - left
+    slope_left, slope_right = 0.5 * (right - before), 0.5 * (after - left)
+    bend = slope_left + slope_right - 2 * rise
+    return left + u * (slope_left + u * (rise - slope_left - bend + u * bend))
 
 
 def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> None:
@@ -57,6 +75,11 @@ def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> Non
     outside = values[(values < first) | (values > last)]
     if outside.size:
         raise ValueError(f"{name} = {outside.flat[0]} is outside {first}..{last}")
+
+
+def as_pytree(function: Callable[..., Any]) -> Any:
+    """`function` as a value that a jitted function takes as an argument: itself where it is a pytree with arrays."""
+    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
 def stream(key: Key, name: str) -> Key:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ddpm_jax import specs
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.objective import Draws, loss
+from ddpm_jax.objective import Draws
 from ddpm_jax.training.mesh import check_divides, make_mesh
 from ddpm_jax.training.state import new_state
 
@@ -24,7 +24,9 @@ def report(experiment: Experiment) -> str:
     check_divides(mesh, experiment.batch_size)
     batch = (experiment.batch_size, *image_shape)
     shapes = experiment.parameter_shapes(image_shape)
-    state = jax.eval_shape(lambda params: new_state(params, experiment.recipe().update), shapes)
+    recipe = experiment.recipe()
+    remembered = recipe.timesteps.start(recipe.schedule.num_steps)
+    state = jax.eval_shape(lambda params: new_state(params, recipe.update, remembered), shapes)
     per_device = _bytes(state) + saved_for_backward(experiment, shapes, batch) // mesh.size
     processes = f"{jax.process_count()} process" + ("es" if jax.process_count() > 1 else "")
     lines = {
@@ -82,8 +84,7 @@ def _batch_loss(experiment: Experiment) -> Any:
     recipe = experiment.recipe()
 
     def mean_loss(params: Any, x: Any, eps: Any, t: Any, labels: Any) -> Any:
-        predict = recipe.bind(params, {"label": labels}, jax.random.key(0))
-        return jnp.mean(loss(predict, recipe.schedule, x, Draws(t, eps), recipe.target, recipe.weighting))
+        return jnp.mean(recipe.losses(params, {"label": labels}, x, Draws(t, eps), jax.random.key(0)))
 
     return mean_loss
 

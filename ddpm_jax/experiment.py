@@ -15,21 +15,28 @@ import jax
 
 from ddpm_jax import specs
 from ddpm_jax.check import require
+from ddpm_jax.clipping import Clip, Clipping
 from ddpm_jax.data.sources import image_shape
+from ddpm_jax.objective import Hybrid, Objective, SquaredError
 from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.schedule import Linear, ScheduleSpec
 from ddpm_jax.targets import Eps, Target
+from ddpm_jax.timesteps import TimestepRule, UniformTimesteps
 from ddpm_jax.training.optimizer import Adam, Ema
 from ddpm_jax.training.step import Recipe
-from ddpm_jax.weighting import Simple, Weighting
+from ddpm_jax.variance import FixedSmall, Variance
+from ddpm_jax.weighting import Vlb
 
 PARTS = {
     "schedule": ScheduleSpec,
     "target": Target,
-    "weighting": Weighting,
+    "variance": Variance,
+    "objective": Objective,
+    "timesteps": TimestepRule,
     "optimizer": Adam,
     "ema": Ema,
     "sampler": Sampler,
+    "clip": Clipping,
 }
 
 
@@ -47,16 +54,20 @@ class Experiment:
     """How much noise each step of the forward process adds."""
     target: Target = Eps()
     """What the network predicts."""
-    weighting: Weighting = Simple()
-    """How much each timestep counts in the loss."""
+    variance: Variance = FixedSmall()
+    """The decoder's variance, in training, sampling and the bound."""
+    objective: Objective = SquaredError()
+    """The loss."""
+    timesteps: TimestepRule = UniformTimesteps()
+    """How the timesteps of a batch are drawn."""
     optimizer: Adam = Adam()
     """How gradients become updates."""
     ema: Ema = Ema()
     """The moving average of the parameters, which sampling uses."""
     sampler: Sampler = Ancestral()
     """How images are drawn, unless asked otherwise."""
-    clip: bool = True
-    """Clip each predicted x to [-1, 1] in sampling."""
+    clip: Clipping = Clip()
+    """What becomes of a predicted x beyond [-1, 1] in sampling."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
     batch_size: int = 128
@@ -105,8 +116,8 @@ class Experiment:
     def recipe(self) -> Recipe:
         """What a training step is made of."""
         update = self.optimizer.build(self.num_steps)
-        parts = (self.net, self.schedule.build(), self.target, self.weighting, update, self.ema, self.flip)
-        return Recipe(*parts)
+        parts = (self.target, self.variance, self.objective, self.timesteps, update, self.ema, self.flip)
+        return Recipe(self.net, self.schedule.build(), *parts)
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit together; reads one example, compiles nothing."""
@@ -121,7 +132,19 @@ class Experiment:
         """Raise ValueError where the parts do not fit images of this shape, or one another."""
         if hasattr(self.net, "check_image_shape"):
             self.net.check_image_shape(image_shape)
-        self.sampler.times(self.schedule.build().num_steps)
+        self.sampler.times(self.schedule.build())
+        self._check_variance()
+
+    def _check_variance(self) -> None:
+        """Raise ValueError where the loss does not teach a learned variance, or takes another one than the decoder."""
+        name, learned = type(self.objective).__name__, self.variance.learned
+        if learned and isinstance(self.objective, SquaredError):
+            raise ValueError(f"variance is {self.variance}, which {name} does not teach; use Hybrid() or FullBound()")
+        if isinstance(self.objective, Hybrid) and not learned:
+            raise ValueError(f"objective is {name}, which teaches a variance; variance is {self.variance}, fixed")
+        weighting = getattr(self.objective, "weighting", None)
+        if isinstance(weighting, Vlb) and not learned and weighting.variance != self.variance:
+            raise ValueError(f"objective.weighting.variance is {weighting.variance}; variance is {self.variance}")
 
     def parameter_shapes(self, image_shape: tuple[int, ...]) -> Any:
         """The parameters' shapes and dtypes, at no cost."""

@@ -1,12 +1,18 @@
-"""The training objective: a weighted squared error at a random timestep.
+"""The training objective: a loss of each example at a random timestep.
 
-    L = E_{t, eps} [ w(t) || target(x, eps, t) - predict(z_t, t) ||^2 ],   z_t = signal_t x + noise_t eps,
-    t uniform on 1..T,  eps ~ N(0, I)                     (Ho et al. 2020, equations 12 and 14)
+    SquaredError   w(t) || target(x, eps, t) - predict(z_t, t) ||^2 / D      z_t = signal_t x + noise_t eps
+                   (Ho et al. 2020, equations 12 and 14), D the number of elements of x
+    FullBound      T times the t-th term of the variational bound, bits for each element: its mean over t, and the
+                   prior's term, which has no parameters, are the bound itself
+    Hybrid         SquaredError + vlb_weight FullBound, the mean's gradient stopped in the second, which so teaches the
+                   variance alone (Nichol & Dhariwal 2021, equation 16)
 
 `draw` makes the random numbers, `loss` uses them: with the same draws the loss is a pure function of
 the network.
 """
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -14,9 +20,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, PerExample, Predict, stream
+from ddpm_jax.bound import PIXEL_LEVELS, term_of
+from ddpm_jax.check import require
+from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Target
+from ddpm_jax.timesteps import UniformTimesteps
 from ddpm_jax.weighting import Simple, Weighting, weights
 
 
@@ -29,8 +39,87 @@ class Draws(NamedTuple):
 
 def draw(key: Key, schedule: NoiseSchedule, shape: tuple[int, ...]) -> Draws:
     """t uniform on 1..T for each example, and eps ~ N(0, I), for a batch of `shape` = [batch, ...]."""
-    t = jax.random.randint(stream(key, "t"), shape[:1], 1, schedule.num_steps + 1)
-    return Draws(t, jax.random.normal(stream(key, "eps"), shape))
+    t, _ = UniformTimesteps().draw(stream(key, "t"), (), schedule.num_steps, shape[0])
+    return Draws(t, draw_noise(key, shape))
+
+
+def draw_noise(key: Key, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
+    """eps ~ N(0, I), from its own stream of `key`."""
+    return jax.random.normal(stream(key, "eps"), shape)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss of each example; subclasses give `__call__`."""
+
+    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
+        """The loss of each example, float32 [batch]; decoder: of the network as it is, without clipping."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SquaredError(Objective):
+    """The weighted squared error of what the network predicts, averaged over elements."""
+
+    weighting: Weighting = Simple()
+    """How much each timestep counts."""
+
+    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
+        output, _ = decoder.output(diffuse(decoder.schedule, x, draws.t, draws.eps), draws.t)
+        return self.of_output(decoder, output, x, draws)
+
+    def of_output(self, decoder: Decoder, output: Batch, x: Batch, draws: Draws) -> PerExample:
+        """The same, given the network's output."""
+        error = output - decoder.target.encode(decoder.schedule, x, draws.eps, draws.t)
+        weight = weights(self.weighting, decoder.schedule, draws.t, decoder.target)
+        return weight * jnp.mean(error**2, axis=range(1, error.ndim))
+
+
+@dataclass(frozen=True)
+class FullBound(Objective):
+    """T times the t-th term of the bound, in bits for each element."""
+
+    bins: int | None = PIXEL_LEVELS
+    """Levels of the data, as in `bound`; None for continuous data."""
+
+    def __post_init__(self) -> None:
+        require("bins", self.bins, self.bins is None or self.bins >= 2, "None or at least 2")
+
+    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
+        z_t = diffuse(decoder.schedule, x, draws.t, draws.eps)
+        output, share = decoder.output(z_t, draws.t)
+        return self.of_output(decoder, output, share, x, z_t, draws)
+
+    def of_output(
+        self, decoder: Decoder, output: Batch, share: Float[Array, "..."] | None, x: Batch, z_t: Batch, draws: Draws
+    ) -> PerExample:
+        """The same, given the network's output."""
+        prediction = decoder.read(output, share, z_t, draws.t)
+        nats = term_of(decoder, prediction, jnp.asarray(x), z_t, draws.t, draws.t - 1, self.bins)
+        return decoder.schedule.num_steps * nats / (math.prod(x.shape[1:]) * math.log(2))
+
+
+@dataclass(frozen=True)
+class Hybrid(Objective):
+    """The squared error teaches the mean, the bound the variance: L_simple + vlb_weight L_vlb."""
+
+    vlb_weight: float = 0.001
+    """The paper's lambda."""
+    weighting: Weighting = Simple()
+    """How much each timestep counts in the squared error."""
+    bins: int | None = PIXEL_LEVELS
+    """Levels of the data, as in `bound`; None for continuous data."""
+
+    def __post_init__(self) -> None:
+        require("vlb_weight", self.vlb_weight, 0 < self.vlb_weight < float("inf"), "more than 0")
+        FullBound(self.bins)
+
+    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
+        z_t = diffuse(decoder.schedule, x, draws.t, draws.eps)
+        output, share = decoder.output(z_t, draws.t)
+        simple = SquaredError(self.weighting).of_output(decoder, output, x, draws)
+        stopped = jax.lax.stop_gradient(output)
+        return simple + self.vlb_weight * FullBound(self.bins).of_output(decoder, stopped, share, x, z_t, draws)
 
 
 def loss(
@@ -45,9 +134,4 @@ def loss(
 
     Raises ValueError where the network's output is not shaped like x.
     """
-    z_t = diffuse(schedule, x, draws.t, draws.eps)
-    output = predict(z_t, draws.t)
-    if output.shape != x.shape:
-        raise ValueError(f"the network returned shape {output.shape} for data of shape {x.shape}; they must be equal")
-    error = jnp.asarray(output, jnp.float32) - target.encode(schedule, x, draws.eps, draws.t)
-    return weights(weighting, schedule, draws.t, target) * jnp.mean(error**2, axis=range(1, error.ndim))
+    return SquaredError(weighting)(Decoder(predict, schedule, target), x, draws)

@@ -106,6 +106,7 @@ def draw_images(
             experiment.sampler,
             (chunk, *image_shape),
             target=experiment.target,
+            variance=experiment.variance,
             clip=experiment.clip,
             first_index=first_index + start,
             sharding=by_example(mesh),

@@ -31,6 +31,8 @@ class Prediction(NamedTuple):
 
     x: Float[Array, "batch *dims"]
     eps: Float[Array, "batch *dims"]
+    share: Float[Array, "batch *dims"] | None = None
+    """Where between its ends the decoder's variance lies, 0 to 1, if the network says so (`variance`)."""
 
 
 @dataclass(frozen=True)
@@ -128,5 +130,5 @@ class Score(Target):
 
 def convert(schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
     """The output of a network trained for `source`, as a network trained for `target` would give it."""
-    x, eps = source.decode(schedule, output, z_t, t)
+    x, eps, _ = source.decode(schedule, output, z_t, t)
     return target.encode(schedule, x, eps, t)

@@ -6,15 +6,18 @@ stands for, so that it means the same whatever the network predicts.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Timesteps
 from ddpm_jax.check import require
+from ddpm_jax.forward import posterior_weights
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
+from ddpm_jax.variance import FixedSmall, Variance
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,72 @@ class MinSnr(Weighting):
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
         return jnp.minimum(schedule.snr[jnp.asarray(t)], self.gamma)
+
+
+@dataclass(frozen=True)
+class Vlb(Weighting):
+    """b_t^2 / (2 var_t) on the error of x: the t-th term of the bound in nats (Ho et al. 2020, equation 12).
+
+    Exactly KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t)) per element for t >= 2 with FixedSmall, where it is also
+    (snr_{t-1} - snr_t) / 2 (Kingma et al. 2021, arXiv 2107.00630, equation 13); up to what does not depend on the
+    network with FixedLarge; at t = 1, that of the density p(x | z_1).
+    """
+
+    variance: Variance = FixedSmall()
+    """The decoder's variance, FixedSmall or FixedLarge: the experiment's own."""
+
+    of_x: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require("variance", self.variance, not self.variance.learned, "FixedSmall() or FixedLarge()")
+
+    def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
+        t = jnp.asarray(t)
+        like = schedule.snr[t]
+        _, b, _ = posterior_weights(schedule, t, t - 1, like)
+        return b**2 / (2 * self.variance(schedule, t, t - 1, like))
+
+
+@dataclass(frozen=True)
+class P2(Weighting):
+    """snr_t / (k + snr_t)^gamma on the error of x (Choi et al. 2022, arXiv 2204.00227, equation 8).
+
+    That is 1 / (k + snr_t)^gamma on the error of eps: less weight where only imperceptible detail is learned.
+    """
+
+    gamma: float = 1.0
+    """How much less; 0 is the simple loss of a network that predicts eps.  The paper uses 0.5 and 1."""
+    k: float = 1.0
+    """Keeps the weight finite as snr falls to 0; the paper uses 1."""
+
+    of_x: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "0 or more")
+        require("k", self.k, 0 < self.k < float("inf"), "more than 0")
+
+    def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
+        snr = schedule.snr[jnp.asarray(t)]
+        return snr / (self.k + snr) ** self.gamma
+
+
+@dataclass(frozen=True)
+class Weights(Weighting):
+    """Any weights on the error of the output: an array, list or tuple for t = 1..T."""
+
+    values: Any
+    """The weights of t = 1..T, each finite and 0 or more; kept as a tuple of floats."""
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values, np.float64)
+        holds = values.ndim == 1 and values.size > 0 and bool(np.all(np.isfinite(values) & (values >= 0)))
+        require("values", self.values, holds, "a list of T numbers, each finite and 0 or more")
+        object.__setattr__(self, "values", tuple(values.tolist()))
+
+    def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
+        if len(self.values) != schedule.num_steps:
+            raise ValueError(f"there are {len(self.values)} weights; the schedule has {schedule.num_steps} steps")
+        return jnp.asarray((0.0, *self.values), jnp.float32)[jnp.asarray(t)]
 
 
 def weights(weighting: Weighting, schedule: NoiseSchedule, t: Timesteps, target: Target) -> Float[Array, "..."]:

@@ -10,6 +10,7 @@ from ddpm_jax.data import Folder
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.objective import SquaredError
 from ddpm_jax.sampling import Ancestral
 from ddpm_jax.schedule import Linear
 from ddpm_jax.targets import Eps
@@ -26,10 +27,11 @@ experiment = Experiment(
     ),
     schedule=Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),  # section 4
     target=Eps(),
-    weighting=Simple(),
+    objective=SquaredError(weighting=Simple()),
     optimizer=Adam(learning_rate=2e-5, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up, clip: the code
     ema=Ema(decay=0.9999),
-    sampler=Ancestral(variance=FixedSmall()),  # the code
+    variance=FixedSmall(),  # the code
+    sampler=Ancestral(),
     flip=True,  # appendix B
     batch_size=64,  # appendix B
     num_steps=500_000,  # appendix B

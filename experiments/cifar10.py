@@ -15,6 +15,7 @@ from ddpm_jax.data import Tfds
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.objective import SquaredError
 from ddpm_jax.sampling import Ancestral
 from ddpm_jax.schedule import Linear
 from ddpm_jax.targets import Eps
@@ -31,11 +32,11 @@ experiment = Experiment(
     ),
     schedule=Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),  # section 4
     target=Eps(),  # section 3.2
-    weighting=Simple(),  # section 3.4
+    objective=SquaredError(weighting=Simple()),  # section 3.4
     optimizer=Adam(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up, clip: the code
     ema=Ema(decay=0.9999),  # appendix B
-    sampler=Ancestral(variance=FixedLarge()),  # the code: fixedlarge with the simple loss
-    clip=True,
+    variance=FixedLarge(),  # the code: fixedlarge with the simple loss
+    sampler=Ancestral(),
     flip=True,  # appendix B
     batch_size=128,  # appendix B
     num_steps=800_000,  # appendix B

@@ -12,12 +12,13 @@ ROOT = Path(ddpm_jax.__file__).parent
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
     ["arrays", "check"],
-    ["gaussian"],
+    ["gaussian", "clipping"],
     ["schedule", "nets.embed", "nets.init", "nets.blocks", "data.images"],
-    ["forward"],
+    ["forward", "grids"],
     ["targets", "variance"],
-    ["weighting"],
-    ["objective", "sampling", "nets.unet", "data"],
+    ["weighting", "decoder"],
+    ["bound", "timesteps", "guidance"],
+    ["objective", "likelihood", "sampling", "nets.unet", "data"],
     ["training.state", "training.optimizer", "training.mesh", "training.log"],
     ["training.step", "training.checkpoint"],
     ["specs"],
@@ -28,18 +29,8 @@ LAYERS = [
     ["launch"],
     ["__main__"],
 ]
-MATHS = {
-    "arrays",
-    "gaussian",
-    "check",
-    "schedule",
-    "forward",
-    "targets",
-    "variance",
-    "weighting",
-    "objective",
-    "sampling",
-}
+# The mathematics: from the bottom up to the objective, the likelihood and the samplers.
+MATHS = {name for names in LAYERS[:8] for name in names if name.split(".")[0] not in ("nets", "data")}
 
 
 def layer_of(module: str) -> int | None:
@@ -93,6 +84,7 @@ def test_mathematics_stands_alone(module):
     """Formulas and samplers import JAX, NumPy and annotations, and never a network or a data set."""
     allowed = {"jax", "numpy", "jaxtyping", "flax", "ddpm_jax", "math", "zlib"}
     allowed |= {"dataclasses", "typing", "collections", "functools"}
+    allowed |= {"diffrax"} if module == "likelihood" else set()
     assert {name.split(".")[0] for name in imports_of(MODULES[module])} <= allowed
     assert {inside(name) for name in imports_of(MODULES[module])} & {"nets", "data", "training"} == set()
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def timestep_embedding(position: Int[Array, " batch"], size: int) -> Float[Array, "batch size"]:
+def timestep_embedding(
+    position: Int[Array, " batch"] | Float[Array, " batch"], size: int
+) -> Float[Array, "batch size"]:
     """[sin(position f_i), cos(position f_i)], i = 0..half-1, with f_i = 10000^(-i / (half - 1)), half = size // 2.
 
     Frequencies fall from 1 to exactly 1/10000, both included, as in the published weights; an odd size

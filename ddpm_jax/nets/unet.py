@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, type_of_array
+from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.check import require
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, ResBlock, Upsample, conv, dense, norm
 from ddpm_jax.nets.embed import timestep_embedding
@@ -46,6 +46,8 @@ class UNetSpec:
     """Attention heads."""
     num_classes: int | None = None
     """Number of class labels 0..num_classes-1; None for an unconditional network."""
+    label_dropout: float = 0.0
+    """How often a label is replaced by the null label in training, for guidance; 0 for a network without null label."""
     out_multiplier: int = 1
     """Output channels, as a multiple of the image's: 2 where the network also predicts variances."""
     norm_groups: int = 32
@@ -68,6 +70,9 @@ class UNetSpec:
         require(
             "num_classes", self.num_classes, self.num_classes is None or self.num_classes >= 1, "None or at least 1"
         )
+        require("label_dropout", self.label_dropout, 0 <= self.label_dropout < 1, "0 or more, less than 1")
+        labelled = self.num_classes is not None or self.label_dropout == 0
+        require("label_dropout", self.label_dropout, labelled, "0, as num_classes is None")
         require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
         for level, multiplier in enumerate(multipliers):
             width = self.channels * multiplier
@@ -75,6 +80,11 @@ class UNetSpec:
                 raise ValueError(
                     f"num_heads is {self.num_heads}, which does not divide the {width} channels of level {level}"
                 )
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for none, num_classes; None where the network has no such label."""
+        return self.num_classes if self.label_dropout > 0 else None
 
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Params:
         """Fresh float32 parameters for images of `image_shape` = (height, width, channels).
@@ -93,12 +103,18 @@ class UNetSpec:
         return initialise(key, jax.eval_shape(module.init, key, batch, one, labels)["params"])
 
     def bind(self, params: Params, labels: Labels | None = None, dropout_key: Key | None = None) -> "BoundNet":
-        """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given."""
-        if (labels is None) != (self.num_classes is None):
-            expected = "no labels" if self.num_classes is None else f"labels, integers in 0..{self.num_classes - 1}"
-            raise ValueError(f"num_classes is {self.num_classes}; bind expects {expected}")
-        if labels is not None and self.num_classes is not None:
-            check_timesteps(labels, 0, self.num_classes - 1, "labels")
+        """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given.
+
+        labels: [batch], in 0..num_classes-1, or `null_label` where the network has one.
+        """
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError("num_classes is None; bind expects no labels")
+        else:
+            last = self.num_classes - 1 if self.null_label is None else self.null_label
+            if labels is None:
+                raise ValueError(f"num_classes is {self.num_classes}; bind expects labels, integers in 0..{last}")
+            check_timesteps(labels, 0, last, "labels")
         return BoundNet(params, labels, dropout_key, self)
 
     def check_image_shape(self, image_shape: tuple[int, ...]) -> None:
@@ -137,7 +153,15 @@ class BoundNet:
         module = self.spec._module(z_t.shape[-1], self.dropout_key is not None)
         rngs = {} if self.dropout_key is None else {"dropout": self.dropout_key}
         t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
-        return jnp.asarray(module.apply({"params": self.params}, z_t, t, self.labels, rngs=rngs))
+        return jnp.asarray(module.apply({"params": self.params}, z_t, t, self._seen_labels(), rngs=rngs))
+
+    def _seen_labels(self) -> Labels | None:
+        """The labels; in training, some of them replaced by the null label."""
+        null, labels = self.spec.null_label, self.labels
+        if self.dropout_key is None or null is None or labels is None:
+            return labels
+        dropped = jax.random.bernoulli(stream(self.dropout_key, "labels"), self.spec.label_dropout, labels.shape)
+        return jnp.where(dropped, null, labels)
 
 
 class UNet(nn.Module):
@@ -148,7 +172,7 @@ class UNet(nn.Module):
     training: bool
 
     @nn.compact
-    def __call__(self, z: Images, t: Int[Array, " batch"], labels: Labels | None) -> Array:
+    def __call__(self, z: Images, t: Timesteps, labels: Labels | None) -> Array:
         spec, levels = self.spec, len(self.spec.channel_multipliers)
         remat = nn.remat if spec.remat else lambda block: block
         res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
@@ -190,14 +214,15 @@ class UNet(nn.Module):
         h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, spec.norm_groups)(h))
         return conv(self.out_channels, "conv_out", spec.dtype)(h).astype(jnp.float32)
 
-    def _embedding(self, t: Int[Array, " batch"], labels: Labels | None) -> Array:
+    def _embedding(self, t: Timesteps, labels: Labels | None) -> Array:
         """The embedding of t, and of the class, that every block sees: [batch, 4 channels]."""
         spec, size = self.spec, 4 * self.spec.channels
         # The published weights count timesteps from 0: this is the only place where t is shifted.
-        embedding = timestep_embedding(t - 1, spec.channels)
+        embedding = timestep_embedding(jnp.asarray(t) - 1, spec.channels)
         embedding = dense(size, "embedding_0", spec.dtype)(embedding)
         embedding = dense(size, "embedding_1", spec.dtype)(nn.silu(embedding))
         if labels is not None:
             assert spec.num_classes is not None
-            embedding += nn.Embed(spec.num_classes, size, dtype=spec.dtype, name="class_embedding")(labels)
+            rows = spec.num_classes + (spec.null_label is not None)
+            embedding += nn.Embed(rows, size, dtype=spec.dtype, name="class_embedding")(labels)
         return embedding

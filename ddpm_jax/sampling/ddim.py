@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, lookup
 from ddpm_jax.check import require
+from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import posterior_weights
-from ddpm_jax.sampling.sampler import Denoise, Sampler, uniform_times
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.sampling.sampler import Sampler
+from ddpm_jax.targets import Prediction
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Ddim(Sampler):
     """Few steps, deterministic by default."""
 
     num_steps: int | None = 50
-    """Number of steps, evenly spread over the chain; None: every timestep."""
+    """Number of steps; None: every timestep."""
     eta: float = 0.0
     """Share of the posterior's standard deviation that is added as noise, 0 to 1."""
 
@@ -36,20 +37,17 @@ class Ddim(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def times(self, num_steps: int) -> Int[Any, " steps"]:
-        return uniform_times(num_steps, self.num_steps)
-
     def step(
         self,
-        denoise: Denoise,
-        schedule: NoiseSchedule,
+        decoder: Decoder,
+        prediction: Prediction,
         z_t: Batch,
         t: Int[Array, " batch"],
         earlier: Int[Array, " batch"],
         noise: Batch,
         memory: Any,
     ) -> tuple[Float[Array, "batch *dims"], Any]:
-        x, eps = denoise(z_t, t)
+        schedule = decoder.schedule
         var = self.eta**2 * posterior_weights(schedule, t, earlier, z_t)[2]
-        direction = jnp.sqrt(jnp.maximum(lookup(schedule.noise_var, earlier, z_t) - var, 0.0)) * eps
-        return lookup(schedule.signal, earlier, z_t) * x + direction + jnp.sqrt(var) * noise, memory
+        direction = jnp.sqrt(jnp.maximum(lookup(schedule.noise_var, earlier, z_t) - var, 0.0)) * prediction.eps
+        return lookup(schedule.signal, earlier, z_t) * prediction.x + direction + jnp.sqrt(var) * noise, memory

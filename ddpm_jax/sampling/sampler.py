@@ -6,11 +6,11 @@ Memory does not grow with the number of steps.  Each image has its own key, and 
 timestep: image i depends on (key, i) only, whatever the batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,20 +19,34 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, Predict, example_keys
 from ddpm_jax.check import require
-from ddpm_jax.forward import noise_between
+from ddpm_jax.clipping import Clipping
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.grids import Grid, Uniform, tail
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
-
-Denoise = Callable[[Any, Any], Prediction]
+from ddpm_jax.variance import FixedSmall, Variance
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A grid of times and one step; subclasses are frozen dataclasses that give both."""
+    """A grid of times and one step; subclasses are frozen dataclasses that give the step."""
 
-    def times(self, num_steps: int) -> Int[np.ndarray, " steps"]:
-        """The timesteps visited in a chain of `num_steps` = T: falling, from T to 0, both included."""
-        raise NotImplementedError
+    num_steps: int | None = None
+    """Number of steps; None: every timestep."""
+    grid: Grid = Uniform()
+    """Which timesteps the steps visit."""
+
+    extra_evaluations: ClassVar[int] = 0
+    """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
+
+    def times(self, schedule: NoiseSchedule) -> Int[np.ndarray, " times"]:
+        """The timesteps visited: falling, the last one 0."""
+        return self.grid.times(schedule, self.num_steps)
+
+    def evaluations(self, schedule: NoiseSchedule) -> int:
+        """How often the network is evaluated to draw a batch."""
+        steps = len(self.times(schedule)) - 1
+        return steps + (steps - 1) * self.extra_evaluations
 
     @property
     def stochastic(self) -> bool:
@@ -45,8 +59,8 @@ class Sampler:
 
     def step(
         self,
-        denoise: Denoise,
-        schedule: NoiseSchedule,
+        decoder: Decoder,
+        prediction: Prediction,
         z_t: Batch,
         t: Int[Array, " batch"],
         earlier: Int[Array, " batch"],
@@ -55,19 +69,20 @@ class Sampler:
     ) -> tuple[Float[Array, "batch *dims"], Any]:
         """z at the time `earlier` < t, and the memory for the next step.
 
-        denoise(z, t) predicts (x, eps); noise ~ N(0, I), shaped like z_t (zeros if not `stochastic`).
+        prediction: decoder.denoise(z_t, t).  noise ~ N(0, I), shaped like z_t (zeros if not `stochastic`).
         """
         raise NotImplementedError
 
 
-def uniform_times(num_steps: int, sampler_steps: int | None) -> Int[np.ndarray, " steps"]:
-    """`sampler_steps` equal steps (up to rounding) from T = num_steps to 0; None means all T of them.
+@flax.struct.dataclass
+class Path:
+    """The images of `sample`, and what was on the way to them at `frames` times, evenly spread over the steps."""
 
-    Raises ValueError where more steps are asked for than the chain has.
-    """
-    count = num_steps if sampler_steps is None else sampler_steps
-    require("num_steps", count, 1 <= count <= num_steps, f"1 to {num_steps}, the number of steps of the schedule")
-    return np.rint(np.linspace(num_steps, 0, count + 1)).astype(np.int32)
+    x: Float[Array, "batch *dims"]
+    t: Int[Array, " frames"]
+    """The times of the frames, falling."""
+    frames: Float[Array, "frames batch *dims"]
+    """z_t, from z_T to z_0 = x; or the x predicted at z_t, from the first step to the last."""
 
 
 def sample(
@@ -78,75 +93,125 @@ def sample(
     shape: tuple[int, ...],
     *,
     target: Target = Eps(),
-    clip: bool = True,
+    variance: Variance = FixedSmall(),
+    clip: bool | Clipping = True,
+    start: tuple[Batch, int] | None = None,
     first_index: Int[Array, ""] | int = 0,
     sharding: NamedSharding | None = None,
 ) -> Float[Array, "batch *dims"]:
     """Draw a batch of x, float32 [batch, ...] = `shape`.
 
     predict(z_t, t): the network, float32 [batch, ...] and int32 [batch] to an output that `target`
-    decodes.  clip: whether each predicted x is clipped to [-1, 1].  first_index: the images are number
+    decodes.  variance: the decoder's, for samplers that use it.  clip: whether, or how, each predicted x is
+    clipped.  start: (z_t, t), where to begin instead of z_T ~ N(0, I): z_t of `shape`, and t in 1..T; the
+    sampler then visits t and those of its times that are earlier.  first_index: the images are number
     first_index, first_index + 1, ... of the sequence that `key` stands for.  sharding: how the batch lies on
     a mesh of devices, None for the default device.
 
-    Compiled once for each (sampler, shape, target, clip): pass the same `predict` object again, or one
+    Compiled once for each (sampler, shape, target, variance, clip): pass the same `predict` object again, or one
     that is a pytree such as `net.bind(params)`, and the compiled program is used again.
+
+    Raises ValueError where the sampler's times do not fit the schedule, or a shape does not fit another.
     """
+    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    z, times = _begin(schedule, sampler, shape, start)
+    options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding}
+    return _run(key, decoder, first_index, z, times, (), **options)[0]
+
+
+def sample_path(
+    key: Key,
+    predict: Predict,
+    schedule: NoiseSchedule,
+    sampler: Sampler,
+    shape: tuple[int, ...],
+    frames: int,
+    *,
+    of: Literal["z", "x"] = "z",
+    target: Target = Eps(),
+    variance: Variance = FixedSmall(),
+    clip: bool | Clipping = True,
+    start: tuple[Batch, int] | None = None,
+    first_index: Int[Array, ""] | int = 0,
+    sharding: NamedSharding | None = None,
+) -> Path:
+    """`sample`, with `frames` looks at the way: of="z" at z_t, of="x" at the x predicted there.
+
+    They lie in a buffer of [frames, batch, ...]; memory does not grow with the number of steps.
+    """
+    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    z, times = _begin(schedule, sampler, shape, start)
+    require("of", of, of in ("z", "x"), '"z" or "x"')
+    moments = len(times) if of == "z" else len(times) - 1
+    require("frames", frames, 2 <= frames <= moments, f"2 to {moments}, as the sampler takes {len(times) - 1} steps")
+    chosen = np.rint(np.linspace(0, moments - 1, frames)).astype(np.int32)
+    options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding, "of": of}
+    x, path = _run(key, decoder, first_index, z, times, chosen, **options)
+    return Path(x, jnp.asarray(times[chosen]), path)
+
+
+def _begin(
+    schedule: NoiseSchedule, sampler: Sampler, shape: tuple[int, ...], start: tuple[Batch, int] | None
+) -> tuple[Batch | None, Int[np.ndarray, " times"]]:
+    """(z to begin with or None, times); what does not fit is an error here, before anything is compiled."""
     if not shape or any(size < 1 for size in shape):
         raise ValueError(f"shape is {shape}; expected (batch, ...) with every size at least 1")
-    sampler.times(schedule.num_steps)  # a bad grid is an error here, before anything is compiled
-    if jax.tree_util.all_leaves([predict]):
-        predict = jax.tree_util.Partial(predict)
-    return _sample(
-        key,
-        predict,
-        schedule,
-        first_index,
-        sampler=sampler,
-        shape=tuple(shape),
-        target=target,
-        clip=clip,
-        sharding=sharding,
-    )
+    times = sampler.times(schedule)
+    if start is None:
+        return None, times
+    z, t = start
+    require("start", t, 1 <= t <= schedule.num_steps, f"(z_t, t) with t in 1..{schedule.num_steps}")
+    if tuple(z.shape) != tuple(shape):
+        raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
+    return jnp.asarray(z, jnp.float32), tail(times, t)
 
 
-@partial(jax.jit, static_argnames=("sampler", "shape", "target", "clip", "sharding"))
-def _sample(
+@partial(jax.jit, static_argnames=("sampler", "shape", "sharding", "of"))
+def _run(
     key: Key,
-    predict: Any,
-    schedule: NoiseSchedule,
+    decoder: Decoder,
     first_index: Any,
+    z: Array | None,
+    times: Any,
+    chosen: Any,
     *,
     sampler: Sampler,
     shape: tuple[int, ...],
-    target: Target,
-    clip: bool,
     sharding: NamedSharding | None,
-) -> Array:
+    of: str = "z",
+) -> tuple[Array, Array]:
+    """(x, frames): the loop.  chosen: the moments that are kept, [frames], falling in t; () for none."""
     keys = example_keys(key, first_index, shape[0])
+    count = len(chosen)
 
     def normal(t: Any) -> Array:
         return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, t), shape[1:]))(keys)
 
-    def denoise(z: Array, t: Array) -> Prediction:
-        output = jnp.asarray(predict(z, t), jnp.float32)
-        if output.shape != shape:
-            raise ValueError(f"the network returned shape {output.shape} for latents of shape {shape}; must be equal")
-        prediction = target.decode(schedule, output, z, t)
-        if not clip:
-            return prediction
-        x = jnp.clip(prediction.x, -1.0, 1.0)
-        return Prediction(x, noise_between(schedule, z, x, t))
+    def keep(frames: Array, moment: Any, value: Array) -> Array:
+        if not count:
+            return frames
+        slot = jnp.searchsorted(chosen, moment)
+        slot = jnp.where(chosen[jnp.minimum(slot, count - 1)] == moment, slot, count)
+        return frames.at[slot].set(value, mode="drop")  # a moment that was not chosen has the slot after the last
 
-    def step(carry: tuple[Array, Any], pair: tuple[Array, Array]) -> tuple[tuple[Array, Any], None]:
-        z, memory = carry
-        t, earlier = (jnp.full(shape[:1], time) for time in pair)
-        noise = normal(pair[0]) if sampler.stochastic else jnp.zeros_like(z)
-        return sampler.step(denoise, schedule, z, t, earlier, noise, memory), None
+    def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        z, memory, frames = carry
+        moment, t, earlier = item
+        noise = normal(t) if sampler.stochastic else jnp.zeros_like(z)
+        t, earlier = (jnp.full(shape[:1], time) for time in (t, earlier))
+        prediction = decoder.denoise(z, t)
+        frames = keep(frames, moment, prediction.x) if of == "x" else frames
+        z, memory = sampler.step(decoder, prediction, z, t, earlier, noise, memory)
+        frames = keep(frames, moment + 1, z) if of == "z" else frames
+        return (z, memory, frames), None
 
-    times = jnp.asarray(sampler.times(schedule.num_steps))
-    z = normal(0)  # no step draws at t = 0, so this key is free for z_T
+    times, chosen = jnp.asarray(times), jnp.asarray(chosen)
+    z = normal(0) if z is None else z  # no step draws at t = 0, so this key is free for z_T
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
-    (x, _), _ = jax.lax.scan(step, (z, sampler.start(z)), (times[:-1], times[1:]))
-    return x
+    assert z is not None
+    frames = jnp.zeros((count, *shape))
+    frames = keep(frames, 0, z) if of == "z" else frames
+    moments = jnp.arange(len(times) - 1)
+    (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), (moments, times[:-1], times[1:]))
+    return x, frames

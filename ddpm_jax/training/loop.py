@@ -93,7 +93,7 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
 def fresh_state(experiment: Experiment, recipe: Recipe) -> TrainState:
     """The state before the first step."""
     params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), experiment.image_shape)
-    return new_state(params, recipe.update)
+    return new_state(params, recipe.update, recipe.timesteps.start(recipe.schedule.num_steps))
 
 
 def check_step(experiment: Experiment, recipe: Recipe, step: TrainStep) -> None:
@@ -119,7 +119,7 @@ def start_state(experiment: Experiment, recipe: Recipe, mesh: Mesh, checkpoints:
 
 def as_trees(state: Any) -> dict[str, Any]:
     """The state as a checkpoint holds it: what sampling needs by itself, and the rest."""
-    rest = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "timesteps")}
     return {"ema": {"params": state.ema_params}, "training": rest}
 
 

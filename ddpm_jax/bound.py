@@ -1,0 +1,257 @@
+r"""The variational bound: how many nats, or bits, a trained decoder needs to describe x without loss.
+
+    -log p(x) <= KL(q(z_T | x) || N(0, I))                                                        `prior`
+                 + sum_{t=2..T} E_q KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t))                   `term`, t >= 2
+                 + E_q[ -log p(x | z_1) ]                                                         `term`, t = 1
+
+(Ho et al. 2020, equation 5; *Understanding Deep Learning*, section 18.4.)  The inequality holds for any
+decoder; each KL is between normals, so closed.  The last term codes data of `bins` levels: p(x | z_1) is the
+normal's mass between the midpoints of neighbouring levels, the outermost reaching to infinity (equation 13).
+
+A strided chain T = t_0 > t_1 > ... > t_K = 0 has the same bound with (t_{k-1}, t_k) for (t, t - 1) (Nichol & Dhariwal
+2021, section 4).  Every number is the sum over an example's elements, [batch], in nats, unless it says otherwise.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, check_timesteps, example_keys
+from ddpm_jax.check import require
+from ddpm_jax.clipping import Clipping
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.forward import diffuse, marginal, posterior_weights
+from ddpm_jax.gaussian import Normal
+from ddpm_jax.grids import Grid, Uniform
+from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.targets import Eps, Prediction, Target
+from ddpm_jax.variance import FixedSmall, Variance
+
+PIXEL_LEVELS = 256
+
+
+@flax.struct.dataclass
+class Term:
+    """One term of the bound for each example, and the errors of what was predicted there, means over elements."""
+
+    nats: PerExample
+    x_mse: PerExample
+    eps_mse: PerExample
+
+
+@flax.struct.dataclass
+class Bound:
+    """All terms of the bound for each example; step k goes from t[k] to t[k + 1], the last one to 0."""
+
+    prior: PerExample
+    """KL(q(z_T | x) || N(0, I)), nats."""
+    nats: Float[Array, "steps batch"]
+    """The term of each step; the last one is the decoder's, -log p(x | z)."""
+    x_mse: Float[Array, "steps batch"]
+    """Mean squared error of the predicted x."""
+    eps_mse: Float[Array, "steps batch"]
+    """Mean squared error of the predicted eps."""
+    t: Int[Array, " steps"]
+    """The timestep of each step, falling from T."""
+    dims: int = flax.struct.field(pytree_node=False)
+    """Elements of an example."""
+
+    @property
+    def total(self) -> PerExample:
+        """The bound on -log p(x), nats."""
+        return self.prior + self.nats.sum(0)
+
+    @property
+    def bits_per_dim(self) -> PerExample:
+        """The bound in bits for each element of x."""
+        return self.total / (self.dims * math.log(2))
+
+    def rate_distortion(self) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
+        """(rate, distortion) of progressive coding, at each t: both fall along a curve of the trade-off.
+
+        rate [steps]: bits for each element that the receiver has been sent when it holds z_t, the prior's and
+        those of the steps before; distortion [steps]: root mean squared error of the x it then predicts, on the
+        scale 0..255.  (Ho et al. 2020, section 4.3 and figure 5.)
+        """
+        sent = self.prior.mean() + jnp.cumsum(self.nats.mean(1)) - self.nats.mean(1)
+        return sent / (self.dims * math.log(2)), 127.5 * jnp.sqrt(self.x_mse.mean(1))
+
+
+def prior(schedule: NoiseSchedule, x: Batch, t: Timesteps | None = None) -> PerExample:
+    """KL(q(z_T | x) || N(0, I)): what z_T, or z_t where the chain begins at another t, still says of x."""
+    q = marginal(schedule, x, schedule.num_steps if t is None else t)
+    return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.ones_like(q.std))))
+
+
+def discretised_log_prob(normal: Normal, x: Batch, bins: int = PIXEL_LEVELS) -> Float[Array, "batch *dims"]:
+    """log of the normal's mass in the bin of each element of x, in nats; the masses of all `bins` bins sum to 1.
+
+    x: one of the `bins` levels -1, ..., 1, evenly spaced; its bin ends halfway to the neighbouring levels, at
+    infinity for the first and the last (Ho et al. 2020, equation 13).  Accurate in the tails, where masses are
+    far below what float32 can hold.
+    """
+    require("bins", bins, bins >= 2, "at least 2")
+    half = 1.0 / (bins - 1)
+    x = jnp.asarray(x)
+    low = jnp.where(x <= -1 + half, -jnp.inf, (x - half - normal.mean) / normal.std)
+    high = jnp.where(x >= 1 - half, jnp.inf, (x + half - normal.mean) / normal.std)
+    # The same mass, mirrored into the left half, where log Phi has all its digits.
+    mirror = low + high > 0
+    low, high = jnp.where(mirror, -high, low), jnp.where(mirror, -low, high)
+    return _log_difference(log_ndtr(high), log_ndtr(low))
+
+
+def _log_difference(large: Array, small: Array) -> Array:
+    """log(exp(large) - exp(small)), small < large."""
+    # Equal where the bin is too narrow for float32: then the mass is less than rounding, not 0.
+    gap = jnp.minimum(small - large, -jnp.finfo(jnp.float32).tiny)
+    return large + jnp.where(gap > -math.log(2), jnp.log(-jnp.expm1(gap)), jnp.log1p(-jnp.exp(gap)))
+
+
+def term_of(
+    decoder: Decoder,
+    prediction: Prediction,
+    x: Batch,
+    z_t: Batch,
+    t: Timesteps,
+    earlier: Timesteps,
+    bins: int | None = PIXEL_LEVELS,
+) -> PerExample:
+    """The term of the step t -> earlier, given what was predicted at z_t; the decoder's term where earlier = 0."""
+    p = decoder.normal(prediction, z_t, t, earlier)
+    a, b, var = posterior_weights(decoder.schedule, t, earlier, z_t)
+    last = (jnp.asarray(earlier) == 0).reshape(var.shape)
+    q = Normal(mean=a * z_t + b * x, std=jnp.sqrt(jnp.where(last, 1.0, var)))  # at s = 0 q is a point, and unused
+    code = -(p.log_prob(jnp.asarray(x)) if bins is None else discretised_log_prob(p, x, bins))
+    return _sum(jnp.where(last, code, q.kl(p)))
+
+
+def term(
+    predict: Predict,
+    schedule: NoiseSchedule,
+    x: Batch,
+    t: Timesteps,
+    eps: Batch,
+    *,
+    earlier: Timesteps | None = None,
+    target: Target = Eps(),
+    variance: Variance = FixedSmall(),
+    clip: bool | Clipping = True,
+    bins: int | None = PIXEL_LEVELS,
+) -> Term:
+    """The term of each example's t, from the one draw z_t = diffuse(x, t, eps); t in 1..T, [batch] or one for all.
+
+    earlier: the step's end, t - 1 unless given.  clip: whether, or how, the predicted x is clipped, as it is in
+    the paper's evaluation.  bins: the levels of the data; None for continuous data, where the last term is minus the
+    log density.
+    """
+    check_timesteps(t, 1, schedule.num_steps)
+    earlier = jnp.asarray(t) - 1 if earlier is None else earlier
+    return _term(Decoder.of(predict, schedule, target, variance, clip), x, t, earlier, eps, bins)
+
+
+def _term(decoder: Decoder, x: Batch, t: Timesteps, earlier: Timesteps, eps: Batch, bins: int | None) -> Term:
+    x = jnp.asarray(x)
+    z_t = diffuse(decoder.schedule, x, t, eps)
+    t, earlier = (jnp.broadcast_to(jnp.asarray(time), x.shape[:1]) for time in (t, earlier))
+    prediction = decoder.denoise(z_t, t)
+    nats = term_of(decoder, prediction, x, z_t, t, earlier, bins)
+    return Term(nats, _mean((prediction.x - x) ** 2), _mean((prediction.eps - eps) ** 2))
+
+
+def bound(
+    key: Key,
+    predict: Predict,
+    schedule: NoiseSchedule,
+    x: Batch,
+    *,
+    num_steps: int | None = None,
+    grid: Grid = Uniform(),
+    target: Target = Eps(),
+    variance: Variance = FixedSmall(),
+    clip: bool | Clipping = True,
+    bins: int | None = PIXEL_LEVELS,
+    first_index: Int[Array, ""] | int = 0,
+) -> Bound:
+    """Every term for a batch, one draw of z_t for each: unbiased, and each term a function of (key, example, t).
+
+    num_steps, grid: a strided chain; all T steps unless given.  first_index: the number of the first example, as
+    in `sample`.  One network evaluation a step, in a scan: memory does not grow with T but for the curves.
+    """
+    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    times = grid.times(schedule, num_steps)
+    return _bound(key, decoder, jnp.asarray(x), jnp.asarray(times), first_index, bins=bins)
+
+
+@partial(jax.jit, static_argnames="bins")
+def _bound(key: Key, decoder: Decoder, x: Array, times: Array, first_index: Any, *, bins: int | None) -> Bound:
+    keys = example_keys(key, first_index, len(x))
+
+    def step(_: None, pair: tuple[Array, Array]) -> tuple[None, Term]:
+        t, earlier = pair
+        return None, _term(decoder, x, t, earlier, _normal(keys, t, x.shape), bins)
+
+    _, terms = jax.lax.scan(step, None, (times[:-1], times[1:]))
+    dims = math.prod(x.shape[1:])
+    return Bound(prior(decoder.schedule, x, times[0]), terms.nats, terms.x_mse, terms.eps_mse, times[:-1], dims)
+
+
+def estimate(
+    key: Key,
+    predict: Predict,
+    schedule: NoiseSchedule,
+    x: Batch,
+    num_terms: int,
+    *,
+    target: Target = Eps(),
+    variance: Variance = FixedSmall(),
+    clip: bool | Clipping = True,
+    bins: int | None = PIXEL_LEVELS,
+    first_index: Int[Array, ""] | int = 0,
+) -> PerExample:
+    """An unbiased estimate of each example's bound in nats from `num_terms` random ones of its T terms.
+
+    The timesteps are stratified: term k draws its own from the k-th of `num_terms` equal parts of 1..T.
+    """
+    require("num_terms", num_terms, num_terms >= 1, "at least 1")
+    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    return _estimate(key, decoder, jnp.asarray(x), first_index, num_terms=num_terms, bins=bins)
+
+
+@partial(jax.jit, static_argnames=("num_terms", "bins"))
+def _estimate(key: Key, decoder: Decoder, x: Array, first_index: Any, *, num_terms: int, bins: int | None) -> Array:
+    keys, num_steps = example_keys(key, first_index, len(x)), decoder.schedule.num_steps
+
+    def step(total: Array, k: Array) -> tuple[Array, None]:
+        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k)))(keys)
+        t = 1 + jnp.floor(num_steps * (k + u) / num_terms).astype(jnp.int32)
+        t = jnp.minimum(t, num_steps)  # where rounding reaches the end
+        eps = _normal(keys, num_terms + k, x.shape)
+        return total + _term(decoder, x, t, t - 1, eps, bins).nats, None
+
+    total, _ = jax.lax.scan(step, jnp.zeros(len(x)), jnp.arange(num_terms))
+    return prior(decoder.schedule, x) + num_steps / num_terms * total
+
+
+def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:
+    """Nats for each example as bits for each of its elements."""
+    return nats / (math.prod(x.shape[1:]) * math.log(2))
+
+
+def _normal(keys: Array, index: Any, shape: tuple[int, ...]) -> Array:
+    """eps ~ N(0, I) of `shape`, for each example from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape[1:]))(keys)
+
+
+def _sum(values: Array) -> PerExample:
+    return values.reshape(len(values), -1).sum(1)
+
+
+def _mean(values: Array) -> PerExample:
+    return values.reshape(len(values), -1).mean(1)

@@ -1,0 +1,66 @@
+"""DPM-Solver++(2M), a second-order solver that evaluates the network once a step (Lu et al. 2022, arXiv 2211.01095).
+
+With lambda_t = log(signal_t / noise_t), the probability flow moves z by a function of the x predicted along the
+way.  Taken as constant over a step, that function gives DDIM; taken as the line through the last two predictions,
+
+    D = x_t + (lambda_s - lambda_t) / (2 (lambda_t - lambda_before)) (x_t - x_before)           algorithm 2
+    z_s = (noise_s / noise_t) z_t + (signal_s - signal_t noise_s / noise_t) D                    equation 14
+
+a method of second order.  The first step, which has no step before it, and the last one, to s = 0 where lambda is
+infinite, take D = x_t.  The form for the reverse-time SDE draws z_s from q(z_s | z_t, D) instead (section 5,
+SDE-DPM-Solver++).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.arrays import Batch, lookup
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.forward import posterior
+from ddpm_jax.sampling.sampler import Sampler
+from ddpm_jax.targets import Prediction
+
+
+@dataclass(frozen=True)
+class DpmSolver(Sampler):
+    """Good images in 10 to 25 steps."""
+
+    num_steps: int | None = 20
+    """Number of steps; None: every timestep."""
+    sde: bool = False
+    """Whether noise is added in each step: the form for the reverse-time SDE."""
+
+    @property
+    def stochastic(self) -> bool:
+        return self.sde
+
+    def start(self, z: Batch) -> Any:
+        # An infinitely long step before the first: the line through both predictions is then level.
+        return jnp.zeros_like(z), jnp.full(z.shape[:1], jnp.inf)
+
+    def step(
+        self,
+        decoder: Decoder,
+        prediction: Prediction,
+        z_t: Batch,
+        t: Int[Array, " batch"],
+        earlier: Int[Array, " batch"],
+        noise: Batch,
+        memory: Any,
+    ) -> tuple[Float[Array, "batch *dims"], Any]:
+        schedule, x = decoder.schedule, prediction.x
+        x_before, length_before = memory
+        last = earlier == 0
+        log_snr_s = jnp.log(jnp.where(last, schedule.snr[t], schedule.snr[earlier]))
+        length = 0.5 * (log_snr_s - jnp.log(schedule.snr[t]))  # of the step in lambda; 0 for the last one
+        slope = (length / (2 * length_before)).reshape(-1, *(1,) * (z_t.ndim - 1))
+        d = x + slope * (x - x_before)
+        if self.sde:
+            q = posterior(schedule, z_t, d, t, earlier)
+            return q.mean + q.std * noise, (x, length)
+        signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
+        ratio = lookup(schedule.noise, earlier, z_t) / lookup(schedule.noise, t, z_t)
+        return ratio * z_t + (signal_s - signal_t * ratio) * d, (x, length)

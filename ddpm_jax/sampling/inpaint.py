@@ -1,0 +1,106 @@
+"""Inpainting with a network that was not trained for it (RePaint, Lugmayr et al. 2022, arXiv 2201.09865).
+
+    z_s = mask known + (1 - mask) unknown,   known ~ q(z_s | x),   unknown ~ one step of the sampler    (equation 8)
+
+What is known is diffused anew at each time, so the two parts do not know of each other; going back to the noise
+of `jump` steps before and down again, `resamples` times in all, makes them agree (section 4.2, algorithm 1).
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ddpm_jax.arrays import Batch, Key, Predict, example_keys, lookup, type_of_array
+from ddpm_jax.check import require
+from ddpm_jax.clipping import Clipping
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.forward import diffuse, step_var
+from ddpm_jax.sampling.sampler import Sampler
+from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.targets import Eps, Target
+from ddpm_jax.variance import FixedSmall, Variance
+
+Mask = Bool[type_of_array, "..."]
+
+
+def repaint_times(times: Int[np.ndarray, " times"], jump: int, resamples: int) -> Int[np.ndarray, " walk"]:
+    """The walk over `times` that ends at 0 and repeats each stretch of `jump` steps, `resamples` times in all."""
+    places, last = [0], len(times) - 1
+    for begin in range(0, last, jump):
+        end = min(begin + jump, last)
+        down = list(range(begin + 1, end + 1))
+        up = list(range(end - 1, begin - 1, -1))
+        # Never back from 0: x itself is the end.
+        places += (down + up) * (resamples - 1) + down if end < last else down
+    return times[places]
+
+
+def inpaint(
+    key: Key,
+    predict: Predict,
+    schedule: NoiseSchedule,
+    sampler: Sampler,
+    x: Batch,
+    mask: Mask,
+    *,
+    jump: int = 10,
+    resamples: int = 10,
+    target: Target = Eps(),
+    variance: Variance = FixedSmall(),
+    clip: bool | Clipping = True,
+    first_index: Int[Array, ""] | int = 0,
+) -> Float[Array, "batch *dims"]:
+    """Draw x where `mask` is False, given x where it is True: [batch, ...], equal to x where it is known.
+
+    mask: bool, of x's shape, or with 1 for some of its axes ([height, width, 1] for one mask for all images).
+    sampler: one that keeps no memory from step to step, Ancestral or Ddim.  The network is evaluated about
+    `resamples` times for each of the sampler's steps.
+
+    Raises ValueError where the mask does not fit x, or the sampler keeps a memory.
+    """
+    require("jump", jump, jump >= 1, "at least 1")
+    require("resamples", resamples, resamples >= 1, "at least 1")
+    mask, x = np.asarray(mask), jnp.asarray(x, jnp.float32)
+    require("mask", f"of {mask.dtype}", mask.dtype == bool, "an array of booleans, True where x is known")
+    try:
+        fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
+    except ValueError:
+        fits = False
+    require("mask", f"of shape {mask.shape}", fits, f"the shape of x, {x.shape}, or one that broadcasts to it")
+    memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
+    require("sampler", sampler, not memory, "one without memory, Ancestral or Ddim: the walk goes back in time")
+    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    walk = repaint_times(sampler.times(schedule), jump, resamples)
+    return _inpaint(key, decoder, x, jnp.asarray(mask), first_index, jnp.asarray(walk), sampler=sampler)
+
+
+@partial(jax.jit, static_argnames="sampler")
+def _inpaint(
+    key: Key, decoder: Decoder, x: Array, mask: Array, first_index: Any, walk: Array, *, sampler: Sampler
+) -> Array:
+    keys, schedule = example_keys(key, first_index, len(x)), decoder.schedule
+
+    def normal(index: Any) -> Array:
+        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), x.shape[1:]))(keys)
+
+    def down(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
+        unknown, _ = sampler.step(decoder, decoder.denoise(z, t), z, t, s, noises[0], ())
+        return jnp.where(mask, diffuse(schedule, x, s, noises[1]), unknown)
+
+    def up(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
+        signal = lookup(schedule.signal, s, x) / lookup(schedule.signal, t, x)
+        return signal * z + jnp.sqrt(step_var(schedule, s, t, x)) * noises[0]
+
+    def step(z: Array, item: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        index, t, s = item
+        falls = s < t
+        t, s = (jnp.full(len(x), time) for time in (t, s))
+        return jax.lax.cond(falls, down, up, z, t, s, (normal(2 * index), normal(2 * index + 1))), None
+
+    moves = len(walk) - 1
+    start = normal(2 * moves)
+    return jax.lax.scan(step, start, (jnp.arange(moves), walk[:-1], walk[1:]))[0]

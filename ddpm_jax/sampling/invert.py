@@ -1,0 +1,72 @@
+"""From data to the noise that DDIM turns into it (Song et al. 2021, arXiv 2010.02502, section 5.4).
+
+(signal, noise) is a point of the unit circle.  A step of DDIM turns it by the angle delta from t to s, and z with it
+(Salimans & Ho 2022, arXiv 2202.00512, appendix D), v = signal eps - noise x as everywhere:
+
+    z_s = cos(delta) z_t - sin(delta) v(z_t, t)        so        z_t = (z_s + sin(delta) v(z_t, t)) / cos(delta)
+
+where z_t also stands on the right-hand side.  One substitution, v taken at z_s, gives the usual inversion, exact to
+first order in the step; repeated, it converges to the exact inverse wherever the right-hand side contracts.  That it
+does for steps that are not too long: v changes slowly with z at any noise, where eps does not at high noise, and x
+not at low.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ddpm_jax.arrays import Batch, Predict, lookup
+from ddpm_jax.check import require
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.sampling.ddim import Ddim
+from ddpm_jax.sampling.sampler import Sampler
+from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.targets import Eps, Target
+from ddpm_jax.variance import FixedSmall, Variance
+
+
+def invert(
+    predict: Predict,
+    schedule: NoiseSchedule,
+    sampler: Sampler,
+    x: Batch,
+    *,
+    iterations: int = 1,
+    target: Target = Eps(),
+    variance: Variance = FixedSmall(),
+) -> Float[Array, "batch *dims"]:
+    """z_T, or z at the first of the sampler's times, from which `sampler` with clip=False draws x: [batch, ...].
+
+    sampler: a Ddim with eta = 0.  iterations: network evaluations in each step; 1 is inversion as usually done, a
+    few more give the exact inverse.  variance: only tells whether the network's output has the channels of one.
+
+    Raises ValueError for any other sampler, which no inverse undoes.
+    """
+    deterministic = isinstance(sampler, Ddim) and sampler.eta == 0
+    require("sampler", sampler, deterministic, "a Ddim with eta=0: a sampler that adds noise cannot be inverted")
+    require("iterations", iterations, iterations >= 1, "at least 1")
+    decoder = Decoder.of(predict, schedule, target, variance, clip=False)
+    times = sampler.times(schedule)[::-1]
+    return _invert(decoder, jnp.asarray(x, jnp.float32), jnp.asarray(times), iterations=iterations)
+
+
+@partial(jax.jit, static_argnames="iterations")
+def _invert(decoder: Decoder, x: Array, times: Array, *, iterations: int) -> Array:
+    schedule = decoder.schedule
+
+    def step(z_s: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        s, t = (jnp.full(len(x), time) for time in pair)
+        (signal_s, noise_s), (signal_t, noise_t) = (
+            (lookup(schedule.signal, time, x), lookup(schedule.noise, time, x)) for time in (s, t)
+        )
+        sin, cos = noise_t * signal_s - signal_t * noise_s, signal_t * signal_s + noise_t * noise_s
+
+        def substitute(_: int, z_t: Array) -> Array:
+            prediction = decoder.denoise(z_t, t)
+            return (z_s + sin * (signal_t * prediction.eps - noise_t * prediction.x)) / cos
+
+        return jax.lax.fori_loop(0, iterations, substitute, z_s), None
+
+    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
