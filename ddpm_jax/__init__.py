@@ -1,7 +1,8 @@
 """Denoising diffusion probabilistic models in JAX and Flax.
 
-The mathematics is in `schedule`, `forward`, `targets`, `weighting`, `objective` and `sampling`, the network
-in `nets.unet`; `load_run` reads what an experiment trained.
+The mathematics, bottom to top: `schedule`, `forward`, `targets`, `variance`, `decoder`; on these stand `bound`,
+`likelihood`, `objective`, `guidance` and `sampling`.  The network is in `nets.unet`; `load_run` reads what an
+experiment trained.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -57,11 +57,19 @@ class Quadratic(Grid):
 
 @dataclass(frozen=True)
 class LogSnr(Grid):
-    """Even steps in the logarithm of snr, from t = T to t = 1 (Lu et al. 2022, arXiv 2211.01095, section 6)."""
+    """Even steps in the logarithm of snr, down to t = 1 (Lu et al. 2022, arXiv 2206.00927, section 3.4).
+
+    It begins at log_snr_min, where the chain has more noise than that, rather than at T: cosine schedules end at
+    log snr = -20, and half of the steps would go where z_t is nothing but noise.
+    """
+
+    log_snr_min: float = -10.2
+    """The first log snr; the chain's own at T where that is larger, as it is for linear schedules."""
 
     def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
         log_snr = _log_snr(schedule)
-        return _at(log_snr, np.linspace(log_snr[-1], log_snr[0], num_steps))
+        first = min(max(self.log_snr_min, log_snr[-1]), log_snr[0])
+        return _at(log_snr, np.linspace(first, log_snr[0], num_steps))
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def _log_snr(schedule: NoiseSchedule) -> Float[np.ndarray, " T"]:
     """log snr of t = 1..T in float64, falling."""
     if isinstance(schedule.snr, jax.core.Tracer):
         raise ValueError("this grid depends on the schedule's numbers: build the schedule outside the jitted function")
-    return np.log(np.asarray(schedule.snr[1:], np.float64))
+    return np.log(np.asarray(schedule.snr, np.float64)[1:])
 
 
 def _at(log_snr: Float[np.ndarray, " T"], values: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:

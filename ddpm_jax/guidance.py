@@ -93,7 +93,7 @@ class Steered:
     log_likelihood: Any
     scale: Any
 
-    def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *dims"]:
+    def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
         decoder = self.decoder
 
         def total(z: Array) -> tuple[Array, tuple[Array, Any]]:

@@ -21,7 +21,9 @@ from jaxtyping import Float
 from ddpm_jax import specs
 from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
 from ddpm_jax.check import require
+from ddpm_jax.clipping import Clipping
 from ddpm_jax.experiment import Experiment
+from ddpm_jax.guidance import guided
 from ddpm_jax.sampling import Sampler, sample
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.training.mesh import by_example, fetch, make_mesh, replicated, with_sharding
@@ -64,17 +66,22 @@ class Run:
         n: int,
         *,
         sampler: Sampler | None = None,
+        clip: Clipping | None = None,
         labels: np.ndarray | None = None,
+        guidance: float | None = None,
         first_index: int = 0,
     ) -> Float[np.ndarray, "n height width channels"]:
         """Images first_index, ..., first_index + n - 1 of the sequence of `key`, in [-1, 1].
 
-        sampler: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
-        image i has class i modulo the number of classes.  They are drawn in chunks over all devices, so n may
-        be large.
+        sampler, clip: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
+        image i has class i modulo the number of classes.  guidance: the scale of classifier-free guidance, for
+        a network trained with label dropout.  They are drawn in chunks over all devices, so n may be large.
         """
-        experiment = self.experiment if sampler is None else dataclasses.replace(self.experiment, sampler=sampler)
-        return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, labels, first_index)
+        given = {"sampler": sampler, "clip": clip}
+        changes = {name: value for name, value in given.items() if value is not None}
+        experiment = dataclasses.replace(self.experiment, **changes)
+        options = {"labels": labels, "guidance": guidance, "first_index": first_index}
+        return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, **options)
 
 
 def draw_images(
@@ -84,7 +91,9 @@ def draw_images(
     key: Key,
     n: int,
     mesh: Mesh,
+    *,
     labels: np.ndarray | None = None,
+    guidance: float | None = None,
     first_index: int = 0,
 ) -> Float[np.ndarray, "n height width channels"]:
     """`Run.sample` with the parameters given, on the devices of `mesh`."""
@@ -94,14 +103,12 @@ def draw_images(
     chunk = math.ceil(n / (chunks * mesh.size)) * mesh.size
     count = chunks * chunk  # what there is too much is cut off at the end
     all_labels = _labels(experiment.net, labels, n, count, first_index)
-    predict: Any = experiment.net.bind(params) if all_labels is None else None
     pieces = []
     for start in range(0, count, chunk):
-        if all_labels is not None:
-            predict: Any = experiment.net.bind(params, labels=all_labels[start : start + chunk])
+        chunk_labels = None if all_labels is None else all_labels[start : start + chunk]
         x = sample(
             key,
-            predict,
+            bind(experiment, params, chunk_labels, guidance),
             experiment.schedule.build(),
             experiment.sampler,
             (chunk, *image_shape),
@@ -113,6 +120,19 @@ def draw_images(
         )
         pieces.append(fetch(x))
     return np.concatenate(pieces)[:n]
+
+
+def bind(experiment: Experiment, params: Any, labels: np.ndarray | None, guidance: float | None = None) -> Predict:
+    """predict(z_t, t) for these labels, guided towards them where a scale of guidance is given."""
+    net = experiment.net
+    if guidance is None:
+        return net.bind(params) if labels is None else net.bind(params, labels=labels)
+    null_label = getattr(net, "null_label", None)
+    require("guidance", guidance, math.isfinite(guidance), "a finite number; 1 for none")
+    trained = null_label is not None and labels is not None
+    require("guidance", guidance, trained, "none, as the network has no null label: train one with label_dropout > 0")
+    predict, null_predict = (net.bind(params, labels=given) for given in (labels, np.full_like(labels, null_label)))
+    return guided(predict, null_predict, guidance, variance=experiment.variance)
 
 
 def _classes_in_turn(net: Any, params: Any, z_t: Batch, t: Timesteps) -> Batch:

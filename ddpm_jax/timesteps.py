@@ -58,11 +58,12 @@ class StratifiedTimesteps(TimestepRule):
 
 @flax.struct.dataclass
 class LossHistory:
-    """The last losses of each timestep: entry t - 1 is that of t."""
+    """The last losses of each timestep: entry t - 1 is that of t.  Arrays, or their shapes or shardings."""
 
-    losses: Float[Array, "T length"]
-    count: Int[Array, " T"]
-    """How many losses each timestep has had, ever."""
+    losses: Any
+    """The losses, float32 [T, length]; 0 where there are fewer."""
+    count: Any
+    """How many losses each timestep has had, ever, int32 [T]."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ experiment = Experiment(
         attention_resolutions=(),
         dropout=0.0,
         num_classes=10,
+        label_dropout=0.1,  # so that it can be guided
         norm_groups=8,
     ),
     schedule=Cosine(num_steps=1000),

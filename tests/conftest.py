@@ -78,6 +78,7 @@ def tiny() -> Experiment:
             attention_resolutions=(),
             dropout=0.1,
             num_classes=10,
+            label_dropout=0.2,
         ),
         schedule=schedule.Cosine(num_steps=20),
         optimizer=Adam(learning_rate=3e-3, warmup_steps=2),

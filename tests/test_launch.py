@@ -130,7 +130,9 @@ def test_a_published_recipe_can_be_costed_before_its_data_are_there(capsys, monk
 
 def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
     """XLA leaves out what a 3x3 kernel multiplies in the padding, 1 - (1 - 1/12)^2 of it for 8x8 pixels."""
-    big = dataclasses.replace(tiny, net=dataclasses.replace(tiny.net, channels=64, num_classes=None), batch_size=4)
+    big = dataclasses.replace(
+        tiny, net=dataclasses.replace(tiny.net, channels=64, num_classes=None, label_dropout=0), batch_size=4
+    )
     shapes = big.parameter_shapes((8, 8, 1))
     images, t = jax.ShapeDtypeStruct((4, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((4,), "int32")
     lowered = jax.jit(lambda params, z, t: big.net.bind(params)(z, t)).lower(shapes, images, t)
@@ -148,6 +150,25 @@ def test_sample_writes_images_and_a_picture(capsys, finished, tmp_path):
     assert str(output) in capsys.readouterr().out
 
 
+def test_samples_follow_the_sampler_and_the_guidance_asked_for(finished, tmp_path):
+    def draw(*flags: str) -> np.ndarray:
+        output = tmp_path / "images.npz"
+        launch.main(["sample", str(finished), "--num-images", "4", "--output", str(output), *flags])
+        with np.load(output) as stored:
+            return stored["images"].astype(int)
+
+    requests = (
+        ["--sampler", "ancestral", "--steps", "3", "--grid", "quadratic"],
+        ["--sampler", "heun", "--steps", "3", "--clip", "none"],
+        ["--sampler", "dpm-solver", "--steps", "3", "--clip", "dynamic"],
+        ["--guidance", "3"],
+    )
+    plain = draw()
+    for flags in requests:
+        assert np.abs(draw(*flags) - plain).max() > 0, flags
+    np.testing.assert_allclose(draw("--guidance", "1"), plain, atol=1)
+
+
 def test_wrong_requests_for_samples(capsys, finished, tmp_path):
     sample = ("sample", finished, "--output", tmp_path / "images.npz")
     assert "--output is" in fails(capsys, "sample", finished, "--output", tmp_path / "images.png")
@@ -157,6 +178,10 @@ def test_wrong_requests_for_samples(capsys, finished, tmp_path):
     assert "--eta is 0.5; expected none, as the sampler Ancestral has no eta" in fails(
         capsys, *sample, "--sampler", "ancestral", "--eta", "0.5"
     )
+    assert "--sde is True; expected none, as the sampler Heun has no sde" in fails(
+        capsys, *sample, "--sampler", "heun", "--sde", "True"
+    )
+    assert "guidance is nan; expected a finite number" in fails(capsys, *sample, "--guidance", "nan")
     assert "--label is 10; expected one of the classes, 0..9" in fails(capsys, *sample, "--label", "10")
     assert not (tmp_path / "images.npz").exists()
 

@@ -1,65 +1,83 @@
-"""The samplers, against what theory says of Gaussian data, whose exact denoiser is affine."""
+"""The samplers, against what theory says of Gaussian data, whose exact denoiser is affine, and the loop around them."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
-from ddpm_jax.forward import noise_between, posterior
-from ddpm_jax.sampling import Ancestral, Ddim, Sampler, sample, uniform_times
+from ddpm_jax.arrays import lookup
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.forward import diffuse, posterior
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler, sample, sample_path
 from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule, ScheduleSpec
-from ddpm_jax.targets import Prediction, X
-from ddpm_jax.variance import FixedLarge, FixedSmall
+from ddpm_jax.targets import X
+from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance, upper
 
 MEAN, VAR = 0.7, 0.25  # the data: x ~ N(MEAN, VAR)
-SMALL, LARGE = Ancestral(), Ancestral(variance=FixedLarge())
-EVERY_STEP = (SMALL, LARGE, Ddim(num_steps=None), Ddim(num_steps=None, eta=1.0))
+SMALL, LARGE = FixedSmall(), FixedLarge()
+# A sampler with the variance of its decoder.
+EVERY_STEP = (
+    (Ancestral(), SMALL),
+    (Ancestral(), LARGE),
+    (Ddim(num_steps=None), SMALL),
+    (Ddim(num_steps=None, eta=1.0), SMALL),
+)
 
 
 def gaussian_x(schedule: NoiseSchedule, z_t, t):
-    """E[x | z_t] for x ~ N(MEAN, VAR), z_t of shape [batch]."""
-    signal = schedule.signal[t]
-    gain = signal * VAR / (schedule.alpha_bar[t] * VAR + schedule.noise_var[t])
+    """E[x | z_t] for x ~ N(MEAN, VAR), each element of z_t for itself."""
+    signal = lookup(schedule.signal, t, z_t)
+    gain = signal * VAR / (lookup(schedule.alpha_bar, t, z_t) * VAR + lookup(schedule.noise_var, t, z_t))
     return MEAN + gain * (z_t - signal * MEAN)
+
+
+def exact(schedule: NoiseSchedule):
+    """predict(z_t, t) = E[x | z_t]; a pytree, so that what was compiled for one schedule serves another."""
+    return jax.tree_util.Partial(gaussian_x, schedule)
 
 
 def grid(sampler: Sampler, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
     """The pairs (t, s) of the sampler's steps."""
-    times = sampler.times(schedule.num_steps)
+    times = sampler.times(schedule)
     return times[:-1], times[1:]
 
 
-def all_steps(sampler: Sampler, schedule: NoiseSchedule, z: float, noise: float) -> np.ndarray:
+@partial(jax.jit, static_argnames=("sampler", "variance"))
+def step_at(sampler: Sampler, variance: Variance, schedule: NoiseSchedule, t, earlier, z, noise):
+    """One step from each z, with the exact denoiser and without a memory of steps before."""
+    decoder = Decoder.of(exact(schedule), schedule, X(), variance, clip=False)
+    return sampler.step(decoder, decoder.denoise(z, t), z, t, earlier, noise, sampler.start(z))[0]
+
+
+def all_steps(
+    sampler: Sampler, schedule: NoiseSchedule, z: float, noise: float, variance: Variance = SMALL
+) -> np.ndarray:
     """Every step of the sampler at once, each from z with this noise, with the exact denoiser: one number for each."""
-
-    def run(schedule, t, earlier, z, noise):
-        def denoise(z_t, t):
-            x = gaussian_x(schedule, z_t, t)
-            return Prediction(x, noise_between(schedule, z_t, x, t))
-
-        return sampler.step(denoise, schedule, z, t, earlier, noise, sampler.start(z))[0]
-
     t, earlier = grid(sampler, schedule)
     fill = [np.full(t.shape, value, np.float32) for value in (z, noise)]
-    return np.asarray(jax.jit(run)(schedule, t, earlier, *fill), np.float64)
+    return np.asarray(step_at(sampler, variance, schedule, t, earlier, *fill), np.float64)
 
 
-def affine_steps(sampler: Sampler, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def affine_steps(
+    sampler: Sampler, schedule: NoiseSchedule, variance: Variance = SMALL
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(offset, slope, std) of each step, z_s = offset + slope z_t + std noise."""
-    offset = all_steps(sampler, schedule, 0.0, 0.0)
-    return offset, all_steps(sampler, schedule, 1.0, 0.0) - offset, all_steps(sampler, schedule, 0.0, 1.0) - offset
+    steps = partial(all_steps, sampler, schedule, variance=variance)
+    offset = steps(0.0, 0.0)
+    return offset, steps(1.0, 0.0) - offset, steps(0.0, 1.0) - offset
 
 
-def moments(sampler: Sampler, schedule: NoiseSchedule) -> tuple[float, float]:
+def moments(sampler: Sampler, schedule: NoiseSchedule, variance: Variance = SMALL) -> tuple[float, float]:
     """The mean and variance of the samples."""
     mean, var = 0.0, 1.0
-    for offset, slope, std in zip(*affine_steps(sampler, schedule), strict=True):
+    for offset, slope, std in zip(*affine_steps(sampler, schedule, variance), strict=True):
         mean, var = offset + slope * mean, slope**2 * var + std**2
     return mean, var
 
 
-def theory(spec: ScheduleSpec, sampler: Sampler) -> tuple[float, float]:
+def theory(spec: ScheduleSpec, sampler: Sampler, variance: Variance) -> tuple[float, float]:
     """The same in float64, from the equations of the papers, for a chain with every step."""
     alpha_bar = np.cumprod(np.r_[1.0, 1 - spec.betas()])
     mean, var = 0.0, 1.0
@@ -73,7 +91,7 @@ def theory(spec: ScheduleSpec, sampler: Sampler) -> tuple[float, float]:
             of_z = np.sqrt((1 - before - added) / (1 - now))
             of_x = np.sqrt(before) - of_z * np.sqrt(now)
         else:
-            added = (beta if sampler.variance == FixedLarge() else small) if t > 1 else 0.0
+            added = (beta if variance == LARGE else small) if t > 1 else 0.0
             of_z, of_x = np.sqrt(1 - beta) * (1 - before) / (1 - now), np.sqrt(before) * beta / (1 - now)
         slope = of_z + of_x * gain
         mean, var = of_x * x_offset + slope * mean, slope**2 * var + added
@@ -81,21 +99,21 @@ def theory(spec: ScheduleSpec, sampler: Sampler) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("spec", "sampler", "table"),
+    ("spec", "sampler", "variance", "table"),
     [
-        (Linear(), SMALL, (0.7000, 0.2461)),
-        (Linear(), LARGE, (0.7000, 0.2508)),
-        (Linear(), Ddim(num_steps=None), (0.6978, 0.2485)),
-        (Cosine(), SMALL, (0.7000, 0.2480)),
-        (Cosine(), LARGE, (0.7000, 0.2504)),
-        (Cosine(), Ddim(num_steps=None), (0.7000, 0.2492)),
+        (Linear(), Ancestral(), SMALL, (0.7000, 0.2461)),
+        (Linear(), Ancestral(), LARGE, (0.7000, 0.2508)),
+        (Linear(), Ddim(num_steps=None), SMALL, (0.6978, 0.2485)),
+        (Cosine(), Ancestral(), SMALL, (0.7000, 0.2480)),
+        (Cosine(), Ancestral(), LARGE, (0.7000, 0.2504)),
+        (Cosine(), Ddim(num_steps=None), SMALL, (0.7000, 0.2492)),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_samples_of_gaussian_data_have_the_moments_of_theory(spec, sampler, table):
+def test_samples_of_gaussian_data_have_the_moments_of_theory(spec, sampler, variance, table):
     """The table is what `theory` gives to 4 digits, so that a reader sees how far each sampler is from 0.7, 0.25."""
-    np.testing.assert_allclose(theory(spec, sampler), table, atol=5.1e-5)
-    np.testing.assert_allclose(moments(sampler, spec.build()), theory(spec, sampler), atol=5e-5)
+    np.testing.assert_allclose(theory(spec, sampler, variance), table, atol=5.1e-5)
+    np.testing.assert_allclose(moments(sampler, spec.build(), variance), theory(spec, sampler, variance), atol=5e-5)
 
 
 @pytest.mark.parametrize("spec", [Linear(), Cosine()], ids=lambda spec: type(spec).__name__)
@@ -124,55 +142,30 @@ def test_ddim_converges_to_the_probability_flow_with_first_order():
     np.testing.assert_allclose(ratios, 2.0, atol=0.25)
 
 
-@pytest.mark.parametrize("sampler", EVERY_STEP, ids=repr)
-def test_the_last_step_adds_no_noise(sampler):
+@pytest.mark.parametrize(("sampler", "variance"), EVERY_STEP, ids=repr)
+def test_the_last_step_adds_no_noise(sampler, variance):
     schedule = Cosine(num_steps=50).build()
-    *before, last = all_steps(sampler, schedule, 0.5, 1.0) - all_steps(sampler, schedule, 0.5, 0.0)
+    noisy, quiet = (all_steps(sampler, schedule, 0.5, noise, variance) for noise in (1.0, 0.0))
+    *before, last = noisy - quiet
     assert last == 0
     assert np.all(np.array(before) > 0) or not sampler.stochastic
 
 
 def test_only_deterministic_samplers_ignore_their_noise():
-    assert [sampler.stochastic for sampler in (*EVERY_STEP, Ddim(eta=0.1))] == [True, True, False, True, True]
+    noisy = (Ancestral(), Ddim(eta=0.1), Ddim(eta=1.0), DpmSolver(sde=True))
+    assert [sampler.stochastic for sampler in (*noisy, Ddim(), DpmSolver(), Heun())] == [True] * 4 + [False] * 3
 
 
 def test_an_ancestral_step_is_the_posterior_of_the_predicted_data():
     schedule = Cosine(num_steps=50).build()
-    t, earlier = grid(SMALL, schedule)
+    t, earlier = grid(Ancestral(), schedule)
     z = jnp.asarray(np.full(50, 0.4, np.float32))
     normal = jax.jit(posterior)(schedule, z, jax.jit(gaussian_x)(schedule, z, t), t, earlier)
-    np.testing.assert_allclose(all_steps(SMALL, schedule, 0.4, 0.0), normal.mean, atol=1e-6)
-    np.testing.assert_allclose(all_steps(SMALL, schedule, 0.4, 1.0), normal.mean + normal.std, atol=1e-6)
+    np.testing.assert_allclose(all_steps(Ancestral(), schedule, 0.4, 0.0), normal.mean, atol=1e-6)
+    np.testing.assert_allclose(all_steps(Ancestral(), schedule, 0.4, 1.0), normal.mean + normal.std, atol=1e-6)
 
 
-# A mixture of two normals on the line.
-WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.1, 0.15])
-
-
-def mixture_x(schedule: NoiseSchedule):
-    """predict(z_t, t) = E[x | z_t] for data from the mixture, z_t of shape [batch]."""
-
-    def predict(z_t, t):
-        signal = schedule.signal[t][:, None]
-        var = signal**2 * STDS**2 + schedule.noise_var[t][:, None]
-        residual = z_t[:, None] - signal * MEANS
-        logits = jnp.log(WEIGHTS) - 0.5 * residual**2 / var - 0.5 * jnp.log(var)
-        means = MEANS + signal * STDS**2 / var * residual
-        return (jax.nn.softmax(logits, axis=1) * means).sum(1)
-
-    return predict
-
-
-def mixture_cdf(x):
-    return (WEIGHTS * scipy.stats.norm.cdf(np.asarray(x)[:, None], MEANS, STDS)).sum(1)
-
-
-@pytest.mark.parametrize("sampler", [SMALL, LARGE, Ddim(num_steps=None)], ids=["small", "large", "ddim"])
-def test_samples_of_a_mixture_are_distributed_as_the_mixture(sampler):
-    schedule = Cosine(num_steps=1000).build()
-    x = sample(jax.random.key(0), mixture_x(schedule), schedule, sampler, (4000,), target=X(), clip=False)
-    assert scipy.stats.kstest(np.asarray(x, np.float64), mixture_cdf).pvalue > 1e-3
-
+# The loop.
 
 SHAPE = (3, 3, 1)
 
@@ -187,7 +180,7 @@ def schedule():
     return Linear(num_steps=20).build()
 
 
-@pytest.fixture(scope="module", params=[SMALL, Ddim(num_steps=5)], ids=["ancestral", "ddim"])
+@pytest.fixture(scope="module", params=[Ancestral(), Ddim(num_steps=5)], ids=["ancestral", "ddim"])
 def many(request, schedule):
     """A sampler and 32 of its images."""
     return request.param, np.asarray(sample(jax.random.key(0), shrink, schedule, request.param, (32, *SHAPE)))
@@ -204,9 +197,9 @@ def test_image_i_is_the_same_in_any_batch(schedule, many, key):
     assert np.all(np.abs(other - images[:8]).max((1, 2, 3)) > 0.01)
 
 
-@pytest.mark.parametrize("sampler", [LARGE, Ddim(num_steps=5, eta=1.0)], ids=repr)
+@pytest.mark.parametrize("sampler", [Ancestral(), DpmSolver(num_steps=5)], ids=repr)
 def test_clipped_samples_are_images_whatever_the_network_says(schedule, sampler, key):
-    x = np.asarray(sample(key, lambda z_t, t: 50 * z_t, schedule, sampler, (8, *SHAPE)))
+    x = np.asarray(sample(key, lambda z_t, t: 50 * z_t, schedule, sampler, (8, *SHAPE), variance=LARGE))
     assert np.abs(x).max() <= 1 + 1e-6
     assert np.abs(x).max() > 0.9
 
@@ -228,16 +221,6 @@ def test_a_network_is_traced_once_for_each_shape(schedule, key):
     assert len(traced) == before
 
 
-@pytest.mark.parametrize(("num_steps", "count"), [(1000, None), (1000, 50), (1000, 333), (7, 5), (4, 4), (9, 1)])
-def test_times_fall_from_T_to_0_in_even_steps(num_steps, count):
-    times = uniform_times(num_steps, count)
-    steps = -np.diff(times)
-    assert (times[0], times[-1]) == (num_steps, 0)
-    assert len(steps) == (count or num_steps)
-    assert steps.min() >= 1
-    assert steps.max() - steps.min() <= 1
-
-
 @pytest.mark.parametrize("sampler", [Ancestral(num_steps=21), Ddim(num_steps=50), Ddim(num_steps=0)], ids=repr)
 def test_more_steps_than_the_chain_has_are_an_error(schedule, sampler, key):
     with pytest.raises(ValueError, match=rf"num_steps is {sampler.num_steps}.* 1 to 20"):
@@ -253,17 +236,214 @@ def test_eta_is_a_share(eta):
 @pytest.mark.parametrize("shape", [(), (0, 4), (2, -1)])
 def test_a_shape_is_a_batch_of_something(schedule, shape, key):
     with pytest.raises(ValueError, match="shape is"):
-        sample(key, shrink, schedule, SMALL, shape)
+        sample(key, shrink, schedule, Ancestral(), shape)
 
 
 def test_an_output_of_another_shape_is_an_error(schedule, key):
     with pytest.raises(ValueError, match=r"returned shape \(2, 1\) for .* shape \(2, 4\)"):
-        sample(key, lambda z_t, t: z_t[:, :1], schedule, SMALL, (2, 4))
+        sample(key, lambda z_t, t: z_t[:, :1], schedule, Ancestral(), (2, 4))
 
 
 def test_small_is_below_large():
     schedule = Linear(num_steps=20).build()
-    z, (t, s) = np.zeros(20, np.float32), grid(SMALL, schedule)
-    small, large = (np.asarray(variance(schedule, t, s, z)) for variance in (FixedSmall(), FixedLarge()))
+    z, (t, s) = np.zeros(20, np.float32), grid(Ancestral(), schedule)
+    small, large = (np.asarray(jax.jit(variance)(schedule, t, s, z)) for variance in (SMALL, LARGE))
     assert np.all(small[:-1] < large[:-1])
-    assert small[-1] == 0
+    assert small[-1] == large[-1] > 0
+
+
+# A variance that the network learned.
+
+
+def with_spread(schedule: NoiseSchedule, spread: float, z_t, t):
+    """The exact denoiser, with a second channel that says where the variance lies."""
+    return jnp.concatenate([gaussian_x(schedule, z_t, t), jnp.full_like(z_t, spread)], axis=-1)
+
+
+def test_a_learned_variance_at_its_ends_is_the_fixed_one(key):
+    """The upper end differs from FixedLarge in the last step only, where no noise is added."""
+    schedule, sampler, options = Cosine(num_steps=50).build(), Ancestral(num_steps=12), {"target": X(), "clip": False}
+    for spread, fixed in ((-1.0, SMALL), (1.0, LARGE)):
+        predict = jax.tree_util.Partial(with_spread, schedule, spread)
+        got = sample(key, predict, schedule, sampler, (64, 1), variance=LearnedRange(), **options)
+        expected = sample(key, exact(schedule), schedule, sampler, (64, 1), variance=fixed, **options)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_learned_variance_between_its_ends_is_their_geometric_mean(key):
+    schedule = Cosine(num_steps=50).build()
+    z, (t, s) = jnp.zeros((50, 1)), grid(Ancestral(), schedule)
+    middle, small = (jax.jit(LearnedRange())(schedule, t, s, z, jnp.full((50, 1), share)) for share in (0.5, 0.0))
+    large = jax.jit(upper)(schedule, t, s, z)
+    np.testing.assert_allclose(np.asarray(middle) ** 2, np.asarray(small) * np.asarray(large), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variance", "channels", "message"),
+    [
+        (LearnedRange(), 1, r"shape \(4, 1\) for .*LearnedRange takes \(4, 2\).*out_multiplier=2"),
+        (LearnedRange(), 3, r"shape \(4, 3\) for .*out_multiplier=2"),
+        (SMALL, 2, r"shape \(4, 2\) for data of shape \(4, 1\); they must be equal"),
+    ],
+    ids=["one", "three", "two"],
+)
+def test_the_network_has_the_channels_that_the_variance_takes(schedule, key, variance, channels, message):
+    with pytest.raises(ValueError, match=message):
+        sample(key, lambda z_t, t: jnp.repeat(z_t, channels, -1), schedule, Ancestral(), (4, 1), variance=variance)
+
+
+# The way from z_T to x.
+
+EACH = [Ancestral(num_steps=10), DpmSolver(num_steps=10), Heun(num_steps=10)]
+
+
+def names(value) -> str | None:
+    return type(value).__name__ if isinstance(value, Sampler) else None
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """A schedule, and sample_path with what is the same everywhere below."""
+    schedule = Cosine(num_steps=100).build()
+    options = {"shape": (5, 3), "target": X(), "clip": False}
+    return schedule, partial(sample_path, jax.random.key(0), exact(schedule), schedule, **options)
+
+
+@pytest.fixture(scope="module", params=EACH, ids=names)
+def way(request, chain):
+    """A sampler, and every z on its way."""
+    return request.param, chain[1](sampler=request.param, frames=11)
+
+
+def test_a_path_leads_from_z_T_to_the_sample(chain, way, key):
+    schedule, (sampler, path) = chain[0], way
+    np.testing.assert_array_equal(path.t, sampler.times(schedule))
+    assert path.frames.shape == (11, 5, 3)
+    x = sample(key, exact(schedule), schedule, sampler, (5, 3), target=X(), clip=False)
+    np.testing.assert_allclose(path.x, x, atol=1e-6)
+    np.testing.assert_array_equal(path.frames[-1], path.x)
+
+
+def test_a_path_of_x_is_what_the_network_saw_at_z(chain, way):
+    """Four frames of ten steps: those at the beginnings of steps 0, 3, 6 and 9."""
+    schedule, (sampler, path) = chain[0], way
+    seen, kept = chain[1](sampler=sampler, frames=4, of="x"), np.array([0, 3, 6, 9])
+    np.testing.assert_array_equal(seen.t, sampler.times(schedule)[kept])
+    predicted = jax.jit(jax.vmap(partial(gaussian_x, schedule)))(np.asarray(path.frames)[kept], seen.t)
+    np.testing.assert_allclose(seen.frames, predicted, atol=1e-5)
+    np.testing.assert_allclose(seen.x, path.x, atol=1e-6)
+
+
+def test_a_run_begun_on_the_way_goes_the_rest_of_it(chain, way, key):
+    """Draws belong to timesteps, so this also holds for a stochastic sampler; one with a memory begins without it."""
+    (sampler, path), first = way, 3
+    start = (path.frames[first], int(path.t[first]))
+    rest = chain[1](sampler=sampler, frames=11 - first, start=start)
+    np.testing.assert_array_equal(rest.t, path.t[first:])
+    np.testing.assert_array_equal(rest.frames[0], path.frames[first])
+    if isinstance(sampler, DpmSolver):
+        assert 1e-4 < np.abs(rest.x - path.x).max() < 0.1
+    else:
+        np.testing.assert_allclose(rest.frames, path.frames[first:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frames", "of", "message"),
+    [
+        (1, "z", "frames is 1; expected 2 to 11, as the sampler takes 10 steps"),
+        (12, "z", "frames is 12; expected 2 to 11"),
+        (11, "x", "frames is 11; expected 2 to 10"),
+    ],
+)
+def test_frames_are_some_of_the_moments(chain, frames, of, message):
+    with pytest.raises(ValueError, match=message):
+        chain[1](sampler=Ddim(num_steps=10), frames=frames, of=of)
+
+
+def test_a_path_is_of_z_or_of_x(chain, unchecked):
+    with pytest.raises(ValueError, match="of is 'eps'; expected"):
+        chain[1](sampler=Ddim(num_steps=10), frames=3, of="eps")
+
+
+def test_memory_does_not_grow_with_the_number_of_steps():
+    sampler, shape = DpmSolver(num_steps=None), (16, 32, 32)
+
+    def memory(num_steps: int) -> int:
+        schedule = Linear(num_steps=num_steps).build()
+        run = jax.jit(lambda key: sample_path(key, exact(schedule), schedule, sampler, shape, 4, target=X()))
+        return run.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+
+    image_bytes = 4 * np.prod(shape)
+    short, long = memory(50), memory(500)
+    assert short > image_bytes
+    assert abs(long - short) < 0.1 * image_bytes
+
+
+def test_partly_noised_data_are_sampled_back_to_the_moments_of_theory(key):
+    """The flow carries z_t ~ N(signal x, noise_var) to m + sqrt(v / var(z_t)) (z_t - signal m), m and v of the data."""
+    schedule, t, x, count = Cosine(num_steps=250).build(), 100, -0.4, 12_000
+    signal, noise_var = float(schedule.signal[t]), float(schedule.noise_var[t])
+    gain = np.sqrt(VAR / (signal**2 * VAR + noise_var))
+    shape = (40, count // 40)
+    z_t = diffuse(schedule, jnp.full(shape, x), t, jax.random.normal(jax.random.key(1), shape))
+    back = partial(sample, key, exact(schedule), schedule, shape=shape, target=X(), clip=False, start=(z_t, t))
+    got = np.asarray(back(sampler=Ddim(num_steps=None)), np.float64)
+    mean, std = MEAN + gain * signal * (x - MEAN), gain * np.sqrt(noise_var)
+    assert abs(got.mean() - mean) < 4 * std / np.sqrt(count) + 2e-3
+    assert abs(got.std() - std) < 4 * std / np.sqrt(2 * count) + 2e-3
+    # Each step of the ancestral sampler but the variance is that of the posterior: E[x | z_t], in the mean.
+    got = np.asarray(back(sampler=Ancestral()), np.float64)
+    slope = signal * VAR / (signal**2 * VAR + noise_var)
+    assert abs(got.mean() - (MEAN + slope * signal * (x - MEAN))) < 4 * np.sqrt(VAR / count) + 2e-3
+
+
+@pytest.mark.parametrize("t", [0, -1, 21])
+def test_a_start_is_a_time_of_the_chain(schedule, key, t):
+    with pytest.raises(ValueError, match=rf"start is {t}; expected \(z_t, t\) with t in 1..20"):
+        sample(key, shrink, schedule, Ddim(num_steps=5), (2, *SHAPE), start=(np.zeros((2, *SHAPE), np.float32), t))
+
+
+def test_a_start_has_the_shape_asked_for(schedule, key):
+    with pytest.raises(ValueError, match=r"z_t of shape \(3, 4\); expected \(2, 4\)"):
+        sample(key, shrink, schedule, Ddim(num_steps=5), (2, 4), start=(np.zeros((3, 4), np.float32), 9))
+
+
+# Samplers are functions: they are compiled, vectorised and differentiated as any other.
+
+
+def bend(theta, z_t, t):
+    """A smooth prediction of x with one parameter."""
+    return jnp.tanh(theta * z_t + 0.01 * lookup(jnp.arange(101.0), t, z_t))
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(num_steps=6), Ddim(6), DpmSolver(6), Heun(6)], ids=names)
+def test_samplers_can_be_jitted_vmapped_and_differentiated(chain, sampler):
+    """Over keys or over where they start, and with respect to a parameter of the network."""
+    many = jax.random.split(jax.random.key(1), 3)
+    if not sampler.stochastic:
+        many = jax.random.normal(many[0], (3, 4, 2))
+
+    def of(theta, one):
+        predict = jax.tree_util.Partial(bend, theta)
+        key, start = (one, None) if sampler.stochastic else (jax.random.key(0), (one, 60))
+        x = sample(key, predict, chain[0], sampler, (4, 2), target=X(), clip=False, start=start)
+        return x.sum(), x
+
+    together = jax.jit(jax.vmap(jax.value_and_grad(of, has_aux=True), (None, 0)))
+    (_, x), slope = together(0.8, many)
+    np.testing.assert_allclose(x, np.stack([of(0.8, one)[1] for one in many]), atol=1e-5)
+    step = 5e-3
+    difference = (together(0.8 + step, many)[0][0] - together(0.8 - step, many)[0][0]) / (2 * step)
+    assert np.abs(slope).max() > 0.1
+    np.testing.assert_allclose(slope, difference, rtol=5e-3, atol=5e-3)
+
+
+def test_a_gradient_reaches_the_start(chain):
+    schedule, _ = chain
+    draw = partial(
+        sample, jax.random.key(0), exact(schedule), schedule, Ddim(num_steps=6), (2,), target=X(), clip=False
+    )
+    z = jnp.array([0.3, -1.0])
+    slope = jax.jit(jax.grad(lambda z: draw(start=(z, 60)).sum()))(z)
+    shifted = np.asarray(draw(start=(z + 1, 60)) - draw(start=(z, 60)))
+    np.testing.assert_allclose(slope, shifted, rtol=1e-4)

@@ -80,7 +80,7 @@ def test_encoding_undoes_decoding(spec):
 def test_a_prediction_is_a_point_on_the_line_to_z_t(spec):
     chain = Chain(spec)
     outputs = [chain.eps[::-1].copy()] * len(TARGETS)
-    for target, (x, eps) in zip(TARGETS, decode_all(chain.schedule, outputs, chain.z_t, chain.t), strict=True):
+    for target, (x, eps, _) in zip(TARGETS, decode_all(chain.schedule, outputs, chain.z_t, chain.t), strict=True):
         z_t = chain.signal * np.asarray(x) + chain.noise * np.asarray(eps)
         assert_close(z_t, chain.z_t, ROUNDING * (1 + np.abs(chain.signal * np.asarray(x))), f"{target}")
 

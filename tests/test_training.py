@@ -17,18 +17,27 @@ from ddpm_jax.check import RunError
 from ddpm_jax.data import Npz
 from ddpm_jax.data.stream import batches
 from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.training.loop import check_resumable, checked, train
+from ddpm_jax.objective import FullBound, Hybrid, SquaredError
+from ddpm_jax.run import draw_images
+from ddpm_jax.sampling import Ancestral
+from ddpm_jax.schedule import Cosine
+from ddpm_jax.timesteps import LossAwareTimesteps
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.loop import check_resumable, check_step, checked, start_state, train
 from ddpm_jax.training.mesh import check_divides, global_batch, replicated
 from ddpm_jax.training.optimizer import Adam, Ema
 from ddpm_jax.training.state import new_state
 from ddpm_jax.training.step import compile_step
+from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
+from ddpm_jax.weighting import Vlb
 
 
 def steps(experiment, count: int, devices: int):
     """The state and the losses after `count` steps on `devices` devices."""
     mesh, recipe = mesh_of(devices), experiment.recipe()
     params = experiment.net.init(jax.random.key(1), experiment.image_shape)
-    state = jax.device_put(new_state(params, recipe.update), replicated(mesh))
+    memory = recipe.timesteps.start(recipe.schedule.num_steps)
+    state = jax.device_put(new_state(params, recipe.update, memory), replicated(mesh))
     step, losses = compile_step(recipe, mesh), []
     stream = batches(experiment.data, experiment.batch_size, experiment.seed)
     for _ in range(count):
@@ -251,3 +260,110 @@ def test_devices_share_a_batch_equally():
     check_divides(mesh_of(4), 8)
     with pytest.raises(ValueError, match="batch_size is 2, which 4 devices cannot share equally; try 4"):
         check_divides(mesh_of(4), 2)
+
+
+# A learned variance, the loss that teaches it, and timesteps drawn by the losses that have been.
+
+
+@dataclass(frozen=True)
+class ScaleAndSpread:
+    """The smallest network with a variance: a factor of z_t for each timestep, and a number for each spread."""
+
+    def init(self, key, image_shape):
+        return {"factor": 0.1 * jax.random.normal(key, (5,)), "spread": jnp.zeros(5)}
+
+    def bind(self, params):
+        def predict(z_t, t):
+            factor, spread = (params[name][t].reshape(-1, 1, 1, 1) for name in ("factor", "spread"))
+            return jnp.concatenate([factor * z_t, jnp.broadcast_to(spread, z_t.shape)], axis=-1)
+
+        return predict
+
+
+@pytest.fixture(scope="module")
+def learned(tiny):
+    """The whole of it, in a chain so short that every timestep has its losses after a step or two."""
+    return dataclasses.replace(
+        tiny,
+        net=ScaleAndSpread(),
+        schedule=Cosine(num_steps=4),
+        variance=LearnedRange(),
+        objective=Hybrid(vlb_weight=0.1),
+        timesteps=LossAwareTimesteps(length=2),
+        sampler=Ancestral(),
+        sample_every=100,
+    )
+
+
+def test_a_learned_variance_is_trained_the_same_on_one_and_eight_devices(learned):
+    """The losses, the parameters and what is remembered of the losses, which are those of the global batch."""
+    learned = dataclasses.replace(learned, optimizer=Adam(learning_rate=0.1, warmup_steps=0))
+    (one, losses), (eight, again) = (steps(learned, 5, devices) for devices in (1, 8))
+    np.testing.assert_allclose(losses, again, atol=1e-5)
+    for name in ("params", "ema_params", "timesteps"):
+        for ours, theirs in zip(*(jax.tree.leaves(getattr(state, name)) for state in (one, eight)), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert one.timesteps.count.sum() == 5 * learned.batch_size
+    assert one.timesteps.count.min() >= 2
+    p = learned.timesteps.probabilities(one.timesteps)
+    assert np.ptp(p) > 0.01
+    assert np.all(np.abs(one.params["spread"][1:]) > 0.01)
+
+
+def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one, tmp_path):
+    """A run stopped and started again ends with bitwise the state, losses remembered and all, of one that was not."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(learned, whole, one)
+    train(dataclasses.replace(learned, num_steps=3), parts, one)
+    train(learned, parts, one)
+    states = []
+    for folder in (whole, parts):
+        checkpoints = Checkpoints(folder / "checkpoints", learned.keep_last, learned.keep_every)
+        states.append(jax.device_get(start_state(learned, learned.recipe(), one, checkpoints)))
+        checkpoints.close()
+    assert [int(state.step) for state in states] == [6, 6]
+    assert states[0].timesteps.count.sum() == 6 * learned.batch_size
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_a_unet_with_a_variance_is_trained_and_sampled(tiny, learned, one):
+    """Its output has the variance's channels, which the loss and the sampler take."""
+    experiment = dataclasses.replace(learned, net=dataclasses.replace(tiny.net, out_multiplier=2))
+    recipe = experiment.recipe()
+    check_step(experiment, recipe, compile_step(recipe, one))
+    params = experiment.net.init(jax.random.key(1), experiment.image_shape)
+    x = draw_images(experiment, params, experiment.image_shape, jax.random.key(0), 2, one)
+    assert x.shape == (2, 8, 8, 1)
+    assert np.all(np.isfinite(x))
+
+
+def test_a_variance_that_nothing_teaches_is_an_error(tiny, learned):
+    fixed = dataclasses.replace(learned, net=tiny.net, variance=FixedSmall(), objective=SquaredError())
+    cases = {
+        r"variance is LearnedRange\(\), which SquaredError does not teach; use Hybrid\(\) or FullBound\(\)": (
+            dataclasses.replace(learned, objective=SquaredError())
+        ),
+        r"objective is Hybrid, which teaches a variance; variance is FixedLarge\(\), fixed": (
+            dataclasses.replace(learned, variance=FixedLarge())
+        ),
+        r"objective.weighting.variance is FixedLarge\(\); variance is FixedSmall\(\)": (
+            dataclasses.replace(fixed, objective=SquaredError(Vlb(FixedLarge())))
+        ),
+    }
+    for message, experiment in cases.items():
+        with pytest.raises(ValueError, match=message):
+            experiment.check()
+    for fits in (
+        learned,
+        dataclasses.replace(learned, objective=FullBound()),
+        dataclasses.replace(fixed, objective=FullBound()),
+        dataclasses.replace(fixed, objective=SquaredError(Vlb())),
+        dataclasses.replace(fixed, variance=FixedLarge(), objective=SquaredError(Vlb(FixedLarge()))),
+    ):
+        fits.check()
+
+
+def test_a_learned_variance_needs_twice_the_channels(tiny, learned, one, tmp_path):
+    with pytest.raises(ValueError, match=r"LearnedRange takes \(16, 8, 8, 2\) \(a network with out_multiplier=2\)"):
+        train(dataclasses.replace(learned, net=tiny.net), tmp_path / "run", one)
+    assert not (tmp_path / "run").exists()

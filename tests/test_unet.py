@@ -235,6 +235,47 @@ def test_dropout_of_rate_0_is_none(net, batch, output):
     np.testing.assert_allclose(apply(certain, *batch), output, atol=1e-5)
 
 
+# The null label.
+
+
+DROPPED = dataclasses.replace(TINY, num_classes=10, label_dropout=0.5)
+
+
+@pytest.fixture(scope="module")
+def droppable():
+    """Parameters of a network with ten classes and a null label."""
+    return reference.parameters(dataclasses.replace(CASE, spec=DROPPED))
+
+
+def test_the_null_label_has_a_row_of_its_own(batch, droppable):
+    table = droppable["class_embedding"]["embedding"]
+    assert (DROPPED.null_label, len(table), LABELLED.null_label) == (10, 11, None)
+    first = {**droppable, "class_embedding": {"embedding": table[:10]}}
+    labels = np.array([3, 9])
+    np.testing.assert_allclose(
+        apply(DROPPED.bind(droppable, labels=labels), *batch), apply(LABELLED.bind(first, labels=labels), *batch)
+    )
+    without, with_label = (apply(DROPPED.bind(droppable, labels=np.full(2, label)), *batch) for label in (10, 9))
+    assert np.abs(np.asarray(without) - with_label).max() > 0.01
+
+
+def test_labels_are_dropped_in_training_as_often_as_asked(droppable):
+    labels = jnp.zeros(4000, jnp.int32)
+    net = DROPPED.bind(droppable, labels, dropout_key=jax.random.key(0))
+    seen = np.asarray(net._seen_labels())
+    assert set(seen.tolist()) == {0, 10}
+    assert abs((seen != 0).mean() - 0.5) < 4 * math.sqrt(0.25 / 4000)
+    np.testing.assert_array_equal(dataclasses.replace(net, dropout_key=None)._seen_labels(), labels)
+
+
+def test_labels_beyond_the_null_label_are_an_error(droppable):
+    for spec, last in ((LABELLED, 9), (DROPPED, 10)):
+        with pytest.raises(ValueError, match=rf"labels = {last + 1} is outside 0..{last}"):
+            spec.bind(droppable, labels=np.array([0, last + 1]))
+        with pytest.raises(ValueError, match=rf"bind expects labels, integers in 0..{last}"):
+            spec.bind(droppable)
+
+
 # Shapes.
 
 
@@ -342,6 +383,8 @@ def test_the_network_starts_as_zero(started, batch):
         ("dropout", 1.0),
         ("num_heads", 0),
         ("num_classes", 0),
+        ("label_dropout", 1.0),
+        ("label_dropout", 0.1),
         ("out_multiplier", 0),
         ("norm_groups", 0),
         ("dtype", "float16"),

@@ -11,9 +11,12 @@ import numpy as np
 import tyro
 
 from ddpm_jax.check import require
-from ddpm_jax.sampling import Ancestral, Ddim, Sampler
+from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
 
-SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim}
+SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
+GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras": Karras}
+CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "none": NoClipping}
 IN_PICTURE = 100
 
 
@@ -30,12 +33,20 @@ class SampleOptions:
     of the first 100 of them; RUN/samples.npz unless given."""
     seed: int = 0
     """Image i is a function of the seed and i."""
-    sampler: Literal["ancestral", "ddim"] | None = None
+    sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] | None = None
     """The sampler; the experiment's unless given."""
     steps: int | None = None
     """Steps of the sampler; its own number unless given."""
+    grid: Literal["uniform", "quadratic", "log-snr", "karras"] | None = None
+    """Which timesteps the steps visit; the sampler's own rule unless given."""
     eta: float | None = None
     """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
+    sde: bool | None = None
+    """Whether the dpm-solver adds noise."""
+    clip: Literal["static", "dynamic", "none"] | None = None
+    """What becomes of a predicted x beyond [-1, 1]; the experiment's choice unless given."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
     label: int | None = None
     """The class to draw, for a class-conditional network; all classes in turn unless given."""
 
@@ -59,7 +70,8 @@ def main(arguments: list[str]) -> None:
     sampler = choose_sampler(run.experiment.sampler, options)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
     start = time.monotonic()
-    x = run.sample(jax.random.key(options.seed), options.num_images, sampler=sampler, labels=labels)
+    choices = {"sampler": sampler, "clip": choose_clipping(options), "labels": labels, "guidance": options.guidance}
+    x = run.sample(jax.random.key(options.seed), options.num_images, **choices)
     seconds = time.monotonic() - start
     images = np.asarray(to_pixels(x))
     save_images(output, images)
@@ -69,15 +81,21 @@ def main(arguments: list[str]) -> None:
 
 
 def choose_sampler(default: Sampler, options: SampleOptions) -> Sampler:
-    """The run's sampler, or the one asked for, with the steps and eta asked for."""
+    """The run's sampler, or the one asked for, with the settings asked for."""
     sampler = SAMPLERS[options.sampler]() if options.sampler else default
-    asked = {"num_steps": options.steps, "eta": options.eta}
+    grid = GRIDS[options.grid]() if options.grid else None
+    asked = {"num_steps": options.steps, "grid": grid, "eta": options.eta, "sde": options.sde}
     changes = {name: value for name, value in asked.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(sampler)}
-    flags = {"num_steps": "--steps", "eta": "--eta"}
+    flags = {"num_steps": "--steps", "grid": "--grid", "eta": "--eta", "sde": "--sde"}
     for name, value in changes.items():
         require(flags[name], value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
     return dataclasses.replace(sampler, **changes)
+
+
+def choose_clipping(options: SampleOptions) -> Clipping | None:
+    """The clipping asked for; None for the experiment's own."""
+    return CLIPPINGS[options.clip]() if options.clip else None
 
 
 def choose_labels(num_classes: int | None, options: SampleOptions) -> np.ndarray | None:

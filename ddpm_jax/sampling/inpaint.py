@@ -28,15 +28,13 @@ Mask = Bool[type_of_array, "..."]
 
 
 def repaint_times(times: Int[np.ndarray, " times"], jump: int, resamples: int) -> Int[np.ndarray, " walk"]:
-    """The walk over `times` that ends at 0 and repeats each stretch of `jump` steps, `resamples` times in all."""
-    places, last = [0], len(times) - 1
+    """The walk over `times` that goes down each stretch of `jump` steps `resamples` times, then takes the step to 0."""
+    places, last = [0], len(times) - 2  # there is no way back from 0
     for begin in range(0, last, jump):
         end = min(begin + jump, last)
-        down = list(range(begin + 1, end + 1))
-        up = list(range(end - 1, begin - 1, -1))
-        # Never back from 0: x itself is the end.
-        places += (down + up) * (resamples - 1) + down if end < last else down
-    return times[places]
+        down, up = list(range(begin + 1, end + 1)), list(range(end - 1, begin - 1, -1))
+        places += (down + up) * (resamples - 1) + down
+    return times[[*places, last + 1]]
 
 
 def inpaint(

@@ -12,6 +12,7 @@ not at low.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def _invert(decoder: Decoder, x: Array, times: Array, *, iterations: int) -> Arr
         )
         sin, cos = noise_t * signal_s - signal_t * noise_s, signal_t * signal_s + noise_t * noise_s
 
-        def substitute(_: int, z_t: Array) -> Array:
+        def substitute(_: Any, z_t: Array) -> Array:
             prediction = decoder.denoise(z_t, t)
             return (z_s + sin * (signal_t * prediction.eps - noise_t * prediction.x)) / cos
 

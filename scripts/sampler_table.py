@@ -1,0 +1,236 @@
+"""How good a trained model's samples are for each sampler and number of network evaluations, and its bits/dim.
+
+    pip install -e .[test,figures]
+    python scripts/sampler_table.py runs/digits          # about half an hour on two CPU cores
+
+prints a table and draws experiments/samplers.png (--figure).  What is measured is kept in RUN/samplers.json, so a
+killed run goes on where it was, and a second one only prints.
+
+Frechet distance: 1,000 images (--num-images), all classes in turn, against the training split, in the 64 hidden
+features of a small classifier that is trained on that split first; that of the test split stands beside it.
+Bits/dim: of the test split, 256 levels.  A stochastic sampler of the decoder has the variational bound of its own
+strided chain.  The deterministic ones solve one and the same flow, which has one likelihood, by an adaptive integrator.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+import ddpm_jax
+from ddpm_jax import run as runs
+from ddpm_jax.bound import Bound, bound
+from ddpm_jax.commands.jax_setup import set_up_jax
+from ddpm_jax.data.images import to_unit
+from ddpm_jax.likelihood import log_likelihood
+from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler
+from ddpm_jax.variance import FixedLarge, FixedSmall, Variance
+
+EVALUATIONS = (10, 20, 50, 100, 250, 1000)
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure every sampler on a trained run."""
+
+    run: tyro.conf.Positional[Path]
+    """The folder of the run; its data have labels, and a split called test."""
+    num_images: int = 1000
+    """Images drawn for each Frechet distance."""
+    figure: Path = Path("experiments/samplers.png")
+    """Where the figure goes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sampler, and the decoder's variance that it draws with."""
+
+    name: str
+    sampler: Sampler
+    variance: Variance | None = None
+    flow: bool = False
+
+    def at(self, evaluations: int) -> Sampler:
+        """The sampler with as many steps as `evaluations` of the network allow."""
+        return replace(self.sampler, num_steps=(evaluations + self.sampler.extra_evaluations) // self._per_step)
+
+    @property
+    def _per_step(self) -> int:
+        return 1 + self.sampler.extra_evaluations
+
+
+def rows(variance: Variance) -> list[Row]:
+    """The samplers of the table, for a decoder with this variance."""
+    if variance.learned:
+        stochastic = [Row("ancestral, learned variance", Ancestral(), variance)]
+    else:
+        stochastic = [
+            Row("ancestral, small variance", Ancestral(), FixedSmall()),
+            Row("ancestral, large variance", Ancestral(), FixedLarge()),
+        ]
+    return [
+        *stochastic,
+        Row("SDE-DPM-Solver++(2M)", DpmSolver(sde=True)),
+        Row("DDIM", Ddim(), flow=True),
+        Row("DPM-Solver++(2M)", DpmSolver(), flow=True),
+        Row("Heun, EDM grid", Heun(), flow=True),
+    ]
+
+
+class Measurements:
+    """Numbers by name, kept in a file as they are made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name: str, measure: Callable[[], float]) -> float:
+        """The number called `name`, measured unless it is known."""
+        if name not in self.values:
+            self.values[name] = measure()
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(self.values, indent=1))
+            part.replace(self.path)
+            print(f"{name}: {self.values[name]:.4g}", file=sys.stderr)
+        return self.values[name]
+
+
+def load_split(data: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(images in [-1, 1], labels) of a split."""
+    source = replace(data, split=split)
+    examples = [source[i] for i in range(len(source))]
+    return np.asarray(to_unit(np.stack([e["image"] for e in examples]))), np.array([e["label"] for e in examples])
+
+
+def train_features(images: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """images to [n, 64]: the hidden layer of a classifier trained on these."""
+    from sklearn.neural_network import MLPClassifier
+
+    classifier = MLPClassifier((64,), random_state=SEED, max_iter=300).fit(images.reshape(len(images), -1), labels)
+    weights, offset = classifier.coefs_[0], classifier.intercepts_[0]
+    return lambda images: np.maximum(images.reshape(len(images), -1) @ weights + offset, 0.0)
+
+
+def measure(run: runs.Run, options: Options, table: Measurements) -> dict[str, dict[int, tuple[float, float]]]:
+    """{sampler: {evaluations: (Frechet distance, bits/dim or NaN)}}."""
+    data: Any = run.experiment.data
+    test, labels = load_split(data, "test")
+    features = train_features(*load_split(data, "train"))
+    train_moments = moments(features(load_split(data, "train")[0]))
+    table.get("test split, Frechet distance", lambda: frechet_distance(moments(features(test)), train_moments))
+    flow = table.get("flow, bits/dim", lambda: flow_bits(run, test, labels))
+
+    results = {}
+    for row in rows(run.experiment.variance):
+        results[row.name] = {}
+        for evaluations in EVALUATIONS:
+            sampler = row.at(evaluations)
+            name = f"{row.name}, {evaluations} evaluations"
+            distance = table.get(
+                f"{name}, Frechet distance of {options.num_images}",
+                lambda s=sampler, v=row.variance: distance_of(run, s, v, options.num_images, features, train_moments),
+            )
+            bits = flow if row.flow else math.nan
+            if row.variance is not None:
+                steps, variance = evaluations, row.variance
+                bits = table.get(
+                    f"{name}, bits/dim",
+                    lambda k=steps, v=variance: float(chain_bound(run, test, labels, k, v).bits_per_dim.mean()),
+                )
+            results[row.name][evaluations] = distance, bits
+    return results
+
+
+def distance_of(
+    run: runs.Run, sampler: Sampler, variance: Variance | None, n: int, features: Any, reference: Moments
+) -> float:
+    """The Frechet distance of n images drawn by the sampler."""
+    if variance is not None:
+        run = replace(run, experiment=replace(run.experiment, variance=variance))
+    return frechet_distance(moments(features(run.sample(jax.random.key(SEED), n, sampler=sampler))), reference)
+
+
+def network(run: runs.Run, labels: np.ndarray) -> Any:
+    """predict(z_t, t) for examples with these labels."""
+    conditional = getattr(run.experiment.net, "num_classes", None) is not None
+    return runs.bind(run.experiment, run.params, labels if conditional else None)
+
+
+def chain_bound(run: runs.Run, x: np.ndarray, labels: np.ndarray, num_steps: int, variance: Variance) -> Bound:
+    """The bound of the chain with that many steps."""
+    options = {"target": run.experiment.target, "clip": run.experiment.clip}
+    predict, key = network(run, labels), jax.random.key(SEED)
+    return bound(key, predict, run.schedule, x, num_steps=num_steps, variance=variance, **options)
+
+
+def flow_bits(run: runs.Run, x: np.ndarray, labels: np.ndarray) -> float:
+    """Bits/dim of the probability flow."""
+    options = {"target": run.experiment.target, "variance": run.experiment.variance}
+    flow = log_likelihood(jax.random.key(SEED), network(run, labels), run.schedule, x, tolerance=1e-4, **options)
+    return float(flow.bits_per_dim.mean())
+
+
+def print_table(results: dict[str, dict[int, tuple[float, float]]], table: Measurements) -> None:
+    """The table in Markdown."""
+    print("| sampler | " + " | ".join(map(str, EVALUATIONS)) + " |")
+    print("|---|" + "---|" * len(EVALUATIONS))
+    for name, row in results.items():
+        cells = [f"{d:.2f}" + ("" if math.isnan(bits) else f" · {bits:.2f}") for d, bits in row.values()]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    test, flow = table.values["test split, Frechet distance"], table.values["flow, bits/dim"]
+    print(f"\nFrechet distance · bits/dim.  Test split: {test:.2f}.  Flow: {flow:.2f} bits/dim.")
+
+
+def draw_figure(
+    path: Path, results: dict[str, dict[int, tuple[float, float]]], table: Measurements, progress: Bound
+) -> None:
+    """Frechet distance and bits/dim against evaluations, and the rate-distortion curve of progressive coding."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.use("Agg")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    for name, row in results.items():
+        left.plot(EVALUATIONS, [d for d, _ in row.values()], "o-", label=name, markersize=4)
+        bits = [b for _, b in row.values()]
+        if "ancestral" in name:
+            middle.plot(EVALUATIONS, bits, "o-", label=name, markersize=4)
+    left.axhline(table.values["test split, Frechet distance"], color="grey", ls="--", label="test split")
+    left.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Frechet distance to the training split")
+    left.legend(fontsize=8)
+    middle.axhline(table.values["flow, bits/dim"], color="grey", ls="--", label="probability flow")
+    middle.set(xscale="log", xlabel="network evaluations", ylabel="bits/dim of the test split")
+    middle.legend(fontsize=8)
+    rate, distortion = progress.rate_distortion()
+    right.plot(rate, distortion)
+    right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE, scale 0 to 255)", title="progressive coding")
+    for axes in (left, middle, right):
+        axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=90)
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    options = tyro.cli(Options, description=__doc__)
+    set_up_jax()
+    run = ddpm_jax.load_run(options.run)
+    table = Measurements(options.run / "samplers.json")
+    results = measure(run, options, table)
+    print_table(results, table)
+    test, labels = load_split(run.experiment.data, "test")
+    progress = chain_bound(run, test, labels, run.schedule.num_steps, run.experiment.variance)
+    draw_figure(options.figure, results, table, progress)
+
+
+if __name__ == "__main__":
+    main()

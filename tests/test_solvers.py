@@ -1,0 +1,253 @@
+"""The samplers as solvers: their orders of convergence, their distributions, and an independent implementation.
+
+The data are a mixture of two normals on the line, whose exact denoiser is known.  The probability flow carries
+quantiles, so that its solution is known, too: P(z_t at time t is below z_t) is the same at all times.
+"""
+
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+
+from ddpm_jax.arrays import lookup
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.grids import Karras, LogSnr, Quadratic
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler, invert, sample
+from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule
+from ddpm_jax.targets import X
+from ddpm_jax.variance import FixedLarge, FixedSmall
+
+WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.2, 0.3])
+
+
+def mixture_x(schedule: NoiseSchedule, z_t, t):
+    """E[x | z_t] for data from the mixture, each element of z_t for itself."""
+    signal, noise_var = (lookup(table, t, z_t)[..., None] for table in (schedule.signal, schedule.noise_var))
+    var = signal**2 * STDS**2 + noise_var
+    residual = z_t[..., None] - signal * MEANS
+    logits = jnp.log(WEIGHTS) - 0.5 * residual**2 / var - 0.5 * jnp.log(var)
+    return (jax.nn.softmax(logits, axis=-1) * (MEANS + signal * STDS**2 / var * residual)).sum(-1)
+
+
+def exact(schedule: NoiseSchedule):
+    """predict(z_t, t) = E[x | z_t]; a pytree, so that what was compiled for one schedule serves another."""
+    return jax.tree_util.Partial(mixture_x, schedule)
+
+
+def mixture_cdf(z, signal: float = 1.0, noise_var: float = 0.0):
+    """P(z_t < z), at t = 0 that of the data."""
+    stds = np.sqrt(signal**2 * STDS**2 + noise_var)
+    return (WEIGHTS * scipy.stats.norm.cdf(np.asarray(z, np.float64)[..., None], signal * MEANS, stds)).sum(-1)
+
+
+def flow(schedule: NoiseSchedule, z_t: np.ndarray, t: int) -> np.ndarray:
+    """The x to which the probability flow carries each z_t, in float64."""
+    below = mixture_cdf(z_t, float(schedule.signal[t]), float(schedule.noise_var[t]))
+    return np.array([scipy.optimize.brentq(lambda x, p=p: mixture_cdf(x) - p, -5, 5, xtol=1e-12) for p in below])
+
+
+@pytest.fixture(scope="module")
+def fine():
+    """A chain so long that rounding a grid to its timesteps does not matter."""
+    return Cosine(num_steps=20_000).build()
+
+
+STARTS = scipy.stats.norm.ppf((np.arange(16) + 0.5) / 16).astype(np.float32)
+
+
+def run(schedule: NoiseSchedule, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
+    """(x, the x of the exact flow) from each of STARTS."""
+    t = int(sampler.times(schedule)[0])
+    x = sample(
+        jax.random.key(0), exact(schedule), schedule, sampler, STARTS.shape, target=X(), clip=False, start=(STARTS, t)
+    )
+    return np.asarray(x, np.float64), flow(schedule, STARTS, t)
+
+
+@pytest.mark.parametrize(
+    ("solver", "counts", "order", "tolerance"),
+    [
+        (Ddim, (16, 32, 64), 1.0, 0.15),
+        (partial(DpmSolver, grid=Karras()), (32, 64, 96), 2.0, 0.25),
+        (partial(DpmSolver, grid=LogSnr()), (32, 64, 96), 2.0, 0.25),
+        (Heun, (32, 64, 96), 2.0, 0.25),
+    ],
+    ids=["ddim", "dpm-karras", "dpm-log-snr", "heun"],
+)
+def test_the_order_of_convergence(fine, solver, counts, order, tolerance):
+    """The slope of log error over log steps; the errors fall from 1e-1 to 1e-3, far above those of float32."""
+    errors = [np.abs(np.subtract(*run(fine, solver(num_steps=count)))).mean() for count in counts]
+    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    print(f"errors {errors}, order {slope:.2f}")
+    assert errors[-1] > 1e-4
+    assert abs(slope - order) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("sampler", "variance"),
+    [
+        (Ancestral(), FixedSmall()),
+        (Ancestral(), FixedLarge()),
+        (Ddim(num_steps=200), FixedSmall()),
+        (Ddim(num_steps=200, eta=0.5), FixedSmall()),
+        (DpmSolver(num_steps=50, grid=Quadratic()), FixedSmall()),
+        (DpmSolver(num_steps=100, grid=Quadratic(), sde=True), FixedSmall()),
+        (Heun(num_steps=50), FixedSmall()),
+    ],
+    ids=["small", "large", "ddim", "ddim-eta", "dpm", "dpm-sde", "heun"],
+)
+def test_samples_of_a_mixture_are_distributed_as_the_mixture(sampler, variance):
+    schedule, options = Cosine(num_steps=500).build(), {"target": X(), "clip": False}
+    x = sample(jax.random.key(0), exact(schedule), schedule, sampler, (20, 200), variance=variance, **options)
+    result = scipy.stats.kstest(np.asarray(x, np.float64).ravel(), mixture_cdf)
+    print(f"distance {result.statistic:.4f}, p {result.pvalue:.3f}")
+    assert result.pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [
+        (Ancestral(num_steps=5), 5),
+        (Ddim(num_steps=5), 5),
+        (DpmSolver(num_steps=5), 5),
+        (Heun(num_steps=5), 9),
+        (Heun(num_steps=1), 1),
+        (Heun(num_steps=None), 79),
+    ],
+    ids=repr,
+)
+def test_the_network_is_evaluated_as_often_as_the_sampler_says(sampler, count):
+    """Heun's method evaluates it twice in each step but the last.  A chain begun later leaves steps out."""
+    schedule, calls = Cosine(num_steps=40).build(), []
+
+    def predict(z_t, t):
+        jax.debug.callback(lambda t: calls.append(int(t[0])), t)
+        return jnp.tanh(z_t)
+
+    times = sampler.times(schedule)
+    start = None if sampler.stochastic else (jnp.ones(3), int(times[0]))
+    jax.block_until_ready(sample(jax.random.key(0), predict, schedule, sampler, (3,), start=start))
+    jax.effects_barrier()
+    assert sampler.evaluations(schedule) == count
+    assert len(calls) == count
+    assert sorted(set(calls)) == sorted(times[:-1])
+
+
+@partial(jax.jit, static_argnames="sampler")
+def first_steps(sampler: Sampler, schedule: NoiseSchedule, t, earlier, noise):
+    """Each step of a chain from z = 0.3, as if it were the first: without a memory of others."""
+    decoder = Decoder.of(exact(schedule), schedule, X(), FixedSmall(), clip=False)
+    z, noise = jnp.full(t.shape, 0.3), jnp.full(t.shape, noise)
+    return sampler.step(decoder, decoder.denoise(z, t), z, t, earlier, noise, sampler.start(z))[0]
+
+
+def test_dpm_solver_without_its_memory_is_ddim_or_ancestral_sampling():
+    """Of first order, the form for the flow is DDIM, and that for the reverse-time SDE draws from the posterior."""
+    schedule = Cosine(num_steps=100).build()
+    times = Ddim(num_steps=30).times(schedule)
+    for noise in (0.0, 1.0):
+        args = (schedule, times[:-1], times[1:], noise)
+        np.testing.assert_allclose(first_steps(DpmSolver(), *args), first_steps(Ddim(), *args), atol=2e-5)
+        for same in (Ddim(eta=1.0), Ancestral()):
+            np.testing.assert_allclose(first_steps(DpmSolver(sde=True), *args), first_steps(same, *args), atol=2e-5)
+
+
+# From data to noise.
+
+
+def there_and_back(num_steps: int, iterations: int) -> float:
+    """The mean error of x that was inverted and sampled again."""
+    schedule, sampler = Cosine(num_steps=1000).build(), Ddim(num_steps=num_steps)
+    x = flow(schedule, STARTS, 1000).astype(np.float32)
+    z = invert(exact(schedule), schedule, sampler, x, iterations=iterations, target=X())
+    back = sample(
+        jax.random.key(0), exact(schedule), schedule, sampler, x.shape, target=X(), clip=False, start=(z, 1000)
+    )
+    return float(np.abs(back - x).mean())
+
+
+def test_inversion_is_of_first_order():
+    counts = (50, 100, 200)
+    errors = [there_and_back(count, 1) for count in counts]
+    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    print(f"errors {errors}, order {slope:.2f}")
+    assert abs(slope - 1) < 0.2
+
+
+def test_inversion_repeated_is_exact():
+    errors = [there_and_back(100, iterations) for iterations in (1, 2, 20)]
+    print(errors)
+    assert errors[0] > 3 * errors[1]
+    assert errors[2] < 2e-6
+
+
+def test_inversion_finds_the_noise_that_the_flow_came_from(fine):
+    x = flow(fine, STARTS, fine.num_steps).astype(np.float32)
+    z = invert(exact(fine), fine, Ddim(num_steps=1000), x, iterations=3, target=X())
+    np.testing.assert_allclose(z, STARTS, atol=0.02)
+
+
+@pytest.mark.parametrize("sampler", [Ddim(eta=0.5), Ancestral(), DpmSolver(), Heun()], ids=repr)
+def test_only_deterministic_ddim_is_inverted(fine, sampler):
+    with pytest.raises(ValueError, match=rf"sampler is {type(sampler).__name__}\(.* a Ddim with eta=0"):
+        invert(exact(fine), fine, sampler, STARTS)
+
+
+def test_inversion_takes_an_iteration_at_least(fine):
+    with pytest.raises(ValueError, match="iterations is 0; expected at least 1"):
+        invert(exact(fine), fine, Ddim(), STARTS, iterations=0)
+
+
+# diffusers.
+
+
+def load_script(name: str):
+    """The module scripts/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+load_script("diffusers_reference")  # whose recipe for numbers the other one imports
+reference = load_script("schedulers_reference")
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return reference.stored()
+
+
+def of_kind(case) -> str:
+    return case.name.partition(f"_{case.schedule}")[0].partition("_stride")[0]
+
+
+KINDS = sorted({of_kind(case) for case in reference.CASES.values()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samplers_compute_what_the_schedulers_of_diffusers_compute(stored, kind):
+    """The stored results, and how they were made: scripts/schedulers_reference.py."""
+    cases = {name: case for name, case in reference.CASES.items() if of_kind(case) == kind}
+    assert len(cases) >= 4
+    for name, case in cases.items():
+        assert stored[name].std() > 0.1
+        np.testing.assert_allclose(reference.ours(case), stored[name], rtol=1e-6, atol=1e-5, err_msg=name)
+
+
+def test_the_loop_runs_the_steps_that_diffusers_runs(stored):
+    """The same timesteps through `sample`, for a run without noise."""
+    (name, case) = next((name, case) for name, case in reference.CASES.items() if name.startswith("dpm_linear"))
+    schedule = Linear().build()
+    start = (reference.values(case, "z")[0], case.times[0])
+    predict = jax.tree_util.Partial(reference.model, schedule)
+    x = sample(jax.random.key(0), predict, schedule, case.sampler, reference.SHAPE, target=X(), clip=False, start=start)
+    np.testing.assert_allclose(x, stored[name][-1], atol=1e-5)

@@ -1,0 +1,222 @@
+"""The decoder's variance is that of the published code; the decoder reads a network's output as the papers do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpm_jax import variance
+from ddpm_jax.clipping import Clip, NoClipping
+from ddpm_jax.decoder import Decoder
+from ddpm_jax.forward import diffuse, posterior
+from ddpm_jax.grids import Given, Karras, Uniform
+from ddpm_jax.schedule import Betas, Cosine, Linear
+from ddpm_jax.targets import Eps, Mean, Prediction, Score, V, X
+from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
+
+# Compiled whole: run eagerly, every operation is compiled by itself.
+small, large, learned, lower, upper = map(
+    jax.jit, (FixedSmall().__call__, FixedLarge().__call__, LearnedRange().__call__, variance.lower, variance.upper)
+)
+
+
+def published(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(fixedsmall, fixedlarge) of the published code, which counts from 0, in float64."""
+    alpha_bar = np.cumprod(1 - betas)
+    alpha_bar_before = np.append(1.0, alpha_bar[:-1])
+    posterior_variance = betas * (1 - alpha_bar_before) / (1 - alpha_bar)
+    fixed_small = np.append(posterior_variance[1], posterior_variance[1:])
+    fixed_large = np.append(posterior_variance[1], betas[1:])
+    return fixed_small, fixed_large
+
+
+def test_the_whole_chain_has_the_published_variances(spec):
+    """FixedLarge is [posterior_var_2, beta_2, ..., beta_T], FixedSmall [posterior_var_2, posterior_var_2, ...]."""
+    schedule, t = spec.build(), np.arange(1, spec.num_steps + 1)
+    like = np.zeros(t.shape, np.float32)
+    for ours, theirs in zip((small, large), published(spec.betas()), strict=True):
+        np.testing.assert_allclose(ours(schedule, t, t - 1, like), theirs, rtol=2e-5)
+
+
+def test_a_strided_chain_has_the_published_variances_of_the_respaced_one(spec):
+    """With the betas 1 - alpha_bar_{t_k} / alpha_bar_{t_{k-1}} of a chain whose steps are all as long (2102.09672)."""
+    whole, schedule, like = (
+        np.cumprod(np.append(1.0, 1 - spec.betas())),
+        spec.build(),
+        np.zeros(spec.num_steps, np.float32),
+    )
+    for stride in (stride for stride in (2, 5, 100) if 2 * stride <= spec.num_steps):
+        times = np.arange(0, spec.num_steps + 1, stride)
+        alpha_bar, count = whole[times], len(times) - 1
+        t, s = (np.resize(ends, spec.num_steps) for ends in (times[1:], times[:-1]))  # one shape: one program
+        for ours, theirs in zip((small, large), published(1 - alpha_bar[1:] / alpha_bar[:-1]), strict=True):
+            np.testing.assert_allclose(ours(schedule, t, s, like)[:count], theirs, rtol=2e-5)
+
+
+def test_a_chain_of_one_step_has_the_variance_of_that_step():
+    schedule, like = Linear(num_steps=20).build(), np.zeros((3, 2), np.float32)
+    one_step = 1 - np.prod(1 - Linear(num_steps=20).betas())
+    for rule in (small, large):
+        np.testing.assert_allclose(rule(schedule, 20, 0, like), np.full((1, 1), one_step), rtol=1e-6)
+        np.testing.assert_allclose(rule(Betas((0.3,)).build(), 1, 0, like), np.full((1, 1), 0.3), rtol=1e-6)
+
+
+def test_no_chain_has_a_variance_of_0(spec):
+    """Any grid, any number of steps: positive, finite, and lower <= upper."""
+    schedule = spec.build()
+    for grid in (Uniform(), Karras(), Given((spec.num_steps, 1))):
+        counts = {None} if isinstance(grid, Given) else {1, 2, 3, spec.num_steps // 2, spec.num_steps}
+        for count in counts:
+            times = grid.times(schedule, count)
+            t, s = np.resize(times[:-1], spec.num_steps), np.resize(times[1:], spec.num_steps)  # one shape: one program
+            like = np.zeros(t.shape, np.float32)
+            least, most = np.asarray(lower(schedule, t, s, like)), np.asarray(upper(schedule, t, s, like))
+            assert np.all((least > 0) & (least <= 1) & (most > 0) & (most <= 1))
+            assert np.all(least <= most * (1 + 1e-6))
+
+
+def test_a_learned_variance_lies_between_the_ends_on_a_logarithmic_scale(spec):
+    schedule, t = spec.build(), np.arange(1, spec.num_steps + 1)
+    like = np.zeros(spec.num_steps, np.float32)
+    for s in (t - 1, t // 2):
+        ends = [np.asarray(end(schedule, t, s, like), np.float64) for end in (lower, upper)]
+        for share in (0.0, 0.5, 1.0, 0.3):
+            got = learned(schedule, t, s, like, np.full_like(like, share))
+            np.testing.assert_allclose(got, ends[0] ** (1 - share) * ends[1] ** share, rtol=2e-6)
+
+
+def test_the_learned_ends_are_the_published_ones():
+    """log of [posterior_var_2, posterior_var_2, ...] and of beta_1, beta_2, ...: the published code's two tables."""
+    spec = Linear()
+    schedule, t = spec.build(), np.arange(1, 1001)
+    like = np.zeros(t.shape, np.float32)
+    ends = published(spec.betas())[0], spec.betas()
+    for share, end in zip((0.0, 1.0), ends, strict=True):
+        np.testing.assert_allclose(learned(schedule, t, t - 1, like, np.full_like(like, share)), end, rtol=2e-5)
+
+
+def test_the_variance_is_shaped_to_broadcast_against_images():
+    schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 4, 4, 2), np.float32)
+    each = np.array([1, 5, 8])
+    for rule in (small, large):
+        assert rule(schedule, each, each - 1, z_t).shape == (3, 1, 1, 1)
+        assert rule(schedule, 5, 4, z_t).shape == (1, 1, 1, 1)
+        one_by_one = [float(rule(schedule, t, t - 1, z_t)[0, 0, 0, 0]) for t in each]
+        np.testing.assert_allclose(rule(schedule, each, each - 1, z_t)[:, 0, 0, 0], one_by_one, rtol=1e-6)
+    assert learned(schedule, each, each - 1, z_t, z_t).shape == z_t.shape
+
+
+def test_the_variance_has_finite_gradients():
+    """Also where a batch mixes the last step with the others, and at shares that no network should give."""
+    schedule, t = Cosine(num_steps=8).build(), np.arange(1, 9)
+    like = np.zeros((8, 2), np.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(share):
+        return jnp.log(LearnedRange()(schedule, t, t - 1, like, share)).sum()
+
+    ends = [np.log(np.asarray(end(schedule, t, t - 1, like), np.float64)) for end in (lower, upper)]
+    for share in (-0.5, 0.0, 0.7, 1.5):
+        got = gradient(jnp.full(like.shape, share))
+        np.testing.assert_allclose(got, np.broadcast_to(ends[1] - ends[0], like.shape), rtol=1e-4, atol=1e-6)
+
+
+def test_a_learned_variance_needs_the_share():
+    schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 2), np.float32)
+    with pytest.raises(ValueError, match="share is None; LearnedRange expects the network's share"):
+        LearnedRange()(schedule, 3, 2, z_t)
+
+
+# The decoder.
+
+TARGETS = (Eps(), X(), V(), Mean(), Score())
+
+
+def normals(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return Cosine(num_steps=8).build()
+
+
+def test_the_second_half_of_the_channels_is_the_spread(schedule):
+    """-1 is the lower end and +1 the upper one, for the samples' std."""
+    x, eps = normals(2, 8, 3, 2)
+    t = np.arange(1, 9)
+    z_t = diffuse(schedule, x, t, eps)
+
+    @jax.jit
+    def normal(spread):
+        def predict(z_t, t):
+            return jnp.concatenate([0.3 * z_t, jnp.full_like(z_t, spread)], axis=-1)
+
+        decoder = Decoder.of(predict, schedule, Eps(), LearnedRange(), clip=False)
+        prediction = decoder.denoise(z_t, t)
+        return prediction, decoder.normal(prediction, z_t, t, t - 1)
+
+    ends = [np.asarray(end(schedule, t, t - 1, z_t)) for end in (lower, upper)]
+    for spread, var in ((-1.0, ends[0]), (1.0, ends[1]), (0.0, np.sqrt(ends[0] * ends[1]))):
+        prediction, p = normal(spread)
+        np.testing.assert_allclose(p.std, np.broadcast_to(np.sqrt(var), z_t.shape), rtol=2e-6)
+        np.testing.assert_allclose(prediction.eps, 0.3 * z_t, rtol=1e-6)
+        np.testing.assert_array_equal(prediction.share, (spread + 1) / 2)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_the_decoder_with_the_right_answer_is_the_posterior(schedule, target):
+    """Its mean for any s < t; its variance, where s > 0, with FixedSmall."""
+    x, eps = normals(2, 8, 3)
+    t = np.arange(1, 9)
+    z_t = diffuse(schedule, x, t, eps)
+
+    @jax.jit
+    def both(s):
+        decoder = Decoder.of(lambda z_t, t: target.encode(schedule, x, eps, t), schedule, target, FixedSmall(), False)
+        return decoder.normal(decoder.denoise(z_t, t), z_t, t, s), posterior(schedule, z_t, x, t, s)
+
+    for s in (t - 1, t // 2):
+        p, q = both(s)
+        np.testing.assert_allclose(p.mean, q.mean, rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(p.std[s > 0], q.std[s > 0], rtol=1e-6)
+        assert np.all(np.asarray(p.std) > 0)
+
+
+def test_a_clipped_x_has_the_noise_that_leads_from_it_to_z(schedule):
+    """x and eps of a prediction always make z_t; where x was inside already nothing changes."""
+    x, eps = normals(2, 8, 3)
+    t = np.arange(1, 9)
+    z_t = np.asarray(diffuse(schedule, x, t, eps))
+    inside, endless = Clip(-0.5, 0.25), (-np.inf, np.inf)
+    for clip, ends in ((True, (-1, 1)), (inside, (-0.5, 0.25)), (False, endless), (NoClipping(), endless)):
+        decoder = Decoder.of(lambda z_t, t: 0.8 * z_t, schedule, X(), FixedSmall(), clip)
+        prediction = jax.jit(decoder.denoise)(z_t, t)
+        np.testing.assert_allclose(prediction.x, np.clip(0.8 * z_t, *ends), rtol=1e-6)
+        np.testing.assert_allclose(diffuse(schedule, prediction.x, t, prediction.eps), z_t, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "predict", "message"),
+    [
+        (
+            FixedSmall(),
+            lambda z, t: jnp.tile(z, 2),
+            r"returned shape \(3, 4\) for data of shape \(3, 2\); they must be",
+        ),
+        (LearnedRange(), lambda z, t: z, r"\(3, 2\); LearnedRange takes \(3, 4\) \(a network with out_multiplier=2\)"),
+        (LearnedRange(), lambda z, t: jnp.tile(z, 3), r"returned shape \(3, 6\) for data of shape \(3, 2\)"),
+    ],
+)
+def test_an_output_of_another_shape_is_an_error(schedule, rule, predict, message):
+    with pytest.raises(ValueError, match=message):
+        Decoder.of(predict, schedule, Eps(), rule, True).denoise(np.zeros((3, 2), np.float32), 3)
+
+
+def test_it_is_float32_whatever_the_network_returns(schedule):
+    z_t = normals(8, 2)
+    decoder = Decoder.of(lambda z, t: jnp.tile(z, 2).astype(jnp.bfloat16), schedule, V(), LearnedRange(), True)
+    prediction = decoder.denoise(z_t, np.arange(1, 9))
+    assert isinstance(prediction, Prediction)
+    assert {value.dtype for value in prediction} == {np.dtype(np.float32)}
