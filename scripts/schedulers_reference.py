@@ -27,7 +27,7 @@ from diffusers_reference import numbers
 from ddpm_jax.arrays import lookup
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.grids import Given
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Sampler
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Moment, Sampler
 from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule, ScheduleSpec
 from ddpm_jax.targets import Eps, Target, V, X
 from ddpm_jax.variance import FixedLarge, FixedSmall, Variance
@@ -135,7 +135,7 @@ def _step(
 ) -> jax.Array:
     t, s, z, output, noise = arrays
     decoder = Decoder.of(lambda z_t, t: output, schedule, target, variance, clip)
-    return sampler.step(decoder, decoder.denoise(z, t), z, t, s, noise, sampler.start(z))[0]
+    return sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 _steps = jax.jit(_step, static_argnums=(0, 1, 2, 3))
@@ -155,7 +155,7 @@ def _scan(sde: bool, schedule: NoiseSchedule, z: Any, begins: Any, ends: Any, no
     def step(carry: Any, item: Any) -> Any:
         (z, memory), (t, s, noise) = carry, item
         t, s = (jnp.full(len(z), time) for time in (t, s))
-        z, memory = sampler.step(decoder, decoder.denoise(z, t), z, t, s, noise, memory)
+        z, memory = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noise), memory)
         return (z, memory), z
 
     return jax.lax.scan(step, (z, sampler.start(z)), (begins, ends, noises))[1]

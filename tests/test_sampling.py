@@ -10,7 +10,7 @@ import pytest
 from ddpm_jax.arrays import lookup
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse, posterior
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler, sample, sample_path
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Moment, Sampler, sample, sample_path
 from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule, ScheduleSpec
 from ddpm_jax.targets import X
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance, upper
@@ -48,7 +48,7 @@ def grid(sampler: Sampler, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndar
 def step_at(sampler: Sampler, variance: Variance, schedule: NoiseSchedule, t, earlier, z, noise):
     """One step from each z, with the exact denoiser and without a memory of steps before."""
     decoder = Decoder.of(exact(schedule), schedule, X(), variance, clip=False)
-    return sampler.step(decoder, decoder.denoise(z, t), z, t, earlier, noise, sampler.start(z))[0]
+    return sampler.step(decoder, Moment(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 def all_steps(

@@ -19,7 +19,7 @@ import scipy.stats
 from ddpm_jax.arrays import lookup
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.grids import Karras, LogSnr, Quadratic
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler, invert, sample
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Moment, Sampler, invert, sample
 from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule
 from ddpm_jax.targets import X
 from ddpm_jax.variance import FixedLarge, FixedSmall
@@ -145,7 +145,7 @@ def first_steps(sampler: Sampler, schedule: NoiseSchedule, t, earlier, noise):
     """Each step of a chain from z = 0.3, as if it were the first: without a memory of others."""
     decoder = Decoder.of(exact(schedule), schedule, X(), FixedSmall(), clip=False)
     z, noise = jnp.full(t.shape, 0.3), jnp.full(t.shape, noise)
-    return sampler.step(decoder, decoder.denoise(z, t), z, t, earlier, noise, sampler.start(z))[0]
+    return sampler.step(decoder, Moment(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 def test_dpm_solver_without_its_memory_is_ddim_or_ancestral_sampling():

@@ -12,8 +12,8 @@ from ddpm_jax.sampling.heun import Heun
 from ddpm_jax.sampling.inpaint import inpaint
 from ddpm_jax.sampling.interpolate import interpolate
 from ddpm_jax.sampling.invert import invert
-from ddpm_jax.sampling.sampler import Path, Sampler, sample, sample_path
+from ddpm_jax.sampling.sampler import Moment, Path, Sampler, sample, sample_path
 
-__all__ = ["Ancestral", "Ddim", "DpmSolver", "Heun", "Sampler"]
+__all__ = ["Ancestral", "Ddim", "DpmSolver", "Heun", "Moment", "Sampler"]
 __all__ += ["Given", "Grid", "Karras", "LogSnr", "Quadratic", "Uniform"]
 __all__ += ["Path", "inpaint", "interpolate", "invert", "sample", "sample_path"]

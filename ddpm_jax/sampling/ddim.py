@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, lookup
+from ddpm_jax.arrays import lookup
 from ddpm_jax.check import require
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import posterior_weights
-from ddpm_jax.sampling.sampler import Sampler
-from ddpm_jax.targets import Prediction
+from ddpm_jax.sampling.sampler import Moment, Sampler
 
 
 @dataclass(frozen=True)
@@ -37,17 +36,9 @@ class Ddim(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def step(
-        self,
-        decoder: Decoder,
-        prediction: Prediction,
-        z_t: Batch,
-        t: Int[Array, " batch"],
-        earlier: Int[Array, " batch"],
-        noise: Batch,
-        memory: Any,
-    ) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        z_t, t, earlier, (x, eps, _), noise = now
         schedule = decoder.schedule
         var = self.eta**2 * posterior_weights(schedule, t, earlier, z_t)[2]
-        direction = jnp.sqrt(jnp.maximum(lookup(schedule.noise_var, earlier, z_t) - var, 0.0)) * prediction.eps
-        return lookup(schedule.signal, earlier, z_t) * prediction.x + direction + jnp.sqrt(var) * noise, memory
+        direction = jnp.sqrt(jnp.maximum(lookup(schedule.noise_var, earlier, z_t) - var, 0.0)) * eps
+        return lookup(schedule.signal, earlier, z_t) * x + direction + jnp.sqrt(var) * noise, memory

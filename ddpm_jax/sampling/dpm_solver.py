@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, lookup
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import posterior
-from ddpm_jax.sampling.sampler import Sampler
-from ddpm_jax.targets import Prediction
+from ddpm_jax.sampling.sampler import Moment, Sampler
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,9 @@ class DpmSolver(Sampler):
         # An infinitely long step before the first: the line through both predictions is then level.
         return jnp.zeros_like(z), jnp.full(z.shape[:1], jnp.inf)
 
-    def step(
-        self,
-        decoder: Decoder,
-        prediction: Prediction,
-        z_t: Batch,
-        t: Int[Array, " batch"],
-        earlier: Int[Array, " batch"],
-        noise: Batch,
-        memory: Any,
-    ) -> tuple[Float[Array, "batch *dims"], Any]:
-        schedule, x = decoder.schedule, prediction.x
+    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        z_t, t, earlier, (x, _, _), noise = now
+        schedule = decoder.schedule
         x_before, length_before = memory
         last = earlier == 0
         log_snr_s = jnp.log(jnp.where(last, schedule.snr[t], schedule.snr[earlier]))

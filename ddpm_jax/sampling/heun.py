@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, lookup
+from ddpm_jax.arrays import lookup
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.grids import Grid, Karras
-from ddpm_jax.sampling.sampler import Sampler
-from ddpm_jax.targets import Prediction
+from ddpm_jax.sampling.sampler import Moment, Sampler
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,16 @@ class Heun(Sampler):
     def stochastic(self) -> bool:
         return False
 
-    def step(
-        self,
-        decoder: Decoder,
-        prediction: Prediction,
-        z_t: Batch,
-        t: Int[Array, " batch"],
-        earlier: Int[Array, " batch"],
-        noise: Batch,
-        memory: Any,
-    ) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        z_t, t, earlier, (x, eps, _), _ = now
         schedule = decoder.schedule
         signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
         noise_t, noise_s = (lookup(schedule.noise, time, z_t) for time in (t, earlier))
-        euler = signal_s * prediction.x + noise_s * prediction.eps
+        euler = signal_s * x + noise_s * eps
 
         def corrected() -> Array:
-            eps = decoder.denoise(euler, jnp.maximum(earlier, 1)).eps
-            heun = euler + 0.5 * (noise_s - signal_s * noise_t / signal_t) * (eps - prediction.eps)
+            eps_there = decoder.denoise(euler, jnp.maximum(earlier, 1)).eps
+            heun = euler + 0.5 * (noise_s - signal_s * noise_t / signal_t) * (eps_there - eps)
             return jnp.where(noise_s > 0, heun, euler)
 
         return jax.lax.cond(jnp.any(earlier > 0), corrected, lambda: euler), memory

@@ -19,7 +19,7 @@ from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse, step_var
-from ddpm_jax.sampling.sampler import Sampler
+from ddpm_jax.sampling.sampler import Moment, Sampler
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.variance import FixedSmall, Variance
@@ -86,7 +86,7 @@ def _inpaint(
         return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), x.shape[1:]))(keys)
 
     def down(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        unknown, _ = sampler.step(decoder, decoder.denoise(z, t), z, t, s, noises[0], ())
+        unknown, _ = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noises[0]), ())
         return jnp.where(mask, diffuse(schedule, x, s, noises[1]), unknown)
 
     def up(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:

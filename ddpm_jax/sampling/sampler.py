@@ -8,7 +8,7 @@ timestep: image i depends on (key, i) only, whatever the batch.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.struct
 import jax
@@ -25,6 +25,18 @@ from ddpm_jax.grids import Grid, Uniform, tail
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
 from ddpm_jax.variance import FixedSmall, Variance
+
+
+class Moment(NamedTuple):
+    """Where a sampler stands, and where it is to go: from t to earlier < t, each [batch]."""
+
+    z_t: Float[Array, "batch *dims"]
+    t: Int[Array, " batch"]
+    earlier: Int[Array, " batch"]
+    prediction: Prediction
+    """decoder.denoise(z_t, t)."""
+    noise: Float[Array, "batch *dims"]
+    """~ N(0, I); zeros where the sampler is not `stochastic`."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +69,8 @@ class Sampler:
         """What the first step is given as `memory`: any pytree of arrays (multistep methods keep one)."""
         return ()
 
-    def step(
-        self,
-        decoder: Decoder,
-        prediction: Prediction,
-        z_t: Batch,
-        t: Int[Array, " batch"],
-        earlier: Int[Array, " batch"],
-        noise: Batch,
-        memory: Any,
-    ) -> tuple[Float[Array, "batch *dims"], Any]:
-        """z at the time `earlier` < t, and the memory for the next step.
-
-        prediction: decoder.denoise(z_t, t).  noise ~ N(0, I), shaped like z_t (zeros if not `stochastic`).
-        """
+    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        """z at the time `now.earlier`, and the memory for the next step."""
         raise NotImplementedError
 
 
@@ -142,9 +142,9 @@ def sample_path(
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     z, times = _begin(schedule, sampler, shape, start)
     require("of", of, of in ("z", "x"), '"z" or "x"')
-    moments = len(times) if of == "z" else len(times) - 1
-    require("frames", frames, 2 <= frames <= moments, f"2 to {moments}, as the sampler takes {len(times) - 1} steps")
-    chosen = np.rint(np.linspace(0, moments - 1, frames)).astype(np.int32)
+    places = len(times) if of == "z" else len(times) - 1
+    require("frames", frames, 2 <= frames <= places, f"2 to {places}, as the sampler takes {len(times) - 1} steps")
+    chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
     options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding, "of": of}
     x, path = _run(key, decoder, first_index, z, times, chosen, **options)
     return Path(x, jnp.asarray(times[chosen]), path)
@@ -180,29 +180,29 @@ def _run(
     sharding: NamedSharding | None,
     of: str = "z",
 ) -> tuple[Array, Array]:
-    """(x, frames): the loop.  chosen: the moments that are kept, [frames], falling in t; () for none."""
+    """(x, frames): the loop.  chosen: the places among the times that are kept, [frames]; () for none."""
     keys = example_keys(key, first_index, shape[0])
     count = len(chosen)
 
     def normal(t: Any) -> Array:
         return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, t), shape[1:]))(keys)
 
-    def keep(frames: Array, moment: Any, value: Array) -> Array:
+    def keep(frames: Array, place: Any, value: Array) -> Array:
         if not count:
             return frames
-        slot = jnp.searchsorted(chosen, moment)
-        slot = jnp.where(chosen[jnp.minimum(slot, count - 1)] == moment, slot, count)
-        return frames.at[slot].set(value, mode="drop")  # a moment that was not chosen has the slot after the last
+        slot = jnp.searchsorted(chosen, place)
+        slot = jnp.where(chosen[jnp.minimum(slot, count - 1)] == place, slot, count)
+        return frames.at[slot].set(value, mode="drop")  # a place that was not chosen has the slot after the last
 
     def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array]) -> tuple[Any, None]:
         z, memory, frames = carry
-        moment, t, earlier = item
+        place, t, earlier = item
         noise = normal(t) if sampler.stochastic else jnp.zeros_like(z)
         t, earlier = (jnp.full(shape[:1], time) for time in (t, earlier))
-        prediction = decoder.denoise(z, t)
-        frames = keep(frames, moment, prediction.x) if of == "x" else frames
-        z, memory = sampler.step(decoder, prediction, z, t, earlier, noise, memory)
-        frames = keep(frames, moment + 1, z) if of == "z" else frames
+        now = Moment(z, t, earlier, decoder.denoise(z, t), noise)
+        frames = keep(frames, place, now.prediction.x) if of == "x" else frames
+        z, memory = sampler.step(decoder, now, memory)
+        frames = keep(frames, place + 1, z) if of == "z" else frames
         return (z, memory, frames), None
 
     times, chosen = jnp.asarray(times), jnp.asarray(chosen)
@@ -212,6 +212,6 @@ def _run(
     assert z is not None
     frames = jnp.zeros((count, *shape))
     frames = keep(frames, 0, z) if of == "z" else frames
-    moments = jnp.arange(len(times) - 1)
-    (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), (moments, times[:-1], times[1:]))
+    places = jnp.arange(len(times) - 1)
+    (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), (places, times[:-1], times[1:]))
     return x, frames
