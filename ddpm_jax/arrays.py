@@ -18,7 +18,7 @@ import jax.core
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
 type_of_array = jax.Array | np.ndarray
 
@@ -40,9 +40,29 @@ def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcasta
 
     A scalar t gives [1, ..., 1]; a real t interpolates between the entries.
     """
+    if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+        check_timesteps(t, 0, len(table) - 1)
     t = jnp.asarray(t)
-    values = curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else table[t]
+    if t.shape not in ((), like.shape[:1]):
+        raise ValueError(f"t has shape {t.shape}; expected () or {like.shape[:1]}, one for each example")
+    return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else table[t], like)
+
+
+def per_example(values: Any, like: Batch) -> Shaped[Array, "..."]:
+    """One value for each example, or one for all, shaped [batch, 1, ..., 1] to broadcast against `like`."""
+    values = jnp.asarray(values)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def root(var: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root, with slope 0 instead of infinity at 0: a variance that is exactly 0 stays so."""
+    return jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
+
+
+def check_data(x: Any) -> None:
+    """Raise ValueError where data are whole numbers, such as the pixels of an image file."""
+    if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
+        raise ValueError(f"x has dtype {x.dtype}; expected floats in [-1, 1]: data.images.to_unit makes them")
 
 
 def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -71,7 +91,7 @@ def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> Non
         return
     values = np.asarray(t)
     if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{name} has dtype {values.dtype}; timesteps are integers in {first}..{last}")
+        raise ValueError(f"{name} has dtype {values.dtype}; expected integers in {first}..{last}")
     outside = values[(values < first) | (values > last)]
     if outside.size:
         raise ValueError(f"{name} = {outside.flat[0]} is outside {first}..{last}")
@@ -94,3 +114,8 @@ def example_keys(key: Key, first_index: Int[Array, ""] | int, batch: int) -> Key
     """
     indices = jnp.asarray(first_index, jnp.uint32) + jnp.arange(batch, dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def normals(keys: Keys, index: Int[Array, ""] | int, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
+    """eps ~ N(0, I) of `shape`, each example's from its own key and the index: float32."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape[1:], jnp.float32))(keys)

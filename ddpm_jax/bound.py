@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, check_timesteps, example_keys
-from ddpm_jax.check import require
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals
+from ddpm_jax.check import whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import diffuse, marginal, posterior_weights
+from ddpm_jax.forward import check_step, diffuse, marginal, posterior_weights
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.grids import Grid, Uniform
 from ddpm_jax.schedule import NoiseSchedule
@@ -96,7 +96,7 @@ def discretised_log_prob(normal: Normal, x: Batch, bins: int = PIXEL_LEVELS) -> 
     infinity for the first and the last (Ho et al. 2020, equation 13).  Accurate in the tails, where masses are
     far below what float32 can hold.
     """
-    require("bins", bins, bins >= 2, "at least 2")
+    whole("bins", bins, 2)
     half = 1.0 / (bins - 1)
     x = jnp.asarray(x)
     low = jnp.where(x <= -1 + half, -jnp.inf, (x - half - normal.mean) / normal.std)
@@ -170,7 +170,10 @@ def term(
     the paper's evaluation.  bins: the levels of the data; None for continuous data, where the last term is minus the
     log density.
     """
-    check_timesteps(t, 1, schedule.num_steps)
+    check_step(schedule, t, earlier)
+    x = jnp.asarray(x)
+    if eps.shape != x.shape:
+        raise ValueError(f"eps has shape {eps.shape}; expected that of x, {x.shape}")
     earlier = jnp.asarray(t) - 1 if earlier is None else earlier
     return _term(Decoder.of(predict, schedule, target, variance, clip), x, t, earlier, eps, bins)
 
@@ -214,7 +217,7 @@ def _bound(key: Key, decoder: Decoder, x: Array, times: Array, first_index: Any,
 
     def step(_: None, pair: tuple[Array, Array]) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
         t, earlier = pair
-        one = _term(decoder, x, t, earlier, _normal(keys, t, x.shape), bins)
+        one = _term(decoder, x, t, earlier, normals(keys, t, x.shape), bins)
         return None, (one.nats, one.x_mse, one.eps_mse)
 
     _, curves = jax.lax.scan(step, None, (times[:-1], times[1:]))
@@ -238,7 +241,7 @@ def estimate(
 
     The timesteps are stratified: term k draws its own from the k-th of `num_terms` equal parts of 1..T.
     """
-    require("num_terms", num_terms, num_terms >= 1, "at least 1")
+    whole("num_terms", num_terms, 1)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     return _estimate(key, decoder, jnp.asarray(x), first_index, num_terms=num_terms, bins=bins)
 
@@ -248,24 +251,19 @@ def _estimate(key: Key, decoder: Decoder, x: Array, first_index: Any, *, num_ter
     keys, num_steps = example_keys(key, first_index, len(x)), decoder.schedule.num_steps
 
     def step(total: Array, k: Array) -> tuple[Array, None]:
-        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k)))(keys)
+        u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (), jnp.float32))(keys)
         t = 1 + jnp.floor(num_steps * (k + u) / num_terms).astype(jnp.int32)
         t = jnp.minimum(t, num_steps)  # where rounding reaches the end
-        eps = _normal(keys, num_terms + k, x.shape)
+        eps = normals(keys, num_terms + k, x.shape)
         return total + _term(decoder, x, t, t - 1, eps, bins).nats, None
 
-    total, _ = jax.lax.scan(step, jnp.zeros(len(x)), jnp.arange(num_terms))
+    total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), jnp.arange(num_terms))
     return prior(decoder.schedule, x) + num_steps / num_terms * total
 
 
 def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:
     """Nats for each example as bits for each of its elements."""
     return nats / (math.prod(x.shape[1:]) * math.log(2))
-
-
-def _normal(keys: Array, index: Any, shape: tuple[int, ...]) -> Array:
-    """eps ~ N(0, I) of `shape`, for each example from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape[1:]))(keys)
 
 
 def _sum(values: Array) -> PerExample:

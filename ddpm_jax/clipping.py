@@ -68,4 +68,5 @@ def as_clipping(clip: bool | Clipping) -> Clipping:
     """True is `Clip()`, to [-1, 1]; False is `NoClipping()`."""
     if isinstance(clip, Clipping):
         return clip
+    require("clip", clip, isinstance(clip, bool), "True, False, or a Clipping such as DynamicThreshold()")
     return Clip() if clip else NoClipping()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Predict, Timesteps, as_pytree
+from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping, NoClipping, as_clipping
 from ddpm_jax.forward import noise_between, posterior_weights
 from ddpm_jax.gaussian import Normal
@@ -36,7 +37,15 @@ class Decoder:
     def of(
         cls, predict: Predict, schedule: NoiseSchedule, target: Target, variance: Variance, clip: bool | Clipping
     ) -> "Decoder":
-        """The decoder of any function predict(z_t, t)."""
+        """The decoder of any function predict(z_t, t).
+
+        Raises ValueError where a part is not what it must be.
+        """
+        require("predict", predict, callable(predict), "a function predict(z_t, t)")
+        is_built = isinstance(schedule, NoiseSchedule)
+        require("schedule", schedule, is_built, "a NoiseSchedule, such as Linear(num_steps=1000).build()")
+        require("target", target, isinstance(target, Target), "a Target, such as Eps()")
+        require("variance", variance, isinstance(variance, Variance), "a Variance, such as FixedSmall()")
         return cls(as_pytree(predict), schedule, target, variance, as_clipping(clip))
 
     def output(self, z_t: Batch, t: Timesteps) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."] | None]:
@@ -48,6 +57,8 @@ class Decoder:
         output, shape = jnp.asarray(self.predict(z_t, t), jnp.float32), tuple(z_t.shape)
         if not self.variance.learned:
             expected, why = shape, "they must be equal"
+            if output.shape == (*shape[:-1], 2 * shape[-1]):
+                why += ", unless the variance is LearnedRange(), which reads twice the channels"
         else:
             expected = (*shape[:-1], 2 * shape[-1])
             why = f"{type(self.variance).__name__} takes {expected} (a network with out_multiplier=2)"

@@ -15,7 +15,7 @@ import jax
 
 from ddpm_jax import specs
 from ddpm_jax.check import require
-from ddpm_jax.clipping import Clip, Clipping
+from ddpm_jax.clipping import Clip, Clipping, as_clipping
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.objective import Hybrid, Objective, SquaredError
 from ddpm_jax.sampling import Ancestral, Sampler
@@ -90,6 +90,7 @@ class Experiment:
     """Images in such a picture."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "clip", as_clipping(self.clip))
         for name, base in PARTS.items():
             part = getattr(self, name)
             require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Key, Timesteps, check_timesteps, lookup
+from ddpm_jax.arrays import Batch, Key, Timesteps, check_data, check_timesteps, lookup, per_example, root
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.schedule import NoiseSchedule
 
@@ -51,18 +51,22 @@ def transition(schedule: NoiseSchedule, z_prev: Batch, t: Timesteps) -> Normal:
 
 def marginal(schedule: NoiseSchedule, x: Batch, t: Timesteps) -> Normal:
     """q(z_t | x), all t steps at once; t in 0..T, where t = 0 gives x itself with std 0."""
+    check_data(x)
     check_timesteps(t, 0, schedule.num_steps)
     return Normal(mean=lookup(schedule.signal, t, x) * x, std=lookup(schedule.noise, t, x))
 
 
 def diffuse(schedule: NoiseSchedule, x: Batch, t: Timesteps, eps: Batch) -> Float[Array, "batch *dims"]:
     """z_t = signal_t x + noise_t eps, the draw from q(z_t | x) that the noise eps makes; t in 0..T."""
+    check_data(x)
     check_timesteps(t, 0, schedule.num_steps)
     return lookup(schedule.signal, t, x) * x + lookup(schedule.noise, t, x) * eps
 
 
 def noise_between(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps) -> Float[Array, "batch *dims"]:
     """eps = (z_t - signal_t x) / noise_t, the noise that leads from x to z_t; t in 1..T."""
+    if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+        check_timesteps(t, 1, schedule.num_steps)
     return (jnp.asarray(z_t) - lookup(schedule.signal, t, x) * x) / lookup(schedule.noise, t, x)
 
 
@@ -80,7 +84,7 @@ def step_var(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, l
     early = lookup(schedule.noise_var, earlier, like) < 0.5
     longer = jnp.where(early, rise, fall) / lookup(schedule.alpha_bar, earlier, like)
     adjacent = jnp.asarray(t) - earlier == 1
-    return jnp.where(adjacent.reshape(adjacent.shape + (1,) * (like.ndim - adjacent.ndim)), beta, longer)
+    return jnp.where(per_example(adjacent, like), beta, longer)
 
 
 def posterior_weights(
@@ -103,14 +107,20 @@ def posterior(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps, earli
 
     At s = 0 the std is exactly 0 and the mean is x.
     """
-    check_timesteps(t, 1, schedule.num_steps)
-    if earlier is not None:
-        check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
-        traced = any(isinstance(step, jax.core.Tracer) for step in (t, earlier))
-        if not traced and np.any(np.asarray(earlier) >= np.asarray(t)):
-            raise ValueError(f"earlier is {earlier} and t is {t}; earlier must be smaller than t")
+    check_step(schedule, t, earlier)
     a, b, var = posterior_weights(schedule, t, earlier, z_t)
-    return Normal(mean=a * z_t + b * x, std=jnp.sqrt(var))
+    return Normal(mean=a * z_t + b * x, std=root(var))
+
+
+def check_step(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None) -> None:
+    """Raise ValueError unless t lies in 1..T and earlier, where it is given, in 0..t-1."""
+    check_timesteps(t, 1, schedule.num_steps)
+    if earlier is None:
+        return
+    check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
+    traced = any(isinstance(step, jax.core.Tracer) for step in (t, earlier))
+    if not traced and np.any(np.asarray(earlier) >= np.asarray(t)):
+        raise ValueError(f"earlier is {earlier} and t is {t}; earlier must be smaller than t")
 
 
 def chain(key: Key, schedule: NoiseSchedule, x: Batch) -> Float[Array, "T batch *dims"]:

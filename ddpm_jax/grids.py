@@ -57,7 +57,7 @@ class Quadratic(Grid):
 
 @dataclass(frozen=True)
 class LogSnr(Grid):
-    """Even steps in the logarithm of snr, down to t = 1 (Lu et al. 2022, arXiv 2206.00927, section 3.4).
+    """Even steps in the logarithm of snr, down to t = 1 (Lu et al. 2022, arXiv 2206.00927).
 
     It begins at log_snr_min, where the chain has more noise than that, rather than at T: cosine schedules end at
     log snr = -20, and half of the steps would go where z_t is nothing but noise.
@@ -68,6 +68,7 @@ class LogSnr(Grid):
 
     def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
         log_snr = _log_snr(schedule)
+        require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
         first = min(max(self.log_snr_min, log_snr[-1]), log_snr[0])
         return _at(log_snr, np.linspace(first, log_snr[0], num_steps))
 
@@ -87,7 +88,7 @@ class Karras(Grid):
     """The first sigma; the chain's own at T where that is smaller."""
 
     def __post_init__(self) -> None:
-        require("rho", self.rho, self.rho > 0, "more than 0")
+        require("rho", self.rho, 0 < self.rho < np.inf, "more than 0, and finite")
         require("sigma_min", self.sigma_min, self.sigma_min > 0, "more than 0")
         require("sigma_max", self.sigma_max, self.sigma_max > self.sigma_min, f"more than sigma_min, {self.sigma_min}")
 
@@ -101,13 +102,19 @@ class Karras(Grid):
 
 @dataclass(frozen=True)
 class Given(Grid):
-    """Any timesteps, falling; the step to 0 that ends every chain may be left out."""
+    """Any timesteps, falling; the step to 0 that ends every chain may be left out.
+
+    They are as many as they are: the sampler's num_steps is None, or just that number.
+    """
 
     timesteps: Any
     """Whole numbers, falling, in 1..T (or 0 at the end); kept as a tuple."""
 
     def __post_init__(self) -> None:
-        times = np.asarray(self.timesteps)
+        try:
+            times = np.asarray(self.timesteps)
+        except ValueError:  # lists of different lengths
+            times = np.array(None)
         whole = times.ndim == 1 and times.size > 0 and np.issubdtype(times.dtype, np.integer)
         holds = whole and bool(np.all(np.diff(times) < 0) and times[-1] >= 0 and times[0] > 0)
         require("timesteps", self.timesteps, holds, "whole numbers, falling, none below 0")

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, as_pytree, lookup
+from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, as_pytree, lookup, per_example
 from ddpm_jax.check import require
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.schedule import NoiseSchedule
@@ -34,7 +34,6 @@ class Guided:
     null_predict: Any
     scale: Any
     interval: tuple[int, int] | None = flax.struct.field(pytree_node=False)
-    learned_variance: bool = flax.struct.field(pytree_node=False)
 
     def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
         """The guided output; where no t of the batch lies in the interval, the null network is not evaluated."""
@@ -46,11 +45,12 @@ class Guided:
 
         def mix() -> Array:
             null = self.null_predict(z_t, t)
-            if self.learned_variance:  # the second half of the channels, the variance, stays the conditional one
-                half = jnp.arange(null.shape[-1]) < null.shape[-1] // 2
-                null = jnp.where(half, null, conditional)
-            guided = null + self.scale * (conditional - null)
-            return jnp.where(inside.reshape(-1, *(1,) * (null.ndim - 1)), guided, conditional)
+            if null.shape != conditional.shape:
+                raise ValueError(f"null_predict returned shape {null.shape} and predict {conditional.shape}")
+            if null.shape != z_t.shape:  # twice the channels: the second half, the variance, stays the conditional one
+                null = jnp.where(jnp.arange(null.shape[-1]) < z_t.shape[-1], null, conditional)
+            guided = null + per_example(self.scale, z_t) * (conditional - null)
+            return jnp.where(per_example(inside, z_t), guided, conditional)
 
         if self.interval is None:
             return mix()
@@ -60,17 +60,16 @@ class Guided:
 def guided(
     predict: Predict,
     null_predict: Predict | None,
-    scale: Float[Array, "..."] | float,
+    scale: Float[Array, " batch"] | Float[Array, ""] | float,
     *,
     interval: tuple[int, int] | None = None,
-    variance: Variance = FixedSmall(),
 ) -> Guided:
     """Classifier-free guidance: null + scale (conditional - null), in the output's own terms.
 
-    predict, null_predict: the network with the labels, and with the null label.  scale: 1 is the conditional network,
-    0 the unconditional one, more than 1 stresses the label.  interval: (first, last), the timesteps that are guided;
-    the others follow `predict` alone (Kynkaanniemi et al. 2024, arXiv 2404.07724).  variance: where learned, it is the
-    conditional one.
+    predict, null_predict: the network with the labels, and with the null label.  scale: a number, or [batch]; 1 is
+    the conditional network, 0 the unconditional one, more than 1 stresses the label.  interval: (first, last), the
+    timesteps that are guided; the others follow `predict` alone (Kynkaanniemi et al. 2024, arXiv 2404.07724).  Where
+    the variance is learned, it is the conditional one.
 
     Raises ValueError without a null network.
     """
@@ -80,9 +79,10 @@ def guided(
             "labels=jnp.full(n, net.null_label)), which one trained with label_dropout > 0 has"
         )
     if interval is not None:
-        require("interval", interval, len(interval) == 2 and 0 <= interval[0] <= interval[1], "(first, last) timesteps")
-        interval = (int(interval[0]), int(interval[1]))
-    return Guided(as_pytree(predict), as_pytree(null_predict), scale, interval, variance.learned)
+        pair = isinstance(interval, tuple | list) and len(interval) == 2 and all(isinstance(t, int) for t in interval)
+        require("interval", interval, pair and 0 <= interval[0] <= interval[1], "(first, last), two timesteps")
+        interval = (interval[0], interval[1])
+    return Guided(as_pytree(predict), as_pytree(null_predict), jnp.asarray(scale, jnp.float32), interval)
 
 
 @flax.struct.dataclass(eq=False)
@@ -102,7 +102,7 @@ class Steered:
             return jnp.sum(self.log_likelihood(prediction.x)), (prediction.eps, share)
 
         gradient, (eps, share) = jax.grad(total, has_aux=True)(jnp.asarray(z_t))
-        eps = eps - self.scale * lookup(decoder.schedule.noise, t, z_t) * gradient
+        eps = eps - per_example(self.scale, z_t) * lookup(decoder.schedule.noise, t, z_t) * gradient
         x, eps, _ = Eps().decode(decoder.schedule, eps, z_t, t)
         output = decoder.target.encode(decoder.schedule, x, eps, t)
         return jnp.asarray(output) if share is None else jnp.concatenate([output, 2 * share - 1], axis=-1)
@@ -113,7 +113,7 @@ def steered(
     schedule: NoiseSchedule,
     log_likelihood: Callable[[Any], PerExample],
     *,
-    scale: Float[Array, "..."] | float = 1.0,
+    scale: Float[Array, " batch"] | Float[Array, ""] | float = 1.0,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
 ) -> Steered:
@@ -121,6 +121,7 @@ def steered(
 
     With log_likelihood(x) = log p(y | x) samples follow p(x | y) as far as p(y | z_t) is p(y | x predicted): exactly
     for a Gaussian x and a linear function, nearly so at small t.  One backward pass through the network a step.
+    scale: a number, or [batch].  Pass the same log_likelihood again and the compiled program is used again.
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
-    return Steered(decoder, as_pytree(log_likelihood), scale)
+    return Steered(decoder, as_pytree(log_likelihood), jnp.asarray(scale, jnp.float32))

@@ -8,7 +8,8 @@ both follow the smooth curves through their tables.)  The divergence is the trac
 with it for each element of x, or by Hutchinson's estimator, v . (Jacobian v) with E[v v^T] = I, at the cost of one.
 
 A network has not seen t < 1, so by default the flow ends there, at z_1, and x = z_1 / signal_1: what is measured is
-the density of data with noise of standard deviation noise_1 / signal_1, far less than a pixel's level.
+the model's density of data with noise of standard deviation noise_1 / signal_1, which is 0.010 for the linear and 0.006
+for the cosine schedule of 1000 steps, where an 8-bit level is 0.008 wide.
 Discrete data are given uniform noise of a level's width first; -log2 of the density at x + noise, minus log2 of
 the levels' number per unit, bounds the bits of the levels from above (Theis et al. 2016, arXiv 1511.01844).
 """
@@ -22,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, curve, example_keys, lookup
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, check_data, curve, example_keys, lookup
 from ddpm_jax.bound import PIXEL_LEVELS
-from ddpm_jax.check import require
+from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.schedule import NoiseSchedule
@@ -43,7 +44,7 @@ class Likelihood:
     latent: Float[Array, "batch *dims"]
     """z_T, the noise that the flow carries to x."""
     evaluations: Int[Array, ""]
-    """How often the network was evaluated."""
+    """How often the network was evaluated, products with its Jacobian included."""
 
 
 def velocity(decoder: Decoder, z: Batch, t: Float[Array, ""]) -> Float[Array, "batch *dims"]:
@@ -81,7 +82,10 @@ def log_likelihood(
     5(4), adaptive steps); where `max_steps` do not suffice, the numbers are NaN.
     """
     require("trace", trace, trace in ("hutchinson", "exact"), '"hutchinson" or "exact"')
-    require("bins", bins, bins is None or bins >= 2, "None or at least 2")
+    if bins is not None:
+        whole("bins", bins, 2, "None or at least 2")
+    whole("max_steps", max_steps, 1)
+    check_data(x)
     require("t_min", t_min, 0 < t_min < schedule.num_steps, f"more than 0, less than {schedule.num_steps}")
     require("tolerance", tolerance, 0 < tolerance < 1, "more than 0, less than 1")
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
@@ -111,7 +115,7 @@ def _log_likelihood(
         return jax.vmap(lambda k: draw(jax.random.fold_in(k, index), x.shape[1:]))(keys)
 
     if bins is not None:
-        x = x + (draws(0, jax.random.uniform) - 0.5) * 2 / (bins - 1)
+        x = x + (draws(0, partial(jax.random.uniform, dtype=jnp.float32)) - 0.5) * 2 / (bins - 1)
     probe = jnp.zeros_like(x) if exact else draws(1, jax.random.rademacher).astype(jnp.float32)
 
     def flow(t: Any, state: tuple[Array, Array], _: Any) -> tuple[Array, Array]:
@@ -121,10 +125,10 @@ def _log_likelihood(
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(flow),
         diffrax.Dopri5(),
-        t0=t_min,
-        t1=float(schedule.num_steps),
+        t0=jnp.float32(t_min),
+        t1=jnp.float32(schedule.num_steps),
         dt0=None,
-        y0=(signal * x, jnp.zeros(len(x))),
+        y0=(signal * x, jnp.zeros(len(x), jnp.float32)),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=_largest),
         max_steps=max_steps,
         throw=False,
@@ -135,7 +139,7 @@ def _log_likelihood(
     log_prob = jnp.where(solution.result == diffrax.RESULTS.successful, log_prob, jnp.nan)
     level = 0.0 if bins is None else math.log(2 / (bins - 1))  # log of a level's width
     bits = -(log_prob + dims * level) / (dims * math.log(2))
-    return Likelihood(log_prob, bits, latent, 6 * solution.stats["num_steps"] + 1)
+    return Likelihood(log_prob, bits, latent, (6 * solution.stats["num_steps"] + 1) * (dims + 1 if exact else 1))
 
 
 def _largest(errors: Any) -> Array:
@@ -152,6 +156,6 @@ def _with_divergence(field: Any, z: Array, probe: Array | None) -> tuple[Array, 
 
     if probe is not None:
         return product(probe)
-    basis = jnp.eye(math.prod(z.shape[1:])).reshape(-1, 1, *z.shape[1:])
+    basis = jnp.eye(math.prod(z.shape[1:]), dtype=jnp.float32).reshape(-1, 1, *z.shape[1:])
     traces = jax.lax.map(lambda v: product(jnp.broadcast_to(v, z.shape))[1], basis)
     return field(z), traces.sum(0)

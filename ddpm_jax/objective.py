@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, stream
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, check_timesteps, stream
 from ddpm_jax.bound import PIXEL_LEVELS, term_of
-from ddpm_jax.check import require
+from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse
 from ddpm_jax.schedule import NoiseSchedule
@@ -45,7 +45,7 @@ def draw(key: Key, schedule: NoiseSchedule, shape: tuple[int, ...]) -> Draws:
 
 def draw_noise(key: Key, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
     """eps ~ N(0, I), from its own stream of `key`."""
-    return jax.random.normal(stream(key, "eps"), shape)
+    return jax.random.normal(stream(key, "eps"), shape, jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class SquaredError(Objective):
 
     weighting: Weighting = Simple()
     """How much each timestep counts."""
+
+    def __post_init__(self) -> None:
+        is_one = isinstance(self.weighting, Weighting)
+        require("weighting", self.weighting, is_one, "a Weighting, such as Simple(), or Weights(array)")
 
     def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
         output, _ = decoder.output(diffuse(decoder.schedule, x, draws.t, draws.eps), draws.t)
@@ -83,7 +87,8 @@ class FullBound(Objective):
     """Levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
-        require("bins", self.bins, self.bins is None or self.bins >= 2, "None or at least 2")
+        if self.bins is not None:
+            whole("bins", self.bins, 2, "None or at least 2")
 
     def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
         z_t = diffuse(decoder.schedule, x, draws.t, draws.eps)
@@ -113,6 +118,7 @@ class Hybrid(Objective):
     def __post_init__(self) -> None:
         require("vlb_weight", self.vlb_weight, 0 < self.vlb_weight < float("inf"), "more than 0")
         FullBound(self.bins)
+        SquaredError(self.weighting)
 
     def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
         z_t = diffuse(decoder.schedule, x, draws.t, draws.eps)
@@ -132,6 +138,7 @@ def loss(
 ) -> PerExample:
     """The weighted squared error of each example, averaged over its elements: float32 [batch].
 
-    Raises ValueError where the network's output is not shaped like x.
+    Raises ValueError where the network's output is not shaped like x, or a t is outside 1..T.
     """
+    check_timesteps(draws.t, 1, schedule.num_steps)
     return SquaredError(weighting)(Decoder(predict, schedule, target), x, draws)

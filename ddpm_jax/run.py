@@ -66,7 +66,7 @@ class Run:
         n: int,
         *,
         sampler: Sampler | None = None,
-        clip: Clipping | None = None,
+        clip: bool | Clipping | None = None,
         labels: np.ndarray | None = None,
         guidance: float | None = None,
         first_index: int = 0,
@@ -132,7 +132,7 @@ def bind(experiment: Experiment, params: Any, labels: np.ndarray | None, guidanc
     trained = null_label is not None and labels is not None
     require("guidance", guidance, trained, "none, as the network has no null label: train one with label_dropout > 0")
     predict, null_predict = (net.bind(params, labels=given) for given in (labels, np.full_like(labels, null_label)))
-    return guided(predict, null_predict, guidance, variance=experiment.variance)
+    return guided(predict, null_predict, guidance)
 
 
 def _classes_in_turn(net: Any, params: Any, z_t: Batch, t: Timesteps) -> Batch:

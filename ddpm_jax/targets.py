@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Timesteps, lookup
+from ddpm_jax.arrays import Batch, Timesteps, check_timesteps, lookup
 from ddpm_jax.forward import diffuse, noise_between, posterior_weights
 from ddpm_jax.schedule import NoiseSchedule
 
@@ -129,6 +129,7 @@ class Score(Target):
 
 
 def convert(schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
-    """The output of a network trained for `source`, as a network trained for `target` would give it."""
+    """The output of a network trained for `source`, as a network trained for `target` would give it; t in 1..T."""
+    check_timesteps(t, 1, schedule.num_steps)
     x, eps, _ = source.decode(schedule, output, z_t, t)
     return target.encode(schedule, x, eps, t)

@@ -19,7 +19,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Timesteps
+from ddpm_jax.arrays import Batch, Timesteps, per_example
 from ddpm_jax.forward import posterior_weights, step_var
 from ddpm_jax.schedule import NoiseSchedule
 
@@ -27,9 +27,9 @@ from ddpm_jax.schedule import NoiseSchedule
 def lower(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps, like: Batch) -> Float[Array, "..."]:
     """The variance of q(z_earlier | z_t, x), and at earlier = 0 that of the step before: never 0."""
     t, earlier = jnp.asarray(t), jnp.asarray(earlier)
-    last = _shaped(earlier == 0, like)
+    last = per_example(earlier == 0, like)
     # Where a chain has one step only, there is no step before it.
-    only = _shaped(2 * t > schedule.num_steps, like)
+    only = per_example(2 * t > schedule.num_steps, like)
     before = posterior_weights(schedule, jnp.minimum(2 * t, schedule.num_steps), t, like)[2]
     first_entry = jnp.where(only, step_var(schedule, t, earlier, like), before)
     return jnp.where(last, first_entry, posterior_weights(schedule, t, earlier, like)[2])
@@ -38,11 +38,6 @@ def lower(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps, like: Batch
 def upper(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps, like: Batch) -> Float[Array, "..."]:
     """The variance of q(z_t | z_earlier)."""
     return step_var(schedule, t, earlier, like)
-
-
-def _shaped(condition: Array, like: Batch) -> Array:
-    """A condition on each example, shaped to broadcast against `like`."""
-    return condition.reshape(condition.shape + (1,) * (like.ndim - condition.ndim))
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class FixedLarge(Variance):
     def __call__(
         self, schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps, z_t: Batch, share: Batch | None = None
     ) -> Float[Array, "..."]:
-        last = _shaped(jnp.asarray(earlier) == 0, z_t)
+        last = per_example(jnp.asarray(earlier) == 0, z_t)
         small, large = (end(schedule, t, earlier, z_t) for end in (lower, upper))
         return jnp.where(last, small, large)
 

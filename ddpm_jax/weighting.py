@@ -70,7 +70,8 @@ class Vlb(Weighting):
     of_x: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require("variance", self.variance, not self.variance.learned, "FixedSmall() or FixedLarge()")
+        fixed = isinstance(self.variance, Variance) and not self.variance.learned
+        require("variance", self.variance, fixed, "FixedSmall() or FixedLarge()")
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
         t = jnp.asarray(t)
@@ -110,7 +111,10 @@ class Weights(Weighting):
     """The weights of t = 1..T, each finite and 0 or more; kept as a tuple of floats."""
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, np.float64)
+        try:
+            values = np.asarray(self.values, np.float64)
+        except (TypeError, ValueError):
+            values = np.array(np.nan)
         holds = values.ndim == 1 and values.size > 0 and bool(np.all(np.isfinite(values) & (values >= 0)))
         require("values", self.values, holds, "a list of T numbers, each finite and 0 or more")
         object.__setattr__(self, "values", tuple(values.tolist()))

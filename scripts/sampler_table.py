@@ -3,8 +3,8 @@
     pip install -e .[test,figures]
     python scripts/sampler_table.py runs/digits          # about half an hour on two CPU cores
 
-prints a table and draws experiments/samplers.png (--figure).  What is measured is kept in RUN/samplers.json, so a
-killed run goes on where it was, and a second one only prints.
+prints a table and draws experiments/samplers.png (--figure).  What is measured is kept in RUN/samplers-STEP.json, so
+that a killed run goes on where it was.
 
 Frechet distance: 1,000 images (--num-images), all classes in turn, against the training split, in the 64 hidden
 features of a small classifier that is trained on that split first; that of the test split stands beside it.
@@ -224,7 +224,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     set_up_jax()
     run = ddpm_jax.load_run(options.run)
-    table = Measurements(options.run / "samplers.json")
+    table = Measurements(options.run / f"samplers-{run.step}.json")
     results = measure(run, options, table)
     print_table(results, table)
     test, labels = load_split(run.experiment.data, "test")

@@ -173,7 +173,7 @@ def test_wrong_requests_for_samples(capsys, finished, tmp_path):
         capsys, *sample, "--sampler", "ancestral", "--eta", "0.5"
     )
     assert "--sde is True; expected none, as the sampler Heun has no sde" in fails(
-        capsys, *sample, "--sampler", "heun", "--sde", "True"
+        capsys, *sample, "--sampler", "heun", "--sde"
     )
     assert "guidance is nan; expected a finite number" in fails(capsys, *sample, "--guidance", "nan")
     assert "--label is 10; expected one of the classes, 0..9" in fails(capsys, *sample, "--label", "10")

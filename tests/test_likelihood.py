@@ -56,7 +56,7 @@ def test_it_is_the_density_of_a_mixture(schedule):
     got = line_likelihood(schedule)
     np.testing.assert_allclose(got.log_prob, mixture_log_prob(ON_THE_LINE), atol=1e-3)
     np.testing.assert_allclose(got.bits_per_dim, -got.log_prob / math.log(2), rtol=1e-5)
-    assert 50 < int(got.evaluations) < 300
+    assert 100 < int(got.evaluations) < 600  # twice those of the field: the trace of one dimension is one product
 
 
 def test_the_flow_maps_quantiles_to_quantiles(schedule):

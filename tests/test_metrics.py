@@ -41,7 +41,7 @@ def test_it_is_finite_for_singular_covariances(sets):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (np.zeros((1, 3)), r"features is 'of shape \(1, 3\)'"),
+        (np.zeros((1, 3)), r"features have shape \(1, 3\)"),
         (np.zeros(3), "n >= 2"),
         (np.array([[0.0], [np.nan], [1.0]]), r"image 1 are not all finite \(1 such"),
     ],

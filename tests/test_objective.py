@@ -328,3 +328,14 @@ def test_the_full_bound_is_finite_for_any_output(schedule, x, draws):
 def test_a_wrong_value_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("t", [0, 101])
+def test_timesteps_outside_the_chain_are_an_error(schedule, x, t):
+    draws = Draws(jnp.full(len(x), t), jnp.zeros_like(x))
+    for call in (
+        lambda: loss(lambda z_t, t: z_t, schedule, x, draws),
+        lambda: convert(schedule, x, x, draws.t, Eps(), V()),
+    ):
+        with pytest.raises(ValueError, match=rf"t = {t} is outside 1..100"):
+            call()

@@ -201,7 +201,7 @@ def test_only_deterministic_ddim_is_inverted(fine, sampler):
 
 
 def test_inversion_takes_an_iteration_at_least(fine):
-    with pytest.raises(ValueError, match="iterations is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="iterations is 0; expected a whole number, at least 1"):
         invert(exact(fine), fine, Ddim(), STARTS, iterations=0)
 
 

@@ -169,7 +169,7 @@ def test_labels_change_the_output(batch):
 
 
 def test_labels_are_given_exactly_where_they_are_taken():
-    with pytest.raises(ValueError, match=r"num_classes is 10; bind expects labels, integers in 0\.\.9"):
+    with pytest.raises(ValueError, match=r"num_classes is 10; bind expects labels, \[batch\] integers, 0\.\.9"):
         LABELLED.bind({})
     with pytest.raises(ValueError, match="num_classes is None; bind expects no labels"):
         TINY.bind({}, labels=jnp.array([1]))
@@ -272,7 +272,7 @@ def test_labels_beyond_the_null_label_are_an_error(droppable):
     for spec, last in ((LABELLED, 9), (DROPPED, 10)):
         with pytest.raises(ValueError, match=rf"labels = {last + 1} is outside 0..{last}"):
             spec.bind(droppable, labels=np.array([0, last + 1]))
-        with pytest.raises(ValueError, match=rf"bind expects labels, integers in 0..{last}"):
+        with pytest.raises(ValueError, match=rf"bind expects labels, \[batch\] integers, 0..{last}"):
             spec.bind(droppable)
 
 

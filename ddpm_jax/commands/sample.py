@@ -5,7 +5,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -16,7 +16,7 @@ from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, 
 
 SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
 GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras": Karras}
-CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "none": NoClipping}
+CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 IN_PICTURE = 100
 
 
@@ -41,9 +41,9 @@ class SampleOptions:
     """Which timesteps the steps visit; the sampler's own rule unless given."""
     eta: float | None = None
     """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
-    sde: bool | None = None
-    """Whether the dpm-solver adds noise."""
-    clip: Literal["static", "dynamic", "none"] | None = None
+    sde: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The dpm-solver adds noise: its form for the stochastic equation."""
+    clip: Literal["static", "dynamic", "off"] | None = None
     """What becomes of a predicted x beyond [-1, 1]; the experiment's choice unless given."""
     guidance: float | None = None
     """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
@@ -84,7 +84,7 @@ def choose_sampler(default: Sampler, options: SampleOptions) -> Sampler:
     """The run's sampler, or the one asked for, with the settings asked for."""
     sampler = SAMPLERS[options.sampler]() if options.sampler else default
     grid = GRIDS[options.grid]() if options.grid else None
-    asked = {"num_steps": options.steps, "grid": grid, "eta": options.eta, "sde": options.sde}
+    asked = {"num_steps": options.steps, "grid": grid, "eta": options.eta, "sde": options.sde or None}
     changes = {name: value for name, value in asked.items() if value is not None}
     fields = {field.name for field in dataclasses.fields(sampler)}
     flags = {"num_steps": "--steps", "grid": "--grid", "eta": "--eta", "sde": "--sde"}

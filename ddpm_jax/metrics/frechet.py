@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64
 
-from ddpm_jax.check import require
-
 
 @dataclass(frozen=True)
 class Moments:
@@ -28,7 +26,8 @@ def moments(features: Float[np.ndarray, "n D"]) -> Moments:
     Raises ValueError where one of them is not finite.
     """
     features = np.asarray(features, np.float64)
-    require("features", f"of shape {features.shape}", features.ndim == 2 and len(features) >= 2, "[n, D] with n >= 2")
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"features have shape {features.shape}; expected [n, D] with n >= 2")
     wrong = np.flatnonzero(~np.isfinite(features).all(1))
     if wrong.size:
         raise ValueError(f"the features of image {wrong[0]} are not all finite ({wrong.size} such images)")
@@ -41,6 +40,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     The trace of the root of a product of covariances is that of the root of R C_b R, R^2 = C_a, which is symmetric:
     two eigenvalue problems, finite also where a covariance is singular.
     """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of sizes {len(a.mean)} and {len(b.mean)} cannot be compared")
     values, vectors = np.linalg.eigh(a.cov)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b.cov @ root), 0.0)).sum()

@@ -16,6 +16,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
@@ -112,9 +113,10 @@ class UNetSpec:
                 raise ValueError("num_classes is None; bind expects no labels")
         else:
             last = self.num_classes - 1 if self.null_label is None else self.null_label
-            if labels is None:
-                raise ValueError(f"num_classes is {self.num_classes}; bind expects labels, integers in 0..{last}")
+            if labels is None or np.ndim(labels) != 1:
+                raise ValueError(f"num_classes is {self.num_classes}; bind expects labels, [batch] integers, 0..{last}")
             check_timesteps(labels, 0, last, "labels")
+            labels = jnp.asarray(labels)
         return BoundNet(params, labels, dropout_key, self)
 
     def check_image_shape(self, image_shape: tuple[int, ...]) -> None:
@@ -150,6 +152,8 @@ class BoundNet:
     def __call__(self, z_t: Images, t: Timesteps) -> Float[Array, "batch height width out"]:
         """The output at z_t, float32, with `out_multiplier` times its channels; t in 1..T, [batch] or a scalar."""
         self.spec.check_image_shape(z_t.shape[1:])
+        if self.labels is not None and len(self.labels) != len(z_t):
+            raise ValueError(f"there are {len(self.labels)} labels for a batch of {len(z_t)}")
         module = self.spec._module(z_t.shape[-1], self.dropout_key is not None)
         rngs = {} if self.dropout_key is None else {"dropout": self.dropout_key}
         t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax.arrays import per_example
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.sampling.sampler import Moment, Sampler
 
@@ -16,5 +17,5 @@ class Ancestral(Sampler):
 
     def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         p = decoder.normal(now.prediction, now.z_t, now.t, now.earlier)
-        last = (now.earlier == 0).reshape(-1, *(1,) * (now.z_t.ndim - 1))
+        last = per_example(now.earlier == 0, now.z_t)
         return jnp.where(last, p.mean, p.mean + p.std * now.noise), memory

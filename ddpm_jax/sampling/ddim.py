@@ -10,10 +10,9 @@ sampling with the small variance.
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import lookup
+from ddpm_jax.arrays import lookup, root
 from ddpm_jax.check import require
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import posterior_weights
@@ -30,6 +29,7 @@ class Ddim(Sampler):
     """Share of the posterior's standard deviation that is added as noise, 0 to 1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require("eta", self.eta, 0 <= self.eta <= 1, "0 (deterministic) to 1 (ancestral)")
 
     @property
@@ -40,5 +40,5 @@ class Ddim(Sampler):
         z_t, t, earlier, (x, eps, _), noise = now
         schedule = decoder.schedule
         var = self.eta**2 * posterior_weights(schedule, t, earlier, z_t)[2]
-        direction = jnp.sqrt(jnp.maximum(lookup(schedule.noise_var, earlier, z_t) - var, 0.0)) * eps
-        return lookup(schedule.signal, earlier, z_t) * x + direction + jnp.sqrt(var) * noise, memory
+        direction = root(lookup(schedule.noise_var, earlier, z_t) - var) * eps
+        return lookup(schedule.signal, earlier, z_t) * x + direction + root(var) * noise, memory

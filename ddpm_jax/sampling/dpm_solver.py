@@ -4,7 +4,7 @@ With lambda_t = log(signal_t / noise_t), the probability flow moves z by a funct
 way.  Taken as constant over a step, that function gives DDIM; taken as the line through the last two predictions,
 
     D = x_t + (lambda_s - lambda_t) / (2 (lambda_t - lambda_before)) (x_t - x_before)           algorithm 2
-    z_s = (noise_s / noise_t) z_t + (signal_s - signal_t noise_s / noise_t) D                    equation 14
+    z_s = (noise_s / noise_t) z_t + (signal_s - signal_t noise_s / noise_t) D
 
 a method of second order.  The first step, which has no step before it, and the last one, to s = 0 where lambda is
 infinite, take D = x_t.  The form for the reverse-time SDE draws z_s from q(z_s | z_t, D) instead (section 5,
@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, lookup
+from ddpm_jax.arrays import Batch, lookup, per_example
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import posterior
 from ddpm_jax.sampling.sampler import Moment, Sampler
@@ -47,7 +47,7 @@ class DpmSolver(Sampler):
         last = earlier == 0
         log_snr_s = jnp.log(jnp.where(last, schedule.snr[t], schedule.snr[earlier]))
         length = 0.5 * (log_snr_s - jnp.log(schedule.snr[t]))  # of the step in lambda; 0 for the last one
-        slope = (length / (2 * length_before)).reshape(-1, *(1,) * (z_t.ndim - 1))
+        slope = per_example(length / (2 * length_before), z_t)
         d = x + slope * (x - x_before)
         if self.sde:
             q = posterior(schedule, z_t, d, t, earlier)

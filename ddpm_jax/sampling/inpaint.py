@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, Predict, example_keys, lookup, type_of_array
-from ddpm_jax.check import require
+from ddpm_jax.arrays import Batch, Key, Predict, check_data, example_keys, lookup, normals, type_of_array
+from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse, step_var
@@ -55,25 +55,29 @@ def inpaint(
     """Draw x where `mask` is False, given x where it is True: [batch, ...], equal to x where it is known.
 
     mask: bool, of x's shape, or with 1 for some of its axes ([height, width, 1] for one mask for all images).
-    sampler: one that keeps no memory from step to step, Ancestral or Ddim.  The network is evaluated about
+    sampler: one that keeps no memory from step to step, as Ancestral, Ddim and Heun do.  The network is evaluated about
     `resamples` times for each of the sampler's steps.
 
     Raises ValueError where the mask does not fit x, or the sampler keeps a memory.
     """
-    require("jump", jump, jump >= 1, "at least 1")
-    require("resamples", resamples, resamples >= 1, "at least 1")
-    mask, x = np.asarray(mask), jnp.asarray(x, jnp.float32)
-    require("mask", f"of {mask.dtype}", mask.dtype == bool, "an array of booleans, True where x is known")
+    whole("jump", jump, 1)
+    whole("resamples", resamples, 1)
+    check_data(x)
+    mask, x = jnp.asarray(mask), jnp.asarray(x, jnp.float32)
+    if mask.dtype != bool:
+        raise ValueError(f"mask has dtype {mask.dtype}; expected booleans, True where x is known")
     try:
         fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
     except ValueError:
         fits = False
-    require("mask", f"of shape {mask.shape}", fits, f"the shape of x, {x.shape}, or one that broadcasts to it")
+    if not fits:
+        raise ValueError(f"mask has shape {mask.shape}; expected that of x, {x.shape}, or one that broadcasts to it")
+    require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ancestral()")
     memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
-    require("sampler", sampler, not memory, "one without memory, Ancestral or Ddim: the walk goes back in time")
+    require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     walk = repaint_times(sampler.times(schedule), jump, resamples)
-    return _inpaint(key, decoder, x, jnp.asarray(mask), first_index, jnp.asarray(walk), sampler=sampler)
+    return _inpaint(key, decoder, x, mask, first_index, jnp.asarray(walk), sampler=sampler)
 
 
 @partial(jax.jit, static_argnames="sampler")
@@ -81,9 +85,6 @@ def _inpaint(
     key: Key, decoder: Decoder, x: Array, mask: Array, first_index: Any, walk: Array, *, sampler: Sampler
 ) -> Array:
     keys, schedule = example_keys(key, first_index, len(x)), decoder.schedule
-
-    def normal(index: Any) -> Array:
-        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), x.shape[1:]))(keys)
 
     def down(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
         unknown, _ = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noises[0]), ())
@@ -97,8 +98,9 @@ def _inpaint(
         index, t, s = item
         falls = s < t
         t, s = (jnp.full(len(x), time) for time in (t, s))
-        return jax.lax.cond(falls, down, up, z, t, s, (normal(2 * index), normal(2 * index + 1))), None
+        noises = (normals(keys, 2 * index, x.shape), normals(keys, 2 * index + 1, x.shape))
+        return jax.lax.cond(falls, down, up, z, t, s, noises), None
 
     moves = len(walk) - 1
-    start = normal(2 * moves)
+    start = normals(keys, 2 * moves, x.shape)
     return jax.lax.scan(step, start, (jnp.arange(moves), walk[:-1], walk[1:]))[0]

@@ -7,12 +7,11 @@ divided by its standard deviation, sqrt((1 - w)^2 + w^2): latents of less noise 
 sampled back to blurred images.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, Predict, example_keys
+from ddpm_jax.arrays import Batch, Key, Predict, check_data, example_keys, normals
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.forward import diffuse
@@ -43,18 +42,17 @@ def interpolate(
     t in 1..T: how much is left free; small t mixes pixels, large t mixes what they show.  The noise of a pair is
     the same for every w, that of the encoder and that of a stochastic sampler.
     """
-    require("t", t, 1 <= t <= schedule.num_steps, f"1 to {schedule.num_steps}")
+    require("t", t, isinstance(t, int) and 1 <= t <= schedule.num_steps, f"1 to {schedule.num_steps}")
     x_a, x_b, weights = jnp.asarray(x_a), jnp.asarray(x_b), np.asarray(weights)
-    require("x_b", f"of shape {x_b.shape}", x_a.shape == x_b.shape, f"the shape of x_a, {x_a.shape}")
+    check_data(x_a)
+    if x_a.shape != x_b.shape:
+        raise ValueError(f"x_b has shape {x_b.shape}; expected that of x_a, {x_a.shape}")
     in_range = weights.ndim == 1 and weights.size > 0 and bool(np.all((weights >= 0) & (weights <= 1)))
     require("weights", weights, in_range, "a list of numbers from 0 to 1")
     keys = example_keys(key, first_index, len(x_a))
 
-    def normal(index: int) -> Array:  # the sampler draws with the indices 0..T
-        index += schedule.num_steps + 1
-        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, index), x_a.shape[1:]))(keys)
-
-    eps_a, eps_b = normal(0), normal(0 if shared_noise else 1)
+    # The sampler draws with the indices 0..T.
+    eps_a, eps_b = (normals(keys, schedule.num_steps + 1 + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
     images = []
     for w in weights.tolist():
         eps = eps_a if shared_noise else ((1 - w) * eps_a + w * eps_b) / np.hypot(1 - w, w)

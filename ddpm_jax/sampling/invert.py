@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Predict, lookup
-from ddpm_jax.check import require
+from ddpm_jax.arrays import Batch, Predict, check_data, lookup
+from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.sampling.ddim import Ddim
 from ddpm_jax.sampling.sampler import Sampler
@@ -41,13 +41,15 @@ def invert(
     """z_T, or z at the first of the sampler's times, from which `sampler` with clip=False draws x: [batch, ...].
 
     sampler: a Ddim with eta = 0.  iterations: network evaluations in each step; 1 is inversion as usually done, a
-    few more give the exact inverse.  variance: only tells whether the network's output has the channels of one.
+    few more give the exact inverse where the steps are short enough, and diverge where they are not.  variance: only
+    tells whether the network's output has its channels.
 
     Raises ValueError for any other sampler, which no inverse undoes.
     """
     deterministic = isinstance(sampler, Ddim) and sampler.eta == 0
     require("sampler", sampler, deterministic, "a Ddim with eta=0: a sampler that adds noise cannot be inverted")
-    require("iterations", iterations, iterations >= 1, "at least 1")
+    whole("iterations", iterations, 1)
+    check_data(x)
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
     times = sampler.times(schedule)[::-1]
     return _invert(decoder, jnp.asarray(x, jnp.float32), jnp.asarray(times), iterations=iterations)

@@ -6,6 +6,7 @@ Memory does not grow with the number of steps.  Each image has its own key, and 
 timestep: image i depends on (key, i) only, whatever the batch.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -17,8 +18,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, Predict, example_keys
-from ddpm_jax.check import require
+from ddpm_jax.arrays import Batch, Key, Predict, example_keys, normals
+from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.grids import Grid, Uniform, tail
@@ -47,6 +48,11 @@ class Sampler:
     """Number of steps; None: every timestep."""
     grid: Grid = Uniform()
     """Which timesteps the steps visit."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps is not None:
+            whole("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
+        require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")
 
     extra_evaluations: ClassVar[int] = 0
     """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
@@ -109,12 +115,13 @@ def sample(
     a mesh of devices, None for the default device.
 
     Compiled once for each (sampler, shape, target, variance, clip): pass the same `predict` object again, or one
-    that is a pytree such as `net.bind(params)`, and the compiled program is used again.
+    that is a pytree such as `net.bind(params)` or `jax.tree_util.Partial(apply, params)`, and the compiled program
+    is used again.
 
     Raises ValueError where the sampler's times do not fit the schedule, or a shape does not fit another.
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    z, times = _begin(schedule, sampler, shape, start)
+    z, times = _begin(schedule, sampler, shape, start, sharding)
     options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding}
     return _run(key, decoder, first_index, z, times, (), **options)[0]
 
@@ -140,10 +147,11 @@ def sample_path(
     They lie in a buffer of [frames, batch, ...]; memory does not grow with the number of steps.
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    z, times = _begin(schedule, sampler, shape, start)
+    z, times = _begin(schedule, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
-    require("frames", frames, 2 <= frames <= places, f"2 to {places}, as the sampler takes {len(times) - 1} steps")
+    whole("frames", frames, 1)
+    require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
     options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding, "of": of}
     x, path = _run(key, decoder, first_index, z, times, chosen, **options)
@@ -151,19 +159,34 @@ def sample_path(
 
 
 def _begin(
-    schedule: NoiseSchedule, sampler: Sampler, shape: tuple[int, ...], start: tuple[Batch, int] | None
+    schedule: NoiseSchedule,
+    sampler: Sampler,
+    shape: tuple[int, ...],
+    start: tuple[Batch, int] | None,
+    sharding: NamedSharding | None,
 ) -> tuple[Batch | None, Int[np.ndarray, " times"]]:
     """(z to begin with or None, times); what does not fit is an error here, before anything is compiled."""
-    if not shape or any(size < 1 for size in shape):
-        raise ValueError(f"shape is {shape}; expected (batch, ...) with every size at least 1")
+    holds = isinstance(shape, tuple | list) and len(shape) > 0 and all(isinstance(s, int) and s >= 1 for s in shape)
+    require("shape", shape, holds, "(batch, ...) with every size at least 1")
+    require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
+    if sharding is not None and shape[0] % math.prod(sharding.mesh.shape[name] for name in _names(sharding)):
+        raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
     times = sampler.times(schedule)
     if start is None:
         return None, times
+    require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
     z, t = start
-    require("start", t, 1 <= t <= schedule.num_steps, f"(z_t, t) with t in 1..{schedule.num_steps}")
+    in_chain = isinstance(t, int | np.integer) and 1 <= t <= schedule.num_steps
+    require("start", t, in_chain, f"(z_t, t) with a whole t in 1..{schedule.num_steps}")
     if tuple(z.shape) != tuple(shape):
         raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
     return jnp.asarray(z, jnp.float32), tail(times, t)
+
+
+def _names(sharding: NamedSharding) -> tuple[str, ...]:
+    """The axes of the mesh that cut the batch."""
+    first: Any = next(iter(sharding.spec), None)
+    return () if first is None else (first,) if isinstance(first, str) else tuple(first)
 
 
 @partial(jax.jit, static_argnames=("sampler", "shape", "sharding", "of"))
@@ -184,9 +207,6 @@ def _run(
     keys = example_keys(key, first_index, shape[0])
     count = len(chosen)
 
-    def normal(t: Any) -> Array:
-        return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, t), shape[1:]))(keys)
-
     def keep(frames: Array, place: Any, value: Array) -> Array:
         if not count:
             return frames
@@ -197,7 +217,7 @@ def _run(
     def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array]) -> tuple[Any, None]:
         z, memory, frames = carry
         place, t, earlier = item
-        noise = normal(t) if sampler.stochastic else jnp.zeros_like(z)
+        noise = normals(keys, t, shape) if sampler.stochastic else jnp.zeros_like(z)
         t, earlier = (jnp.full(shape[:1], time) for time in (t, earlier))
         now = Moment(z, t, earlier, decoder.denoise(z, t), noise)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
@@ -206,11 +226,11 @@ def _run(
         return (z, memory, frames), None
 
     times, chosen = jnp.asarray(times), jnp.asarray(chosen)
-    z = normal(0) if z is None else z  # no step draws at t = 0, so this key is free for z_T
+    z = normals(keys, 0, shape) if z is None else z  # no step draws at t = 0, so this key is free for z_T
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
     assert z is not None
-    frames = jnp.zeros((count, *shape))
+    frames = jnp.zeros((count, *shape), jnp.float32)
     frames = keep(frames, 0, z) if of == "z" else frames
     places = jnp.arange(len(times) - 1)
     (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), (places, times[:-1], times[1:]))
