@@ -66,7 +66,7 @@ class SquaredError(Objective):
 
     def __post_init__(self) -> None:
         is_one = isinstance(self.weighting, Weighting)
-        require("weighting", self.weighting, is_one, "a Weighting, such as Simple(), or Weights(array)")
+        require("weighting", type(self.weighting).__name__, is_one, "a Weighting, such as Simple(), or Weights(array)")
 
     def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
         output, _ = decoder.output(diffuse(decoder.schedule, x, draws.t, draws.eps), draws.t)

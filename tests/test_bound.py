@@ -573,16 +573,16 @@ def test_images_and_bfloat16_networks(schedule, key):
         (lambda s, x: prior(s, x, 21), r"t = 21 is outside 0\.\.20"),
         (
             lambda s, x: discretised_log_prob(Normal(jnp.zeros(2), jnp.ones(2)), x[0], 1),
-            "bins is 1; expected a whole number, at least 2",
+            "bins is 1; expected a whole number",
         ),
         (lambda s, x: bound(jax.random.key(0), network, s, x, num_steps=21), "num_steps is 21; expected 1 to 20"),
         (
             lambda s, x: bound(jax.random.key(0), network, s, x, bins=1),
-            "bins is 1; expected a whole number, at least 2",
+            "bins is 1; expected a whole number",
         ),
         (
             lambda s, x: estimate(jax.random.key(0), network, s, x, 0),
-            "num_terms is 0; expected a whole number, at least 1",
+            "num_terms is 0; expected a whole number",
         ),
         (
             lambda s, x: bound(jax.random.key(0), network, s, x, variance=LearnedRange()),

@@ -169,7 +169,9 @@ def _begin(
     holds = isinstance(shape, tuple | list) and len(shape) > 0 and all(isinstance(s, int) and s >= 1 for s in shape)
     require("shape", shape, holds, "(batch, ...) with every size at least 1")
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
-    if sharding is not None and shape[0] % math.prod(sharding.mesh.shape[name] for name in _names(sharding)):
+    if sharding is not None and math.prod(shape[:1]) % math.prod(
+        sharding.mesh.shape[name] for name in _names(sharding)
+    ):
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
     times = sampler.times(schedule)
     if start is None:
@@ -185,8 +187,9 @@ def _begin(
 
 def _names(sharding: NamedSharding) -> tuple[str, ...]:
     """The axes of the mesh that cut the batch."""
-    first: Any = next(iter(sharding.spec), None)
-    return () if first is None else (first,) if isinstance(first, str) else tuple(first)
+    spec: Any = sharding.spec
+    first = spec[0] if len(spec) else ()
+    return (first,) if isinstance(first, str) else tuple(first or ())
 
 
 @partial(jax.jit, static_argnames=("sampler", "shape", "sharding", "of"))
