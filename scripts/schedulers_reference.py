@@ -95,7 +95,7 @@ STEPS += tuple(
     for schedule in SCHEDULES
     for prediction in TARGETS
     for stride in (1, 20, 100)
-    for eta in ((0.0, 0.5, 1.0) if prediction == "epsilon" else (0.5,))
+    for eta in (0.0, 0.5, 1.0)
 )
 STEPS += (Steps("linear", "epsilon", (1, 21, 41, 981), 20, eta=0.5, clip=True),)
 RUNS = tuple(
