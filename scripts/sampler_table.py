@@ -194,8 +194,8 @@ def draw_figure(
     path: Path, results: dict[str, dict[int, tuple[float, float]]], table: Measurements, progress: Bound
 ) -> None:
     """Frechet distance and bits/dim against evaluations, and the rate-distortion curve of progressive coding."""
-    import matplotlib as mpl
-    from matplotlib import pyplot as plt
+    import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+    from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
 
     mpl.use("Agg")
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
