@@ -1,7 +1,7 @@
 """How good a trained model's samples are for each sampler and number of network evaluations, and its bits/dim.
 
     pip install -e .[test,figures]
-    python scripts/sampler_table.py runs/digits          # about half an hour on two CPU cores
+    python scripts/sampler_table.py runs/digits          # about an hour on two CPU cores
 
 prints a table and draws experiments/samplers.png (--figure).  What is measured is kept in RUN/samplers-STEP.json, so
 that a killed run goes on where it was.

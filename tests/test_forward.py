@@ -217,7 +217,7 @@ def test_timesteps_outside_the_chain_are_errors(call, message):
 
 def test_timesteps_are_integers(unchecked):
     x = np.zeros((1, 3), np.float32)
-    with pytest.raises(ValueError, match=r"t has dtype float64; timesteps are integers in 0\.\.20"):
+    with pytest.raises(ValueError, match=r"t has dtype float64; expected integers in 0\.\.20"):
         forward.diffuse(Linear(num_steps=20).build(), x, np.array([0.5]), x)
 
 

@@ -163,7 +163,7 @@ def test_rules_without_a_memory_keep_none(rule):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LossAwareTimesteps(length=0), "length is 0; expected at least 1"),
+        (lambda: LossAwareTimesteps(length=0), "length is 0; expected a whole number, at least 1"),
         (lambda: LossAwareTimesteps(uniform_share=0.0), "uniform_share is 0.0; expected more than 0, at most 1"),
         (lambda: LossAwareTimesteps(uniform_share=1.5), "uniform_share is 1.5; expected more than 0, at most 1"),
     ],
