@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals, per_example
 from ddpm_jax.check import whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
@@ -145,7 +145,7 @@ def term_of(
     """The term of the step t -> earlier, given what was predicted at z_t; the decoder's term where earlier = 0."""
     p = decoder.normal(prediction, z_t, t, earlier)
     a, b, var = posterior_weights(decoder.schedule, t, earlier, z_t)
-    last = (jnp.asarray(earlier) == 0).reshape(var.shape)
+    last = per_example(jnp.asarray(earlier) == 0, z_t)
     q = Normal(mean=a * z_t + b * x, std=jnp.sqrt(jnp.where(last, 1.0, var)))  # at s = 0 q is a point, and unused
     code = -(p.log_prob(jnp.asarray(x)) if bins is None else discretised_log_prob(p, x, bins))
     return _sum(jnp.where(last, code, q.kl(p)))

@@ -60,15 +60,17 @@ class LogSnr(Grid):
     """Even steps in the logarithm of snr, down to t = 1 (Lu et al. 2022, arXiv 2206.00927).
 
     It begins at log_snr_min, where the chain has more noise than that, rather than at T: cosine schedules end at
-    log snr = -20, and half of the steps would go where z_t is nothing but noise.
+    log snr = -20, and a third of the steps would go where z_t is nothing but noise.
     """
 
     log_snr_min: float = -10.2
     """The first log snr; the chain's own at T where that is larger, as it is for linear schedules."""
 
+    def __post_init__(self) -> None:
+        require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
+
     def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
         log_snr = _log_snr(schedule)
-        require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
         first = min(max(self.log_snr_min, log_snr[-1]), log_snr[0])
         return _at(log_snr, np.linspace(first, log_snr[0], num_steps))
 

@@ -11,7 +11,6 @@
 the network.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, PerExample, Predict, check_timesteps, stream
-from ddpm_jax.bound import PIXEL_LEVELS, term_of
+from ddpm_jax.bound import PIXEL_LEVELS, bits_per_dim, term_of
 from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse
@@ -101,7 +100,7 @@ class FullBound(Objective):
         """The same, given the network's output."""
         prediction = decoder.read(output, share, z_t, draws.t)
         nats = term_of(decoder, prediction, jnp.asarray(x), z_t, draws.t, draws.t - 1, self.bins)
-        return decoder.schedule.num_steps * nats / (math.prod(x.shape[1:]) * math.log(2))
+        return decoder.schedule.num_steps * bits_per_dim(nats, x)
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,9 @@ def measure(run: runs.Run, options: Options, table: Measurements) -> dict[str, d
     """{sampler: {evaluations: (Frechet distance, bits/dim or NaN)}}."""
     data: Any = run.experiment.data
     test, labels = load_split(data, "test")
-    features = train_features(*load_split(data, "train"))
-    train_moments = moments(features(load_split(data, "train")[0]))
+    train, train_labels = load_split(data, "train")
+    features = train_features(train, train_labels)
+    train_moments = moments(features(train))
     table.get("test split, Frechet distance", lambda: frechet_distance(moments(features(test)), train_moments))
     flow = table.get("flow, bits/dim", lambda: flow_bits(run, test, labels))
 

@@ -49,13 +49,13 @@ class Sampler:
     grid: Grid = Uniform()
     """Which timesteps the steps visit."""
 
+    extra_evaluations: ClassVar[int] = 0
+    """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
+
     def __post_init__(self) -> None:
         if self.num_steps is not None:
             whole("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
         require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")
-
-    extra_evaluations: ClassVar[int] = 0
-    """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
 
     def times(self, schedule: NoiseSchedule) -> Int[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0."""
@@ -169,9 +169,7 @@ def _begin(
     holds = isinstance(shape, tuple | list) and len(shape) > 0 and all(isinstance(s, int) and s >= 1 for s in shape)
     require("shape", shape, holds, "(batch, ...) with every size at least 1")
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
-    if sharding is not None and math.prod(shape[:1]) % math.prod(
-        sharding.mesh.shape[name] for name in _names(sharding)
-    ):
+    if sharding is not None and math.prod(shape[:1]) % _parts(sharding):
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
     times = sampler.times(schedule)
     if start is None:
@@ -185,11 +183,12 @@ def _begin(
     return jnp.asarray(z, jnp.float32), tail(times, t)
 
 
-def _names(sharding: NamedSharding) -> tuple[str, ...]:
-    """The axes of the mesh that cut the batch."""
+def _parts(sharding: NamedSharding) -> int:
+    """Into how many parts the batch is cut."""
     spec: Any = sharding.spec
     first = spec[0] if len(spec) else ()
-    return (first,) if isinstance(first, str) else tuple(first or ())
+    names = (first,) if isinstance(first, str) else tuple(first or ())
+    return math.prod(sharding.mesh.shape[name] for name in names)
 
 
 @partial(jax.jit, static_argnames=("sampler", "shape", "sharding", "of"))
