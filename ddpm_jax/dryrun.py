@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,8 +12,11 @@ import jax.numpy as jnp
 from ddpm_jax import specs
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.objective import Draws
-from ddpm_jax.training.mesh import check_divides, make_mesh
+from ddpm_jax.training.mesh import MeshSpec, check_divides
 from ddpm_jax.training.state import new_state
+
+# A batch size that no other axis has: a prime.
+UNLIKELY_SIZE = 61
 
 
 def report(experiment: Experiment) -> str:
@@ -19,28 +24,57 @@ def report(experiment: Experiment) -> str:
 
     Raises ValueError where the experiment does not fit together or the devices.
     """
-    mesh = make_mesh()
+    mesh = experiment.mesh.build()
     image_shape, data = look_at_data(experiment)
-    check_divides(mesh, experiment.batch_size)
+    check_divides(mesh, experiment.batch_size, experiment.accumulate)
     batch = (experiment.batch_size, *image_shape)
     shapes = experiment.parameter_shapes(image_shape)
-    recipe = experiment.recipe()
-    remembered = recipe.timesteps.start(recipe.schedule.num_steps)
-    state = jax.eval_shape(lambda params: new_state(params, recipe.update, remembered), shapes)
-    per_device = _bytes(state) + saved_for_backward(experiment, shapes, batch) // mesh.size
     processes = f"{jax.process_count()} process" + ("es" if jax.process_count() > 1 else "")
+    in_parts = f", {experiment.accumulate} parts of it in turn" if experiment.accumulate > 1 else ""
+    layout = f", {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}" if experiment.mesh.fsdp > 1 else ""
     lines = {
         "data": data,
-        "batch": f"{' x '.join(map(str, batch))}, {experiment.batch_size // mesh.size} on each device",
+        "batch": f"{' x '.join(map(str, batch))}, {experiment.batch_size // mesh.size} on each device{in_parts}",
         "steps": f"{experiment.num_steps:,}",
         "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)):,}",
         "FLOPs a step": _engineering(step_flops(experiment, shapes, batch)),
-        "memory": f"{_engineering(_bytes(state))}B for parameters, average and optimizer; "
-        f"about {_engineering(per_device)}B on each device with what the backward pass keeps",
-        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}",
+        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}{layout}",
+        "memory": "on each device: training state + gradient and gathered parameters + kept for the backward pass",
+        **{f"  {name}": memory(option, image_shape, mesh.size) for name, option in alternatives(experiment, mesh.size)},
     }
-    table = "\n".join(f"{name:<14}{value}" for name, value in lines.items())
+    table = "\n".join(f"{name:<24}{value}" for name, value in lines.items())
     return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
+
+
+def alternatives(experiment: Experiment, devices: int) -> Iterator[tuple[str, Experiment]]:
+    """The experiment as it is, and each single change that saves memory, by its flag."""
+    yield "as it is", experiment
+    net = experiment.net
+    if getattr(net, "remat", None) is False:
+        yield "--net.remat", replace(experiment, net=replace(net, remat=True))
+    if getattr(net, "dtype", None) == "float32":
+        yield "--net.dtype bfloat16", replace(experiment, net=replace(net, dtype="bfloat16"))
+    twice = 2 * experiment.accumulate
+    if experiment.batch_size % (devices * twice) == 0:
+        yield f"--accumulate {twice}", replace(experiment, accumulate=twice)
+    if experiment.mesh.fsdp < devices:
+        yield f"--mesh.fsdp {devices}", replace(experiment, mesh=replace(experiment.mesh, data=None, fsdp=devices))
+
+
+def memory(experiment: Experiment, image_shape: tuple[int, ...], devices: int) -> str:
+    """What a training step holds on each device, as text."""
+    shapes, recipe = experiment.parameter_shapes(image_shape), experiment.recipe()
+    remembered = recipe.timesteps.start(recipe.schedule.num_steps)
+    state = jax.eval_shape(lambda params: new_state(params, recipe.update, remembered), shapes)
+    kept = saved_for_backward(experiment, shapes, image_shape)
+    spec = experiment.mesh
+    whole, cut = _bytes(shapes), _bytes_of_device(shapes, spec)
+    parts = (
+        _bytes_of_device(state, spec),
+        cut + (whole if cut < whole else 0),
+        kept * experiment.batch_size // (devices * experiment.accumulate),
+    )
+    return f"{_engineering(sum(parts))}B = " + " + ".join(f"{_engineering(part)}B" for part in parts)
 
 
 def look_at_data(experiment: Experiment) -> tuple[tuple[int, ...], str]:
@@ -67,11 +101,12 @@ def step_flops(experiment: Experiment, shapes: Any, batch: tuple[int, ...]) -> i
     return 3 * _flops(jax.make_jaxpr(_batch_loss(experiment))(shapes, *_batch_shapes(batch)).jaxpr)
 
 
-def saved_for_backward(experiment: Experiment, shapes: Any, batch: tuple[int, ...]) -> int:
-    """Bytes of the intermediate results that the backward pass of a whole batch keeps."""
-    fun = _batch_loss(experiment)
+def saved_for_backward(experiment: Experiment, shapes: Any, image_shape: tuple[int, ...]) -> int:
+    """Bytes of the intermediate results that the backward pass keeps of each example."""
+    fun, batch = _batch_loss(experiment), (UNLIKELY_SIZE, *image_shape)
     pull_back = jax.eval_shape(lambda p, *rest: jax.vjp(lambda p: fun(p, *rest), p)[1], shapes, *_batch_shapes(batch))
-    return _bytes(pull_back)
+    # What has no batch axis are parameters, which are there anyway.
+    return _bytes([leaf for leaf in jax.tree.leaves(pull_back) if leaf.shape[:1] == batch[:1]]) // UNLIKELY_SIZE
 
 
 def _batch_shapes(batch: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -103,6 +138,13 @@ def _flops(jaxpr: Any) -> int:
         inner = [getattr(value, "jaxpr", value) for value in jax.tree.leaves(dict(equation.params))]
         total += sum(_flops(program) for program in inner if hasattr(program, "eqns"))
     return total
+
+
+def _bytes_of_device(tree: Any, spec: MeshSpec) -> int:
+    """Bytes of a device's part of a tree."""
+    return sum(
+        _bytes(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _bytes(tree: Any) -> int:

@@ -22,6 +22,7 @@ from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.schedule import Linear, ScheduleSpec
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.timesteps import TimestepRule, UniformTimesteps
+from ddpm_jax.training.mesh import MeshSpec
 from ddpm_jax.training.optimizer import Adam, Ema
 from ddpm_jax.training.step import Recipe
 from ddpm_jax.variance import FixedSmall, Variance
@@ -37,6 +38,7 @@ PARTS = {
     "ema": Ema,
     "sampler": Sampler,
     "clip": Clipping,
+    "mesh": MeshSpec,
 }
 
 
@@ -72,6 +74,10 @@ class Experiment:
     """Mirror each training image left to right with probability 1/2."""
     batch_size: int = 128
     """Images in a step, over all devices."""
+    accumulate: int = 1
+    """Parts of the batch that go through the network one after another, to save memory; their gradients are added."""
+    mesh: MeshSpec = MeshSpec()
+    """How the devices share the work."""
     num_steps: int = 800_000
     """Steps of training."""
     seed: int = 0
@@ -96,6 +102,7 @@ class Experiment:
             require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")
         for name in (
             "batch_size",
+            "accumulate",
             "num_steps",
             "log_every",
             "checkpoint_every",
@@ -118,7 +125,7 @@ class Experiment:
         """What a training step is made of."""
         update = self.optimizer.build(self.num_steps)
         parts = (self.target, self.variance, self.objective, self.timesteps, update, self.ema, self.flip)
-        return Recipe(self.net, self.schedule.build(), *parts)
+        return Recipe(self.net, self.schedule.build(), *parts, self.accumulate)
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit together; reads one example, compiles nothing."""
@@ -154,7 +161,18 @@ class Experiment:
 
 # What may change when a run is resumed: how long it is, and what it writes.
 FREE_TO_CHANGE = frozenset(
-    {"name", "num_steps", "sampler", "clip", "log_every", "checkpoint_every", "keep_last", "keep_every"}
+    {
+        "name",
+        "num_steps",
+        "accumulate",
+        "mesh",
+        "sampler",
+        "clip",
+        "log_every",
+        "checkpoint_every",
+        "keep_last",
+        "keep_every",
+    }
     | {"sample_every", "num_samples"}
 )
 

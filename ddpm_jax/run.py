@@ -20,13 +20,17 @@ from jaxtyping import Float
 
 from ddpm_jax import specs
 from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
+from ddpm_jax.bound import bound
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping
+from ddpm_jax.data.images import to_unit
+from ddpm_jax.data.sources import Source
+from ddpm_jax.evaluation import over_examples
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.guidance import guided
 from ddpm_jax.sampling import Sampler, sample
 from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.training.mesh import by_example, fetch, make_mesh, replicated, with_sharding
+from ddpm_jax.training.mesh import MeshSpec, by_example, fetch, replicated, with_sharding
 
 # Images drawn at a time, on each device.
 CHUNK = 256
@@ -82,6 +86,36 @@ class Run:
         experiment = dataclasses.replace(self.experiment, **changes)
         options = {"labels": labels, "guidance": guidance, "first_index": first_index}
         return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, **options)
+
+    def bits_per_dim(
+        self,
+        key: Key,
+        source: Source,
+        *,
+        num_steps: int | None = None,
+        clip: bool | Clipping | None = None,
+        chunk: int | None = None,
+    ) -> Float[np.ndarray, " n"]:
+        """The variational bound of every example of a source, in bits for each of its elements (256 levels).
+
+        Example i has draws of its own, from (key, i).  num_steps: those of a strided chain; all T unless given.  clip:
+        the experiment's unless given.  chunk: examples at a time on each device.  Over all devices.
+        """
+        experiment = self.experiment
+        options = {"clip": experiment.clip if clip is None else clip, "num_steps": num_steps}
+        labelled = getattr(experiment.net, "num_classes", None) is not None
+        require(
+            "source", source, not labelled or "label" in source[0], "one with labels, for a class-conditional network"
+        )
+
+        def bits(params: Any, key: Key, batch: dict[str, Any], first: Any) -> Any:
+            labels = batch["label"] if labelled else None
+            predict, x = bind(experiment, params, labels), to_unit(batch["image"])
+            how = {"target": experiment.target, "variance": experiment.variance, **options}
+            return bound(key, predict, self.schedule, x, first_index=first, **how).bits_per_dim
+
+        params = jax.device_put(self.params, replicated(self.mesh))
+        return over_examples(jax.tree_util.Partial(bits, params, key), source, self.mesh, chunk)
 
 
 def draw_images(
@@ -168,7 +202,7 @@ def load_run(folder: str | Path, mesh: Mesh | None = None) -> Run:
         raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json")
     experiment = specs.load(path)
     require("experiment.json", type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
-    mesh = mesh or make_mesh()
+    mesh = mesh or MeshSpec().build()
 
     def shapes(about: dict[str, Any]) -> dict[str, Any]:
         image_shape = tuple(about["image_shape"])

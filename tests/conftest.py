@@ -49,9 +49,10 @@ def spec(request) -> schedule.ScheduleSpec:
     return SCHEDULES[request.param]
 
 
-def mesh_of(count: int) -> Mesh:
-    """A mesh of the first `count` devices."""
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+def mesh_of(data: int, fsdp: int = 1) -> Mesh:
+    """A mesh of the first `data` x `fsdp` devices."""
+    devices = jax.devices()[: data * fsdp]
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 @pytest.fixture(scope="session")

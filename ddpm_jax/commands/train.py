@@ -30,6 +30,10 @@ class TrainOptions:
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Join the processes of a cluster, the same command on each: found from SLURM, Open MPI, Kubernetes or a TPU
     pod, or else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+    profile: tuple[int, int] | None = None
+    """Write a profiler's trace of the steps from the first to the last of two numbers into the run's folder."""
+    debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Stop at the first number that is not finite, and say which line of code made it; slow."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Say what would be trained and what it costs, and stop."""
 
@@ -56,7 +60,8 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
     from ddpm_jax.training.loop import train
 
     workdir = options.workdir or Path("runs") / options.experiment.name
-    picture = train(options.experiment, workdir)
+    jax.config.update("jax_debug_nans", options.debug_nans)
+    picture = train(options.experiment, workdir, profile=options.profile)
     if jax.process_index() > 0:
         return
     print(f"samples: {picture}")

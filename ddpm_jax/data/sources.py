@@ -8,7 +8,8 @@ arrays.  Any class with the first two is a source.  Those here are frozen datacl
 what is written in an experiment file and the data: nothing is read before it is asked for.
 
     Digits()                                   1,797 digits of 8x8 pixels, part of this package
-    Npz("cifar10.npz", images="train_images")  arrays
+    Npz("cifar10.npz", images="train_images")  arrays of a file
+    Arrays.of(images, labels)                  arrays of a notebook
     Folder("~/photos", size=64)                image files
     Tfds("mnist", split="train[:10%]")         anything prepared with TensorFlow Datasets
 """
@@ -17,12 +18,13 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, UInt8
 
 Example = dict[str, Any]
 
@@ -92,6 +94,74 @@ class InMemory:
         return {key: array[indices] for key, array in self.arrays.items()}
 
 
+def checked_arrays(
+    images: np.ndarray, labels: np.ndarray | None, images_called: str, labels_called: str
+) -> dict[str, np.ndarray]:
+    """{"image": uint8 [N, height, width, channels]} and, if there are labels, "label": int32 [N].
+
+    Raises ValueError where the arrays are not that; the last two arguments are what messages call them.
+    """
+    if images.dtype != np.uint8:
+        raise ValueError(
+            f"{images_called} has dtype {images.dtype}; expected uint8 with values 0..255. "
+            "Floats in [0, 1] are converted by np.round(255 * images).astype(np.uint8)"
+        )
+    channels_first = images.ndim == 4 and images.shape[3] > 4 >= images.shape[1]
+    if images.ndim not in (3, 4) or len(images) == 0 or channels_first:
+        raise ValueError(
+            f"{images_called} has shape {images.shape}; expected (N, height, width) or (N, height, width, channels) "
+            "with N at least 1. Channels are moved to the end by np.moveaxis(images, 1, -1)"
+        )
+    arrays = {"image": images if images.ndim == 4 else images[..., None]}
+    if labels is not None:
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"{labels_called} is {labels.dtype} {list(labels.shape)}; expected one integer for each image, "
+                f"shape ({len(images)},)"
+            )
+        arrays["label"] = labels.astype(np.int32)
+    return arrays
+
+
+_GIVEN: dict[str, dict[str, np.ndarray]] = {}
+
+
+@dataclass(frozen=True)
+class Arrays(InMemory):
+    """Arrays of this process, made by `Arrays.of(images, labels)`.
+
+    A run's folder knows them by their digest only: to go on with the run in another process, give them again.
+    """
+
+    digest: str
+    """The first 16 hexadecimal digits of the SHA-256 of the images and labels."""
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray | None = None) -> "Arrays":
+        """images: uint8 [N, height, width] (grey) or [N, height, width, channels]; labels: integers [N], or None.
+
+        They are copied.  Raises ValueError where they are something else.
+        """
+        images, labels = np.array(images), None if labels is None else np.array(labels)
+        arrays = checked_arrays(images, labels, "images", "labels")
+        content = sha256()
+        for name, array in arrays.items():
+            content.update(f"{name} {array.shape}".encode())
+            content.update(np.ascontiguousarray(array).data)
+        digest = content.hexdigest()[:16]
+        _GIVEN[digest] = arrays
+        return cls(digest)
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        if self.digest not in _GIVEN:
+            raise ValueError(
+                f"data is Arrays({self.digest!r}), which were in the memory of the process that trained on them; "
+                "give them again with Arrays.of(images, labels)"
+            )
+        return _GIVEN[self.digest]
+
+
 DigitsSplit = Literal["train", "test"]
 DIGITS_TEST_PER_CLASS = 36
 
@@ -139,35 +209,9 @@ class Npz(InMemory):
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        arrays = {"image": self._images()}
-        if self.labels is not None:
-            arrays["label"] = self._labels(self.labels, len(arrays["image"]))
-        return arrays
-
-    def _images(self) -> UInt8[np.ndarray, "N height width channels"]:
-        images = self._read("images", self.images)
-        if images.dtype != np.uint8:
-            raise ValueError(
-                f"{self._called('images', self.images)} has dtype {images.dtype}; expected uint8 with values 0..255. "
-                "Floats in [0, 1] are converted by np.round(255 * images).astype(np.uint8)"
-            )
-        channels_first = images.ndim == 4 and images.shape[3] > 4 >= images.shape[1]
-        if images.ndim not in (3, 4) or len(images) == 0 or channels_first:
-            raise ValueError(
-                f"{self._called('images', self.images)} has shape {images.shape}; expected (N, height, width) or "
-                "(N, height, width, channels) with N at least 1. Channels are moved to the end by "
-                "np.moveaxis(images, 1, -1)"
-            )
-        return images if images.ndim == 4 else images[..., None]
-
-    def _labels(self, name: str, count: int) -> Int32[np.ndarray, " N"]:
-        labels = self._read("labels", name)
-        if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"{self._called('labels', name)} is {labels.dtype} {list(labels.shape)}; expected one integer for "
-                f"each image, shape ({count},)"
-            )
-        return labels.astype(np.int32)
+        labels = None if self.labels is None else self._read("labels", self.labels)
+        called = self._called("images", self.images), self._called("labels", self.labels or "")
+        return checked_arrays(self._read("images", self.images), labels, *called)
 
     def _called(self, field: str, name: str) -> str:
         return f"{field} is {name!r}: this array of {self.path}"

@@ -47,13 +47,7 @@ def batches(
     source in memory, 8 for others.  prefetch: how many batches wait in memory; None: 4, or one for each
     thread if there are more.
     """
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size is {batch_size} and process_count {process_count}; expected a multiple of the number of "
-            "processes, at least 1 each"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; expected 0..{process_count - 1}")
+    _check_parts(batch_size, process_index, process_count)
     for name, value in (("seed", seed), ("start_step", start_step)):
         if value < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
@@ -69,15 +63,27 @@ def batches(
 
 
 def sequential(
-    source: Source, batch_size: int, *, threads: int | None = None, prefetch: int | None = None
+    source: Source,
+    batch_size: int,
+    *,
+    fill: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int | None = None,
+    prefetch: int | None = None,
 ) -> Iterator[Examples]:
-    """Every example once, in order; the last batch may be shorter.  threads, prefetch: as in `batches`."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    """Every example once, in order; the last batch may be shorter, or is filled up with copies of the last example.
+
+    process_index, process_count: which part of each batch this process reads, of as many equal ones, which need
+    `fill`.  threads, prefetch: as in `batches`.
+    """
+    _check_parts(batch_size, process_index, process_count)
     image_shape(source)
+    local = batch_size // process_count
 
     def read(step: int) -> Examples:
-        return gather(source, np.arange(step * batch_size, min((step + 1) * batch_size, len(source))))
+        indices = step * batch_size + process_index * local + np.arange(local)
+        return gather(source, np.minimum(indices, len(source) - 1) if fill else indices[indices < len(source)])
 
     return _run(read, range(math.ceil(len(source) / batch_size)), source, threads, prefetch)
 
@@ -111,6 +117,16 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
                 "expected one shape: resize them, as Folder(size=...) does"
             )
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _check_parts(batch_size: int, process_index: int, process_count: int) -> None:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size} and process_count {process_count}; expected a multiple of the number of "
+            "processes, at least 1 each"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; expected 0..{process_count - 1}")
 
 
 def _order(count: int, seed: int) -> Callable[[int, int], Int[np.ndarray, " batch"]]:

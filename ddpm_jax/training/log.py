@@ -6,6 +6,7 @@ On a terminal nothing scrolls by; where the output is a file there is a line for
 import json
 import time
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ddpm_jax.data.images import grid, save_png
+
+# Seconds without a line, after which there is one.
+HEARTBEAT = 60.0
 
 
 def format_time(seconds: float) -> str:
@@ -55,10 +59,13 @@ class Log:
         )
         self._task = self._progress.add_task("training", total=num_steps, completed=start, shown="compiling")
         self._progress.start()
-        self._last = (start, time.monotonic())
+        self._spoke, self._closed = time.monotonic(), Event()
+        if not (quiet or self._console.is_terminal):
+            Thread(target=self._heartbeat, daemon=True).start()
 
     def say(self, text: str) -> None:
         """One line for the person who waits."""
+        self._spoke = time.monotonic()
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
@@ -69,24 +76,23 @@ class Log:
         """Show what takes a while beside training."""
         self._progress.update(self._task, shown=what)
 
-    def metrics(self, step: int, values: dict[str, float], batch_size: int) -> None:
-        """Record the metrics after `step` steps, which are those of the steps since the last record."""
-        seconds = max(time.monotonic() - self._last[1], 1e-9)
-        steps_per_second = (step - self._last[0]) / seconds
-        rate, left = batch_size * steps_per_second, (self._num_steps - step) / max(steps_per_second, 1e-9)
-        self._last = (step, time.monotonic())
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Record the metrics after `step` steps, which are those of the steps since the last record.
+
+        values: any numbers, with `loss`, `images_per_second` and `steps_per_second` among them.
+        """
         if self._quiet:
             return
-        values = {**values, "images_per_second": rate}
         with self._metrics.open("a") as file:
             file.write(
                 json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}) + "\n"
             )
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        shown = f"loss {values['loss']:.4f}  {rate:.0f} images/s"
+        shown = f"loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s"
         self._progress.update(self._task, shown=shown)
         if not self._console.is_terminal:
+            left = (self._num_steps - step) / max(values["steps_per_second"], 1e-9)
             self.say(f"step {step}/{self._num_steps}  {shown}  {format_time(left)} left")
 
     def images(self, step: int, pixels: Any) -> Path:
@@ -108,14 +114,18 @@ class Log:
         """Put everything on disk, so that a checkpoint never has more steps than its log."""
         self._events.flush()
 
-    def restart_clock(self, step: int) -> None:
-        """Leave the time until now (for compiling, a checkpoint, a picture) out of the rate."""
-        self._last = (step, time.monotonic())
-
     def close(self) -> None:
         """End the progress bar and the event file."""
+        self._closed.set()
         self._progress.stop()
         self._events.close()
+
+    def _heartbeat(self) -> None:
+        """Where lines are all there is to see: one after each minute without any, so that waiting is not silence."""
+        while not self._closed.wait(max(self._spoke + HEARTBEAT - time.monotonic(), 0.1)):
+            if time.monotonic() - self._spoke >= HEARTBEAT:
+                task = self._progress.tasks[0]
+                self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
     def _forget(self, after: int) -> None:
         if not self._metrics.exists():

@@ -22,44 +22,56 @@ from ddpm_jax.arrays import stream
 from ddpm_jax.check import RunError
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
+from ddpm_jax.dryrun import step_flops
+from ddpm_jax.evaluation import numbers
 from ddpm_jax.experiment import Experiment, conflicts
 from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import Log
-from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, make_mesh, replicated, with_sharding
+from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, shardings, with_sharding
 from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.training.step import Recipe, TrainStep, compile_step
+from ddpm_jax.training.watch import Meter, Profile, peak_flops
 
 # Steps that may be under way at once: enough to hide the host's work, few enough to stay in step.
 STEPS_IN_FLIGHT = 2
 
 
-def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Path:
+def train(
+    experiment: Experiment,
+    workdir: str | Path,
+    mesh: Mesh | None = None,
+    *,
+    profile: tuple[int, int] | None = None,
+) -> Path:
     """Train in the folder `workdir`, from its newest checkpoint if there is one; returns the last picture's path.
 
-    mesh: all devices of all processes unless given.
+    mesh: that of the experiment, over all devices of all processes, unless given.  profile: the first and the last
+    step of a profiler's trace, written to `workdir`/profile.
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
     folder holds another experiment's run: then nothing on disk has changed.  Raises RunError also where the
     loss is lost.
     """
-    mesh = mesh or make_mesh()
+    workdir, mesh = Path(workdir), mesh or experiment.mesh.build()
     experiment.check()
-    check_divides(mesh, experiment.batch_size)
+    check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
+    trace = Profile(workdir / "profile", profile)
     recipe = experiment.recipe()
-    step = compile_step(recipe, mesh)
-    check_step(experiment, recipe, step)
+    shapes = state_shapes(experiment, recipe, mesh)
+    step = compile_step(recipe, shardings(shapes), donate=not jax.config.values["jax_debug_nans"])
+    check_step(experiment, shapes, step)
     workdir.mkdir(parents=True, exist_ok=True)
     is_first = jax.process_index() == 0
     if is_first:
         specs.save(experiment, workdir / "experiment.json")
 
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
-    state = start_state(experiment, recipe, mesh, checkpoints)
+    state = start_state(experiment, recipe, shapes, checkpoints)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
     try:
-        state = run_steps(experiment, step, mesh, state, checkpoints, log)
+        state = run_steps(experiment, step, mesh, state, checkpoints, log, trace)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
@@ -96,9 +108,14 @@ def fresh_state(experiment: Experiment, recipe: Recipe) -> TrainState:
     return new_state(params, recipe.update, recipe.timesteps.start(recipe.schedule.num_steps))
 
 
-def check_step(experiment: Experiment, recipe: Recipe, step: TrainStep) -> None:
-    """Trace a step, which compiles nothing: what does not fit is an error now."""
-    state = jax.eval_shape(lambda: fresh_state(experiment, recipe))
+def state_shapes(experiment: Experiment, recipe: Recipe, mesh: Mesh) -> Any:
+    """The shapes, dtypes and shardings of the state on a mesh."""
+    shapes = jax.eval_shape(lambda: fresh_state(experiment, recipe))
+    return with_sharding(shapes, experiment.mesh.place(mesh, shapes))
+
+
+def check_step(experiment: Experiment, state: Any, step: TrainStep) -> None:
+    """Trace a step from the shapes of a state, which compiles nothing: what does not fit is an error now."""
     shape = (experiment.batch_size, *experiment.image_shape)
     batch = {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
     if "label" in experiment.data[0]:
@@ -106,12 +123,11 @@ def check_step(experiment: Experiment, recipe: Recipe, step: TrainStep) -> None:
     jax.eval_shape(step, state, batch, jax.random.key(0))
 
 
-def start_state(experiment: Experiment, recipe: Recipe, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
-    """The newest state on disk, or a new one, on every device."""
-    shapes = with_sharding(jax.eval_shape(lambda: fresh_state(experiment, recipe)), replicated(mesh))
+def start_state(experiment: Experiment, recipe: Recipe, shapes: Any, checkpoints: Checkpoints) -> TrainState:
+    """The newest state on disk, or a new one, with the shardings of `shapes`."""
     found = checkpoints.restore_newest(lambda about: as_trees(shapes), report=print)
     if found is None:
-        return jax.device_put(fresh_state(experiment, recipe), replicated(mesh))
+        return jax.device_put(fresh_state(experiment, recipe), shardings(shapes))
     step, trees = found
     checkpoints.set_aside(after=step)
     return TrainState(ema_params=trees["ema"]["params"], **trees["training"])
@@ -124,20 +140,32 @@ def as_trees(state: Any) -> dict[str, Any]:
 
 
 def run_steps(
-    experiment: Experiment, step_once: TrainStep, mesh: Mesh, state: TrainState, checkpoints: Checkpoints, log: Log
+    experiment: Experiment,
+    step_once: TrainStep,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    log: Log,
+    profile: Profile,
 ) -> TrainState:
     """Take the steps that are left, and write what is due after each."""
     start, last = int(state.step), experiment.num_steps
+    meter = Meter(start, experiment.batch_size, mesh.size, flops_where_peak_is_known(experiment))
     key = jax.random.key(experiment.seed)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream_of_batches = batches(experiment.data, experiment.batch_size, experiment.seed, start_step=start, **processes)
     pending: deque[Any] = deque()  # the metrics of the steps since the last record
     for step in range(start + 1, last + 1):
-        state, metrics = step_once(state, global_batch(mesh, checked(next(stream_of_batches), experiment)), key)
+        with meter.waiting():
+            batch = next(stream_of_batches)
+        with profile.step(step):
+            state, metrics = step_once(state, global_batch(mesh, checked(batch, experiment)), key)
         pending.append(metrics)
+        if profile.stop(step, metrics):
+            log.say(f"the profiler's trace ends at step {step}")
         if step == start + 1:
             jax.block_until_ready(metrics)
-            log.restart_clock(step)  # the first step was spent compiling
+            meter.restart(step)  # the first step was spent compiling
         if len(pending) > STEPS_IN_FLIGHT:
             jax.block_until_ready(pending[-1 - STEPS_IN_FLIGHT])
         log.advance(step)
@@ -145,14 +173,14 @@ def run_steps(
             step % every == 0 or step == last for every in (experiment.checkpoint_every, experiment.sample_every)
         )
         if save or picture or step % experiment.log_every == 0:
-            record(log, step, pending, experiment.batch_size, checkpoints)
+            record(log, meter, step, pending, checkpoints)
         if save:
             log.flush()
             checkpoints.save(step, as_trees(state), about={"image_shape": list(experiment.image_shape)})
         if picture:
             draw_picture(experiment, state, mesh, log)
         if save or picture:
-            log.restart_clock(step)
+            meter.restart(step)
     return state
 
 
@@ -166,10 +194,10 @@ def checked(batch: dict[str, np.ndarray], experiment: Experiment) -> dict[str, n
         wrong = batch["label"][(batch["label"] < 0) | (batch["label"] >= num_classes)]
         if wrong.size:
             raise ValueError(f"the data have the label {wrong[0]}; net.num_classes is {num_classes}")
-    return {name: batch[name] for name in ("image", "label") if name in batch}
+    return numbers(batch)
 
 
-def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoints: Checkpoints) -> None:
+def record(log: Log, meter: Meter, step: int, pending: deque[Any], checkpoints: Checkpoints) -> None:
     """Fetch the metrics of the steps before and at `step`, log their means, and empty the queue.
 
     Raises RunError where the loss of one of them is not finite.
@@ -178,7 +206,7 @@ def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoint
     first = step - len(fetched) + 1
     pending.clear()
     for number, metrics in enumerate(fetched, first):
-        if not all(np.isfinite(value) for value in metrics.values()):
+        if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])):
             checkpoints.wait()
             good = next(iter(checkpoints.steps()), None)
             raise RunError(
@@ -188,8 +216,23 @@ def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoint
                 + "Try a lower --optimizer.learning-rate, a longer --optimizer.warmup-steps or a smaller "
                 "--optimizer.clip-norm in a new --workdir."
             )
-    means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
-    log.metrics(step, means, batch_size)
+    log.metrics(step, summary(fetched) | meter.read(step))
+
+
+def summary(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The metrics of several steps as one number each: means; the loss in a quarter of t over all its examples."""
+    whole = {name: np.mean([one[name] for one in metrics]) for name in metrics[0] if np.ndim(metrics[0][name]) == 0}
+    total, count = (np.sum([one[name] for one in metrics], 0) for name in ("quarter_sum", "quarter_count"))
+    quarters = {f"loss_quarter_{i + 1}": total[i] / count[i] for i in range(4) if count[i]}
+    return {name: float(value) for name, value in {"loss": whole["loss"], **whole, **quarters}.items()}
+
+
+def flops_where_peak_is_known(experiment: Experiment) -> int | None:
+    """Floating-point operations of a step, on devices whose peak is known; counting takes a second or two."""
+    if peak_flops(jax.devices()[0]) is None:
+        return None
+    shape = experiment.image_shape
+    return step_flops(experiment, experiment.parameter_shapes(shape), (experiment.batch_size, *shape))
 
 
 def draw_picture(experiment: Experiment, state: TrainState, mesh: Mesh, log: Log) -> None:

@@ -5,27 +5,28 @@ The draws are made for the global batch from (seed, step), so any number of devi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Key, stream
+from ddpm_jax.arrays import Key, PerExample, stream
 from ddpm_jax.data.images import random_flip, to_unit
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.objective import Draws, Objective, draw_noise
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
 from ddpm_jax.timesteps import TimestepRule
-from ddpm_jax.training.mesh import by_example, replicated
+from ddpm_jax.training.mesh import by_example
 from ddpm_jax.training.optimizer import Ema
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.variance import Variance
 
-Metrics = dict[str, Float[Array, ""]]
+Examples = tuple[dict[str, Array], Array, Draws, PerExample]  # the batch, x, draws, weights
+Metrics = dict[str, Float[Array, "..."]]
 TrainStep = Callable[[TrainState, dict[str, Any], Key], tuple[TrainState, Metrics]]
 
 
@@ -42,6 +43,7 @@ class Recipe:
     update: optax.GradientTransformation
     ema: Ema
     flip: bool
+    accumulate: int = 1
 
     def bind(self, params: Any, batch: dict[str, Array], key: Key) -> Callable[[Array, Array], Array]:
         """predict(z_t, t) in training: with labels where the network takes them, with dropout where it has it."""
@@ -57,33 +59,87 @@ class Recipe:
         predict: Any = self.bind(params, batch, key)
         return self.objective(Decoder(predict, self.schedule, self.target, self.variance), x, draws)
 
-    def step(self, state: TrainState, batch: dict[str, Array], seed_key: Key) -> tuple[TrainState, Metrics]:
-        """The state after one more step on a batch of uint8 images, and what happened in it."""
+    def gradient(self, params: Any, examples: Examples, key: Key) -> tuple[PerExample, Any]:
+        """(losses, gradient of their weighted mean) of a batch."""
+        batch, x, draws, weight = examples
+
+        def mean_loss(params: Any) -> tuple[Float[Array, ""], PerExample]:
+            losses = self.losses(params, batch, x, draws, key)
+            return jnp.mean(weight * losses), losses
+
+        gradient, losses = jax.grad(mean_loss, has_aux=True)(params)
+        return losses, gradient
+
+    def accumulated_gradient(self, params: Any, examples: Examples, key: Key) -> tuple[PerExample, Any]:
+        """`gradient` of a batch, `accumulate` parts of it one after another: in the memory of one of them.
+
+        Part j has the examples i = j modulo `accumulate`, so every device goes on with those that it has.
+        """
+        parts = self.accumulate
+        cut = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0), examples)
+
+        def add(total: Any, part: tuple[Examples, Array]) -> tuple[Any, PerExample]:
+            losses, gradient = self.gradient(params, part[0], jax.random.fold_in(key, part[1]))
+            return jax.tree.map(jnp.add, total, gradient), losses
+
+        # On CPUs the gradient of a convolution inside a loop is about 20 times slower: there it is unrolled.
+        unroll = parts if jax.default_backend() == "cpu" else 1
+        total, losses = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), (cut, jnp.arange(parts)), unroll=unroll)
+        return losses.T.reshape(-1), jax.tree.map(lambda gradient: gradient / parts, total)
+
+    def step(
+        self, state: TrainState, batch: dict[str, Array], seed_key: Key, placed: TrainState | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """The state after one more step on a batch of uint8 images, and what happened in it.
+
+        placed: the shardings of the state, where it lies on a mesh: the parameters are gathered before they are
+        used, and of the gradient each device gets the part that it updates.
+        """
         key = jax.random.fold_in(stream(seed_key, "train"), state.step)
         x = to_unit(batch["image"])
         if self.flip:
             x = random_flip(stream(key, "flip"), x)
         draws_key = stream(key, "draws")
         t, weight = self.timesteps.draw(stream(draws_key, "t"), state.timesteps, self.schedule.num_steps, len(x))
-        draws = Draws(t, draw_noise(draws_key, x.shape))
+        examples = batch, x, Draws(t, draw_noise(draws_key, x.shape)), weight
 
-        def mean_loss(params: Any) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
-            losses = self.losses(params, batch, x, draws, key)
-            return jnp.mean(weight * losses), losses
-
-        (value, losses), gradient = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        take = self.gradient if self.accumulate == 1 else self.accumulated_gradient
+        if placed is None:
+            losses, gradient = take(state.params, examples, key)
+        else:
+            place = jax.lax.with_sharding_constraint
+            losses, gradient = take(place(state.params, placed.step), examples, key)
+            # Whole, then cut: else the compiler would carry the cut into the network, and move activations.
+            gradient = place(place(gradient, placed.step), placed.params)
         updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         average = self.ema.update(state.ema_params, params, step)
         timesteps = self.timesteps.update(state.timesteps, t, losses)
         return TrainState(step, params, average, opt_state, timesteps), {
-            "loss": value,
+            "loss": jnp.mean(weight * losses),
             "gradient_norm": optax.tree.norm(gradient),
+            "parameter_norm": optax.tree.norm(params),
+            **by_quarter(losses, t, self.schedule.num_steps),
         }
 
 
-def compile_step(recipe: Recipe, mesh: Mesh) -> TrainStep:
-    """`recipe.step` for arrays on the mesh: the batch cut by example, all else replicated, the state donated."""
-    whole, slices = replicated(mesh), by_example(mesh)
-    return jax.jit(recipe.step, in_shardings=(whole, slices, whole), out_shardings=(whole, whole), donate_argnums=0)
+def by_quarter(losses: PerExample, t: Int[Array, " batch"], num_steps: int) -> dict[str, Float[Array, " 4"]]:
+    """The sum of the losses, and their number, in each quarter of t = 1..T."""
+    quarter = jax.nn.one_hot((t - 1) * 4 // num_steps, 4, dtype=jnp.float32)
+    return {"quarter_sum": losses @ quarter, "quarter_count": quarter.sum(0)}
+
+
+def compile_step(recipe: Recipe, placed: TrainState, donate: bool = True) -> TrainStep:
+    """`recipe.step` for arrays on a mesh: the batch cut by example, the state as `placed`.
+
+    placed: a sharding for each array of the state.  donate: the state's buffers are used again, so that it is in
+    memory once.
+    """
+    whole = placed.step
+    return jax.jit(
+        partial(recipe.step, placed=placed),
+        in_shardings=(placed, by_example(whole.mesh), whole),
+        out_shardings=(placed, whole),
+        donate_argnums=(0,) if donate else (),
+    )

@@ -1,0 +1,50 @@
+"""Functions of single examples, over all of a data set on all devices: every example counts, once.
+
+Batches are cut over the mesh.  The last one is filled up with copies of the last example, whose results are dropped.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.arrays import as_pytree
+from ddpm_jax.check import whole
+from ddpm_jax.data.sources import Source
+from ddpm_jax.data.stream import sequential
+from ddpm_jax.training.mesh import by_example, fetch, global_batch
+
+# Examples at a time, on each device.
+CHUNK = 256
+
+
+def over_examples(
+    function: Callable[[dict[str, Any], Any], Any], source: Source, mesh: Mesh, chunk: int | None = None
+) -> Any:
+    """function(batch, first) of every example of a source: its tree of arrays, each as NumPy [N, ...], in order.
+
+    function: takes {"image": uint8 [b, height, width, channels], and "label": int32 [b] where there are labels} and
+    the number of the first of them, and gives arrays [b, ...]; row i may depend on example i and its number only.  It
+    is compiled once; parameters belong in a pytree, `jax.tree_util.Partial(function, params)`.  chunk: examples at a
+    time on each device, 256 unless given.  Each process reads its part.
+    """
+    if chunk is not None:
+        whole("chunk", chunk, 1)
+    count = len(source)
+    batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))
+    batch_size = math.ceil(count / (batches * mesh.size)) * mesh.size
+    run = jax.jit(lambda function, batch, first: function(batch, first), out_shardings=by_example(mesh))
+    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    pieces = [
+        jax.tree.map(fetch, run(as_pytree(function), global_batch(mesh, numbers(batch)), np.int32(index * batch_size)))
+        for index, batch in enumerate(sequential(source, batch_size, fill=True, **part))
+    ]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)
+
+
+def numbers(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The images and labels of a batch, without names or whatever else an example has."""
+    return {name: batch[name] for name in ("image", "label") if name in batch}
