@@ -49,7 +49,8 @@ class Run:
     @cached_property
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that the network was trained for."""
-        return self.experiment.schedule.build()
+        with jax.ensure_compile_time_eval():  # arrays, not tracers, also when first asked for inside a jitted function
+            return self.experiment.schedule.build()
 
     @cached_property
     def predict(self) -> Predict:
@@ -156,8 +157,8 @@ def draw_images(
     return np.concatenate(pieces)[:n]
 
 
-def bind(experiment: Experiment, params: Any, labels: np.ndarray | None, guidance: float | None = None) -> Predict:
-    """predict(z_t, t) for these labels, guided towards them where a scale of guidance is given."""
+def bind(experiment: Experiment, params: Any, labels: Any, guidance: float | None = None) -> Predict:
+    """predict(z_t, t) for these labels, [batch] integers, guided towards them where a scale of guidance is given."""
     net = experiment.net
     if guidance is None:
         return net.bind(params) if labels is None else net.bind(params, labels=labels)

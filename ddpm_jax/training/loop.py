@@ -9,6 +9,7 @@ A run is a folder:
     samples/STEP.png     images drawn with the averaged parameters
 """
 
+import traceback
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,14 @@ def train(
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
     trace = Profile(workdir / "profile", profile)
-    recipe = experiment.recipe()
-    shapes = state_shapes(experiment, recipe, mesh)
-    step = compile_step(recipe, shardings(shapes), donate=not jax.config.values["jax_debug_nans"])
-    check_step(experiment, shapes, step)
+    step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape)
     workdir.mkdir(parents=True, exist_ok=True)
     is_first = jax.process_index() == 0
     if is_first:
         specs.save(experiment, workdir / "experiment.json")
 
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
-    state = start_state(experiment, recipe, shapes, checkpoints)
+    state = start_state(experiment, shapes, checkpoints)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
     try:
         state = run_steps(experiment, step, mesh, state, checkpoints, log, trace)
@@ -76,10 +74,20 @@ def train(
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
         checkpoints.wait()
+    except FloatingPointError as error:
+        raise RunError(f"{error}, {made_in(error)}; found by --debug-nans") from error
     finally:
         log.close()
         checkpoints.close()
     return picture
+
+
+def made_in(error: Exception) -> str:
+    """The lines that led to an error, innermost first, as "in clip_fn (_clipping.py, line 105), from step (...)"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside_jax = [frame for frame in reversed(frames) if "/jax/" not in Path(frame.filename).as_posix()]
+    lines = [f"{frame.name} ({Path(frame.filename).name}, line {frame.lineno})" for frame in outside_jax[:4]]
+    return "in " + ", from ".join(lines)
 
 
 def check_resumable(experiment: Experiment, workdir: Path) -> None:
@@ -102,32 +110,36 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
         )
 
 
-def fresh_state(experiment: Experiment, recipe: Recipe) -> TrainState:
+def fresh_state(experiment: Experiment, recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
     """The state before the first step."""
-    params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), experiment.image_shape)
+    params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), image_shape)
     return new_state(params, recipe.update, recipe.timesteps.start(recipe.schedule.num_steps))
 
 
-def state_shapes(experiment: Experiment, recipe: Recipe, mesh: Mesh) -> Any:
-    """The shapes, dtypes and shardings of the state on a mesh."""
-    shapes = jax.eval_shape(lambda: fresh_state(experiment, recipe))
-    return with_sharding(shapes, experiment.mesh.place(mesh, shapes))
+def prepare_step(experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int, int]) -> tuple[TrainStep, Any]:
+    """The step for a mesh, and the shapes, dtypes and shardings of what it takes: (state, batch, key).
+
+    It is traced but not compiled: what does not fit is an error now.
+    """
+    recipe = experiment.recipe()
+    state = jax.eval_shape(lambda: fresh_state(experiment, recipe, image_shape))
+    state = with_sharding(state, experiment.mesh.place(mesh, state))
+    size = experiment.batch_size
+    batch = {"image": jax.ShapeDtypeStruct((size, *image_shape), np.uint8)}
+    if getattr(experiment.net, "num_classes", None):
+        batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
+    shapes = state, batch, jax.eval_shape(lambda: jax.random.key(0))
+    step = compile_step(recipe, shardings(state), donate=not jax.config.values["jax_debug_nans"])
+    jax.eval_shape(step, *shapes)
+    return step, shapes
 
 
-def check_step(experiment: Experiment, state: Any, step: TrainStep) -> None:
-    """Trace a step from the shapes of a state, which compiles nothing: what does not fit is an error now."""
-    shape = (experiment.batch_size, *experiment.image_shape)
-    batch = {"image": jax.ShapeDtypeStruct(shape, np.uint8)}
-    if "label" in experiment.data[0]:
-        batch["label"] = jax.ShapeDtypeStruct(shape[:1], np.int32)
-    jax.eval_shape(step, state, batch, jax.random.key(0))
-
-
-def start_state(experiment: Experiment, recipe: Recipe, shapes: Any, checkpoints: Checkpoints) -> TrainState:
+def start_state(experiment: Experiment, shapes: Any, checkpoints: Checkpoints) -> TrainState:
     """The newest state on disk, or a new one, with the shardings of `shapes`."""
     found = checkpoints.restore_newest(lambda about: as_trees(shapes), report=print)
     if found is None:
-        return jax.device_put(fresh_state(experiment, recipe), shardings(shapes))
+        fresh = fresh_state(experiment, experiment.recipe(), experiment.image_shape)
+        return jax.device_put(fresh, shardings(shapes))
     step, trees = found
     checkpoints.set_aside(after=step)
     return TrainState(ema_params=trees["ema"]["params"], **trees["training"])

@@ -27,7 +27,7 @@ from ddpm_jax.variance import Variance
 
 Examples = tuple[dict[str, Array], Array, Draws, PerExample]  # the batch, x, draws, weights
 Metrics = dict[str, Float[Array, "..."]]
-TrainStep = Callable[[TrainState, dict[str, Any], Key], tuple[TrainState, Metrics]]
+TrainStep = Any  # (state, batch, seed key) to (state, metrics), jitted
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""What a training step becomes on 1 to 64 devices: compile time, memory of a device, and what they tell one another.
+
+    python scripts/scaling.py experiments/digits.py                      # virtual devices of this CPU
+    python scripts/scaling.py experiments/cifar10.py --tpu v5e           # compiled for TPU pods, without one
+
+Nothing is run: the step is compiled, and its memory and collectives are read from the compiled program.  The batch
+grows with the devices, --per-device images on each.  For TPUs libtpu must be there (`pip install libtpu`, of the
+version that `pip install -e .[tpu]` takes); its compiler needs no TPU.  Prints a table; --json writes it to a file.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+
+# The chips of a TPU v5e or v6e slice, as its compiler calls them.
+SLICES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1, "f16": 2, "s8": 1}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compile a training step for several meshes."""
+
+    experiment: tyro.conf.Positional[Path]
+    devices: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Numbers of devices."""
+    layouts: tuple[Literal["data", "fsdp", "both"], ...] = ("data", "fsdp", "both")
+    """The state copied to all devices, cut over all, or cut over (at most) 4 of them and copied to the rest."""
+    per_device: int = 16
+    """Images in a step on each device."""
+    steps: tuple[int, ...] = ()
+    """Lengths T of the diffusion, each compiled on 8 devices: what grows with it?"""
+    tpu: Literal["v5e", "v6e"] | None = None
+    """Compile for TPUs of this kind."""
+    json: Path | None = None
+    """Where the table goes as JSON."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compiled step."""
+
+    layout: str
+    devices: int
+    T: int
+    compile_seconds: float
+    state_bytes: int
+    working_bytes: int
+    collectives: dict[str, tuple[int, int]]
+    """Of each kind: how many, and the bytes that they give each device."""
+
+
+def main() -> None:
+    """Compile, tell, write."""
+    options = tyro.cli(Options)
+    if options.tpu is None:
+        count = max((*options.devices, 8 if options.steps else 1))
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks no metadata server
+    cases = [(layout, n, None) for layout in options.layouts for n in options.devices if layout == "data" or n > 1]
+    cases += [("data", 8, T) for T in options.steps]
+    rows = []
+    for layout, count, T in cases:
+        rows.append(measure(options, layout, count, T))
+        print(line(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def measure(options: Options, layout: str, count: int, T: int | None) -> Row:
+    """Compile the step for `count` devices."""
+    import jax
+    from jax.experimental import topologies
+    from jax.sharding import Mesh
+
+    from ddpm_jax.commands.train import read_experiment
+    from ddpm_jax.dryrun import look_at_data
+    from ddpm_jax.training.loop import prepare_step
+
+    fsdp = {"data": 1, "fsdp": count, "both": min(count, 4)}[layout]
+    experiment = read_experiment(options.experiment)
+    schedule = experiment.schedule if T is None else replace(experiment.schedule, num_steps=T)
+    mesh_spec = replace(experiment.mesh, data=None, fsdp=fsdp)
+    size = options.per_device * count
+    experiment = replace(experiment, batch_size=size, mesh=mesh_spec, schedule=schedule)
+    if options.tpu is None:
+        devices = jax.devices()[:count]
+    else:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=f"{options.tpu}:{SLICES[count]}").devices
+    mesh = Mesh(np.array(devices).reshape(count // fsdp, fsdp), ("data", "fsdp"))
+    step, shapes = prepare_step(experiment, mesh, look_at_data(experiment)[0])
+    lowered = step.lower(*shapes)
+    start = time.monotonic()
+    program = lowered.compile()
+    seconds = time.monotonic() - start
+    stats = program.memory_analysis()
+    state, working = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+    return Row(layout, count, schedule.num_steps, seconds, state, working, collectives(program.as_text()))
+
+
+def collectives(program: str) -> dict[str, tuple[int, int]]:
+    """How many of each kind are in a compiled program, and their bytes; a channel stands for one of them."""
+    found: dict[str, dict[str, int]] = {}
+    for moved, kind, rest in re.findall(rf"= (\S.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)", program):
+        channel = re.search(r"channel_id=(\d+)", rest)
+        sizes = re.findall(r"(\w+)\[([\d,]*)\]", moved)
+        size = sum(BYTES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in sizes)
+        found.setdefault(kind, {}).setdefault(channel.group(1) if channel else moved, size)
+    return {kind: (len(channels), sum(channels.values())) for kind, channels in found.items()}
+
+
+def line(row: Row) -> str:
+    """One line of the table, in Markdown."""
+    told = ", ".join(f"{n} {kind} ({size / 1e6:.2f} MB)" for kind, (n, size) in row.collectives.items()) or "none"
+    memory = f"{row.state_bytes / 1e6:.2f} | {row.working_bytes / 1e6:.1f}"
+    return f"| {row.layout} | {row.devices} | {row.T} | {row.compile_seconds:.1f} | {memory} | {told} |"
+
+
+if __name__ == "__main__":
+    main()

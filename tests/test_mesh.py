@@ -1,0 +1,226 @@
+"""Where arrays lie, and what a step does with them: on a mesh, in parts, and over all of a data set."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh_of
+from jax.sharding import PartitionSpec
+
+import ddpm_jax
+from ddpm_jax.bound import bound
+from ddpm_jax.data import Arrays, Digits
+from ddpm_jax.data.images import to_unit
+from ddpm_jax.data.stream import batches
+from ddpm_jax.dryrun import saved_for_backward
+from ddpm_jax.evaluation import over_examples
+from ddpm_jax.objective import draw
+from ddpm_jax.training.loop import fresh_state, prepare_step
+from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, shardings
+from ddpm_jax.training.step import by_quarter
+
+
+@pytest.mark.parametrize(
+    ("shape", "fsdp", "expected"),
+    [
+        ((3, 3, 128, 256), 8, (None, None, None, "fsdp")),
+        ((3, 3, 256, 128), 8, (None, None, "fsdp", None)),
+        ((256, 256), 8, (None, "fsdp")),
+        ((250, 256), 5, ("fsdp", None)),
+        ((251, 257), 8, ()),
+        ((128,), 8, ()),
+        ((256, 256), 1, ()),
+        ((), 8, ()),
+    ],
+)
+def test_the_longest_axis_that_divides_is_cut(shape, fsdp, expected):
+    assert MeshSpec().partition(shape, fsdp) == PartitionSpec(*expected)
+
+
+def test_a_mesh_has_all_devices():
+    for fsdp in (1, 2, 8):
+        assert dict(MeshSpec(fsdp=fsdp).build().shape) == {"data": 8 // fsdp, "fsdp": fsdp}
+    with pytest.raises(ValueError, match=r"mesh.fsdp is 3; expected a divisor of the number of devices, 8: 1, 2, 4, 8"):
+        MeshSpec(fsdp=3).build()
+    with pytest.raises(ValueError, match=r"mesh.data is 3; expected 4, as 8 devices / fsdp 2"):
+        MeshSpec(data=3, fsdp=2).build()
+
+
+def test_devices_share_a_batch_equally():
+    check_divides(mesh_of(4), 8, accumulate=2)
+    with pytest.raises(ValueError, match="batch_size is 2, which 4 devices cannot share equally; try 4"):
+        check_divides(mesh_of(4), 2)
+    with pytest.raises(
+        ValueError, match="batch_size is 12, which 4 devices cannot share equally in 2 parts; try 8 or 16"
+    ):
+        check_divides(mesh_of(2, 2), 12, accumulate=2)
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """A small network whose every parameter counts: a polynomial in z_t with coefficients of each timestep."""
+
+    def init(self, key, image_shape):
+        return 0.3 * jax.random.normal(key, (21, 3))
+
+    def bind(self, params):
+        def predict(z_t, t):
+            c = params[t][..., None, None, None]
+            return c[:, 0] + c[:, 1] * z_t + c[:, 2] * z_t**2
+
+        return predict
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, parts):
+    """For any weights; and the losses come back in the order of the examples."""
+    experiment = dataclasses.replace(tiny, net=Taylor())
+    params, recipe = experiment.net.init(jax.random.key(0), ()), experiment.recipe()
+    batch = {"image": Digits().arrays["image"][:16]}
+    draws = draw(jax.random.key(1), recipe.schedule, (16, 8, 8, 1))
+    examples = batch, to_unit(batch["image"]), draws, jnp.linspace(0.5, 2.0, 16)
+    losses, gradient = jax.jit(recipe.gradient)(params, examples, jax.random.key(2))
+    cut = dataclasses.replace(recipe, accumulate=parts)
+    again, added = jax.jit(cut.accumulated_gradient)(params, examples, jax.random.key(2))
+    assert np.ptp(losses) > 0.1
+    np.testing.assert_allclose(again, losses, rtol=1e-6)
+    np.testing.assert_allclose(added, gradient, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def cut(tiny):
+    """`tiny`, whose small arrays are sharded too.
+
+    Adam would move a parameter whose gradient is 0 but for rounding, such as the keys' bias; a larger eps forbids it.
+    """
+    return dataclasses.replace(
+        tiny, mesh=MeshSpec(min_shard_size=64), optimizer=dataclasses.replace(tiny.optimizer, eps=1e-6)
+    )
+
+
+def compiled(experiment, mesh):
+    """(the compiled step, the shapes of its state)."""
+    step, shapes = prepare_step(experiment, mesh, (8, 8, 1))
+    return step.lower(*shapes).compile(), shapes[0]
+
+
+@pytest.fixture(scope="module")
+def on(cut):
+    """on(data, fsdp): (the program, its state's shapes, the state after 20 steps, their losses)."""
+
+    @cache
+    def after_20_steps(data, fsdp):
+        mesh = mesh_of(data, fsdp)
+        program, shapes = compiled(cut, mesh)
+        state = jax.device_put(fresh_state(cut, cut.recipe(), (8, 8, 1)), shardings(shapes))
+        stream, losses = batches(cut.data, cut.batch_size, cut.seed), []
+        for _ in range(20):
+            state, metrics = program(state, global_batch(mesh, next(stream)), jax.random.key(cut.seed))
+            losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
+        return program, shapes, jax.device_get(state), losses
+
+    return after_20_steps
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), pytest.param(4, 2, marks=pytest.mark.slow)])
+def test_any_mesh_gives_the_same_run(on, data, fsdp):
+    """The batch over 8 devices, the state over 8, and 4 copies of it over 2 devices each; against 1 device."""
+    (*_, state, losses), (*_, expected, expected_losses) = on(data, fsdp), on(1, 1)
+    np.testing.assert_allclose(losses, expected_losses, atol=1e-5)
+    for ours, theirs in zip(*(jax.tree.leaves(tree) for tree in (state, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def collectives(program) -> dict[str, list[list[tuple[int, ...]]]]:
+    """The collectives of a compiled program: for each kind, the shapes of the float arrays that each one moves."""
+    found = {}
+    for moved, kind in re.findall(r"= (\S.*?) (all-\w+|reduce-scatter|collective-\w+)\(", program.as_text()):
+        sizes = re.findall(r"f32\[([\d,]*)\]", moved)
+        found.setdefault(kind, []).append([tuple(map(int, filter(None, size.split(",")))) for size in sizes])
+    return found
+
+
+def test_data_parallel_steps_reduce_the_gradient_once(on):
+    program, shapes, *_ = on(8, 1)
+    found = collectives(program)
+    assert found.keys() == {"all-reduce"}
+    assert len(found["all-reduce"]) == 1
+    moved = sum(map(math.prod, found["all-reduce"][0]))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    assert parameters <= moved < parameters + 100  # and the sums that the metrics are made of
+
+
+def test_sharded_parameters_are_gathered_once_each(on):
+    """And are all that is gathered: no activation goes from device to device, and each device holds its part."""
+    program, shapes, *_ = on(1, 8)
+    found = collectives(program)
+    sharded = [leaf.shape for leaf in jax.tree.leaves(shapes.params) if leaf.sharding.spec != PartitionSpec()]
+    assert len(sharded) > 10
+    assert found.keys() == {"all-gather", "all-reduce"}
+    assert sorted(shape for shapes in found["all-gather"] for shape in shapes) == sorted(sharded)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    assert program.memory_analysis().argument_size_in_bytes < whole / 3
+
+
+@pytest.mark.slow
+def test_what_a_dry_run_says_of_memory_is_what_the_step_needs(tiny):
+    """What it keeps for the backward pass, for a batch that outweighs the parameters; remat and parts save of it."""
+    net = dataclasses.replace(tiny.net, channels=16, channel_multipliers=(1, 2))
+    large = dataclasses.replace(tiny, net=net, batch_size=128)
+    needed, told = {}, {}
+    for name, option in {
+        "as it is": large,
+        "remat": dataclasses.replace(large, net=dataclasses.replace(net, remat=True)),
+        "parts": dataclasses.replace(large, accumulate=2),
+    }.items():
+        needed[name] = compiled(option, mesh_of(1))[0].memory_analysis().temp_size_in_bytes
+        told[name] = option.batch_size // option.accumulate
+        told[name] *= saved_for_backward(option, option.parameter_shapes((8, 8, 1)), (8, 8, 1))
+    print(needed, told)
+    assert told["remat"] < told["as it is"] / 2
+    assert needed["remat"] < needed["as it is"]
+    assert needed["parts"] < 0.7 * needed["as it is"]
+    assert told["as it is"] == pytest.approx(needed["as it is"], rel=0.3)
+
+
+def test_the_loss_is_told_by_quarter_of_t():
+    losses, t = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.array([1, 250, 251, 750, 1000])
+    told = by_quarter(losses, t, 1000)
+    np.testing.assert_array_equal(told["quarter_sum"], [3, 3, 4, 5])
+    np.testing.assert_array_equal(told["quarter_count"], [2, 1, 1, 1])
+
+
+def test_every_example_counts_once_whatever_the_devices():
+    """13 examples on 8 devices, 1 or 2 at a time on each: all are seen, with their own numbers."""
+    images = np.random.default_rng(0).integers(0, 256, (13, 2, 2, 1), np.uint8)
+    source = Arrays.of(images, np.arange(13) % 3)
+
+    def function(batch, first):
+        return {
+            "sum": jnp.sum(batch["image"].astype(jnp.int32), (1, 2, 3)),
+            "number": first + jnp.arange(len(batch["image"])),
+        }
+
+    for mesh, chunk in ((mesh_of(8), 1), (mesh_of(4, 2), 2), (mesh_of(1), 5)):
+        found = over_examples(function, source, mesh, chunk)
+        np.testing.assert_array_equal(found["sum"], images.sum((1, 2, 3)))
+        np.testing.assert_array_equal(found["number"], np.arange(13))
+
+
+def test_the_bound_of_a_split_is_the_same_on_any_mesh(finished, key):
+    source = Arrays.of(Digits(split="test").arrays["image"][:11], Digits(split="test").arrays["label"][:11])
+    one, eight = (ddpm_jax.load_run(finished, mesh) for mesh in (mesh_of(1), mesh_of(8)))
+    bits = one.bits_per_dim(key, source, num_steps=3, chunk=4)
+    assert bits.shape == (11,)
+    np.testing.assert_allclose(eight.bits_per_dim(key, source, num_steps=3), bits, rtol=1e-5)
+    x, predict = to_unit(source.arrays["image"]), one.experiment.net.bind(one.params, labels=source.arrays["label"])
+    direct = bound(key, predict, one.schedule, x, num_steps=3, clip=one.experiment.clip).bits_per_dim
+    np.testing.assert_allclose(bits, direct, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"source is .*; expected one with labels"):
+        one.bits_per_dim(key, Arrays.of(np.zeros((3, 8, 8), np.uint8)))
