@@ -26,7 +26,9 @@ def report(experiment: Experiment) -> str:
     shapes = experiment.parameter_shapes(image_shape)
     recipe = experiment.recipe()
     remembered = recipe.timesteps.start(recipe.schedule.num_steps)
-    state = jax.eval_shape(lambda params: new_state(params, recipe.update, remembered), shapes)
+    state = jax.eval_shape(
+        lambda params: new_state(params, recipe.update, remembered, len(recipe.ema.profiles)), shapes
+    )
     per_device = _bytes(state) + saved_for_backward(experiment, shapes, batch) // mesh.size
     processes = f"{jax.process_count()} process" + ("es" if jax.process_count() > 1 else "")
     lines = {
@@ -35,7 +37,7 @@ def report(experiment: Experiment) -> str:
         "steps": f"{experiment.num_steps:,}",
         "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)):,}",
         "FLOPs a step": _engineering(step_flops(experiment, shapes, batch)),
-        "memory": f"{_engineering(_bytes(state))}B for parameters, average and optimizer; "
+        "memory": f"{_engineering(_bytes(state))}B for parameters, averages and optimizer; "
         f"about {_engineering(per_device)}B on each device with what the backward pass keeps",
         "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}",
     }

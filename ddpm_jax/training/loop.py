@@ -4,6 +4,7 @@ A run is a folder:
 
     experiment.json      what is trained (and a copy of the experiment file, if it defines classes)
     checkpoints/STEP/    the state after STEP steps
+    snapshots/STEP/      the averages after STEP steps, kept for good, where the experiment asks for them (PowerEma)
     metrics.jsonl        one line every `log_every` steps
     tensorboard/         the same for TensorBoard
     samples/STEP.png     images drawn with the averaged parameters
@@ -27,6 +28,7 @@ from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, make_mesh, replicated, with_sharding
+from ddpm_jax.training.snapshots import Snapshots, as_items, from_items
 from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
@@ -56,16 +58,19 @@ def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Pa
         specs.save(experiment, workdir / "experiment.json")
 
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
+    snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
     state = start_state(experiment, recipe, mesh, checkpoints)
+    snapshots.resume(int(state.step), state.ema_params)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
     try:
-        state = run_steps(experiment, step, mesh, state, checkpoints, log)
+        state = run_steps(experiment, step, mesh, state, checkpoints, snapshots, log)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
         checkpoints.wait()
     finally:
         log.close()
+        snapshots.close()
         checkpoints.close()
     return picture
 
@@ -93,7 +98,8 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
 def fresh_state(experiment: Experiment, recipe: Recipe) -> TrainState:
     """The state before the first step."""
     params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), experiment.image_shape)
-    return new_state(params, recipe.update, recipe.timesteps.start(recipe.schedule.num_steps))
+    remembered = recipe.timesteps.start(recipe.schedule.num_steps)
+    return new_state(params, recipe.update, remembered, len(recipe.ema.profiles))
 
 
 def check_step(experiment: Experiment, recipe: Recipe, step: TrainStep) -> None:
@@ -114,17 +120,23 @@ def start_state(experiment: Experiment, recipe: Recipe, mesh: Mesh, checkpoints:
         return jax.device_put(fresh_state(experiment, recipe), replicated(mesh))
     step, trees = found
     checkpoints.set_aside(after=step)
-    return TrainState(ema_params=trees["ema"]["params"], **trees["training"])
+    return TrainState(ema_params=from_items(trees), **trees["training"])
 
 
 def as_trees(state: Any) -> dict[str, Any]:
     """The state as a checkpoint holds it: what sampling needs by itself, and the rest."""
     rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "timesteps")}
-    return {"ema": {"params": state.ema_params}, "training": rest}
+    return {**as_items(state.ema_params), "training": rest}
 
 
 def run_steps(
-    experiment: Experiment, step_once: TrainStep, mesh: Mesh, state: TrainState, checkpoints: Checkpoints, log: Log
+    experiment: Experiment,
+    step_once: TrainStep,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    snapshots: Snapshots,
+    log: Log,
 ) -> TrainState:
     """Take the steps that are left, and write what is due after each."""
     start, last = int(state.step), experiment.num_steps
@@ -144,14 +156,18 @@ def run_steps(
         save, picture = (
             step % every == 0 or step == last for every in (experiment.checkpoint_every, experiment.sample_every)
         )
-        if save or picture or step % experiment.log_every == 0:
+        keep = snapshots.due(step)
+        if save or picture or keep or step % experiment.log_every == 0:
             record(log, step, pending, experiment.batch_size, checkpoints)
         if save:
             log.flush()
+            snapshots.wait()
             checkpoints.save(step, as_trees(state), about={"image_shape": list(experiment.image_shape)})
+        if keep:
+            snapshots.save(step, state.ema_params)
         if picture:
             draw_picture(experiment, state, mesh, log)
-        if save or picture:
+        if save or picture or keep:
             log.restart_clock(step)
     return state
 
@@ -196,5 +212,5 @@ def draw_picture(experiment: Experiment, state: TrainState, mesh: Mesh, log: Log
     """Sample with the averaged parameters, always from the same noise, and save the images as one picture."""
     log.doing("drawing samples")
     key = stream(jax.random.key(experiment.seed), "picture")
-    x = draw_images(experiment, state.ema_params, experiment.image_shape, key, experiment.num_samples, mesh)
+    x = draw_images(experiment, state.ema_params[0], experiment.image_shape, key, experiment.num_samples, mesh)
     log.images(int(state.step), to_pixels(x))

@@ -1,4 +1,4 @@
-"""One step of training, as one compiled program: loss, gradient, update, moving average.
+"""One step of training, as one compiled program: loss, gradient, update, averages.
 
 The draws are made for the global batch from (seed, step), so any number of devices sees the same numbers.
 """
@@ -20,8 +20,8 @@ from ddpm_jax.objective import Draws, Objective, draw_noise
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
 from ddpm_jax.timesteps import TimestepRule
+from ddpm_jax.training.average import Averaging
 from ddpm_jax.training.mesh import by_example, replicated
-from ddpm_jax.training.optimizer import Ema
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.variance import Variance
 
@@ -40,7 +40,7 @@ class Recipe:
     objective: Objective
     timesteps: TimestepRule
     update: optax.GradientTransformation
-    ema: Ema
+    ema: Averaging
     flip: bool
 
     def bind(self, params: Any, batch: dict[str, Array], key: Key) -> Callable[[Array, Array], Array]:
@@ -75,9 +75,9 @@ class Recipe:
         updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
-        average = self.ema.update(state.ema_params, params, step)
+        averages = self.ema.update(state.ema_params, params, step)
         timesteps = self.timesteps.update(state.timesteps, t, losses)
-        return TrainState(step, params, average, opt_state, timesteps), {
+        return TrainState(step, params, averages, opt_state, timesteps), {
             "loss": value,
             "gradient_norm": optax.tree.norm(gradient),
         }
