@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
     save_images(output, images)
     picture = output.with_suffix(".png")
     save_png(picture, grid(images[:IN_PICTURE]))
-    average = "" if options.ema is None else f", average {run.ema:g},"
+    average = "" if options.ema is None else f", average {run.ema},"
     print(f"{len(images)} images from step {run.step}{average} in {seconds:.1f} s: {output}, {picture}")
 
 
