@@ -13,7 +13,6 @@ from ddpm_jax import specs
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.objective import Draws
 from ddpm_jax.training.mesh import MeshSpec, check_divides
-from ddpm_jax.training.state import new_state
 
 # A batch size that no other axis has: a prime.
 UNLIKELY_SIZE = 61
@@ -64,8 +63,7 @@ def alternatives(experiment: Experiment, devices: int) -> Iterator[tuple[str, Ex
 def memory(experiment: Experiment, image_shape: tuple[int, ...], devices: int) -> str:
     """What a training step holds on each device, as text."""
     shapes, recipe = experiment.parameter_shapes(image_shape), experiment.recipe()
-    remembered = recipe.timesteps.start(recipe.schedule.num_steps)
-    state = jax.eval_shape(lambda params: new_state(params, recipe.update, remembered), shapes)
+    state = jax.eval_shape(recipe.start, shapes)
     kept = saved_for_backward(experiment, shapes, image_shape)
     spec = experiment.mesh
     whole, cut = _bytes(shapes), _bytes_of_device(shapes, spec)
@@ -77,7 +75,7 @@ def memory(experiment: Experiment, image_shape: tuple[int, ...], devices: int) -
     return f"{_engineering(sum(parts))}B = " + " + ".join(f"{_engineering(part)}B" for part in parts)
 
 
-def look_at_data(experiment: Experiment) -> tuple[tuple[int, ...], str]:
+def look_at_data(experiment: Experiment) -> tuple[tuple[int, int, int], str]:
     """The images' shape, and a line about the data; where they cannot be read, what they declare to be."""
     name = type(experiment.data).__name__
     try:

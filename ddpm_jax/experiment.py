@@ -22,8 +22,9 @@ from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.schedule import Linear, ScheduleSpec
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.timesteps import TimestepRule, UniformTimesteps
+from ddpm_jax.training.average import Averaging, Ema
 from ddpm_jax.training.mesh import MeshSpec
-from ddpm_jax.training.optimizer import Adam, Ema
+from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.step import Recipe
 from ddpm_jax.variance import FixedSmall, Variance
 from ddpm_jax.weighting import Vlb
@@ -35,7 +36,7 @@ PARTS = {
     "objective": Objective,
     "timesteps": TimestepRule,
     "optimizer": Adam,
-    "ema": Ema,
+    "ema": Averaging,
     "sampler": Sampler,
     "clip": Clipping,
     "mesh": MeshSpec,
@@ -64,8 +65,8 @@ class Experiment:
     """How the timesteps of a batch are drawn."""
     optimizer: Adam = Adam()
     """How gradients become updates."""
-    ema: Ema = Ema()
-    """The moving average of the parameters, which sampling uses."""
+    ema: Averaging = Ema()
+    """The averages of the parameters, the first of which sampling uses."""
     sampler: Sampler = Ancestral()
     """How images are drawn, unless asked otherwise."""
     clip: Clipping = Clip()

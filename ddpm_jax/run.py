@@ -45,6 +45,8 @@ class Run:
     params: Any
     image_shape: tuple[int, int, int]
     mesh: Mesh
+    ema: float
+    """Which average of the parameters it is: the decay or width that names it."""
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
@@ -189,13 +191,16 @@ def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index
     return np.pad(labels, (0, count - n))
 
 
-def load_run(folder: str | Path, mesh: Mesh | None = None) -> Run:
+def load_run(folder: str | Path, mesh: Mesh | None = None, ema: float | None = None) -> Run:
     """The run in `folder`, at its newest checkpoint that is whole, on `mesh` (all devices unless given).
 
-    Raises FileNotFoundError where there is no run or no checkpoint yet, and ValueError where what is
-    there cannot be read.
+    ema: the decay or width of the average to read, one that the run kept (the first of them unless given); of a run
+    with `PowerEma` any width, made from its snapshots.
+
+    Raises FileNotFoundError where there is no run, or no checkpoint or snapshot yet, and ValueError where what is
+    there cannot be read or the run has no such average.
     """
-    from ddpm_jax.training.checkpoint import Checkpoints  # Orbax takes 2 s to import
+    from ddpm_jax.training.snapshots import read_average  # Orbax takes 2 s to import
 
     folder = Path(folder)
     path = folder / "experiment.json"
@@ -205,17 +210,13 @@ def load_run(folder: str | Path, mesh: Mesh | None = None) -> Run:
     require("experiment.json", type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
     mesh = mesh or MeshSpec().build()
 
-    def shapes(about: dict[str, Any]) -> dict[str, Any]:
-        image_shape = tuple(about["image_shape"])
-        params = jax.eval_shape(lambda key: experiment.net.init(key, image_shape), jax.random.key(0))
-        return {"ema": {"params": with_sharding(params, replicated(mesh))}}
+    profile = experiment.ema.profiles[0] if ema is None else ema
 
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        found = checkpoints.restore_newest(shapes, report=warnings.warn)
-    finally:
-        checkpoints.close()
+    def shapes(about: dict[str, Any]) -> Any:
+        return with_sharding(experiment.parameter_shapes(tuple(about["image_shape"])), replicated(mesh))
+
+    found = read_average(folder, experiment.ema, profile, shapes, report=warnings.warn)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
-    step, restored = found
-    return Run(experiment, step, restored["ema"]["params"], tuple(restored["about"]["image_shape"]), mesh)
+    step, about, params = found
+    return Run(experiment, step, params, tuple(about["image_shape"]), mesh, profile)

@@ -117,9 +117,13 @@ def class_name(cls: type) -> str:
     return f"{Path(str(module.__file__)).name if is_file else cls.__module__}:{cls.__qualname__}"
 
 
+# Where a class has gone that files written before name by its old place.
+MOVED = {"ddpm_jax.training.optimizer:Ema": "ddpm_jax.training.average:Ema"}
+
+
 def find_class(name: str, folder: Path, where: str = "") -> type:
-    """The dataclass called `name`, as `class_name` gives it."""
-    place, _, qualified = str(name).partition(":")
+    """The dataclass called `name`, as `class_name` gives it, or gave it before it moved."""
+    place, _, qualified = str(MOVED.get(name, name)).partition(":")
     try:
         found: Any = load_file(folder / place) if place.endswith(".py") else importlib.import_module(place)
         for part in qualified.split("."):

@@ -14,7 +14,8 @@ from ddpm_jax.objective import SquaredError
 from ddpm_jax.sampling import Ancestral
 from ddpm_jax.schedule import Linear
 from ddpm_jax.targets import Eps
-from ddpm_jax.training.optimizer import Adam, Ema
+from ddpm_jax.training.average import Ema
+from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.variance import FixedSmall
 from ddpm_jax.weighting import Simple
 

@@ -12,7 +12,8 @@ from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.sampling import Ancestral
 from ddpm_jax.schedule import Cosine
 from ddpm_jax.targets import V
-from ddpm_jax.training.optimizer import Adam, Ema
+from ddpm_jax.training.average import Ema
+from ddpm_jax.training.optimizer import Adam
 
 experiment = Experiment(
     name="digits",

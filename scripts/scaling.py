@@ -77,7 +77,7 @@ def main() -> None:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
-def measure(options: Options, layout: str, count: int, T: int | None) -> Row:
+def measure(options: Options, layout: str, count: int, num_steps: int | None) -> Row:
     """Compile the step for `count` devices."""
     import jax
     from jax.experimental import topologies
@@ -89,7 +89,7 @@ def measure(options: Options, layout: str, count: int, T: int | None) -> Row:
 
     fsdp = {"data": 1, "fsdp": count, "both": min(count, 4)}[layout]
     experiment = read_experiment(options.experiment)
-    schedule = experiment.schedule if T is None else replace(experiment.schedule, num_steps=T)
+    schedule = experiment.schedule if num_steps is None else replace(experiment.schedule, num_steps=num_steps)
     mesh_spec = replace(experiment.mesh, data=None, fsdp=fsdp)
     size = options.per_device * count
     experiment = replace(experiment, batch_size=size, mesh=mesh_spec, schedule=schedule)
@@ -105,7 +105,9 @@ def measure(options: Options, layout: str, count: int, T: int | None) -> Row:
     seconds = time.monotonic() - start
     stats = program.memory_analysis()
     state, working = stats.argument_size_in_bytes, stats.temp_size_in_bytes
-    return Row(layout, count, schedule.num_steps, seconds, state, working, collectives(program.as_text()))
+    return Row(
+        layout, count, experiment.schedule.build().num_steps, seconds, state, working, collectives(program.as_text())
+    )
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:

@@ -28,8 +28,9 @@ from ddpm_jax.data import Digits
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.sampling import Ddim
+from ddpm_jax.training.average import Ema
 from ddpm_jax.training.loop import train
-from ddpm_jax.training.optimizer import Adam, Ema
+from ddpm_jax.training.optimizer import Adam
 
 SCHEDULES = {
     "linear": schedule.Linear(),

@@ -19,6 +19,7 @@ from ddpm_jax import specs
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.loop import as_trees
 from ddpm_jax.training.mesh import replicated, with_sharding
+from ddpm_jax.training.snapshots import as_items
 from ddpm_jax.training.state import new_state
 
 EXPERIMENT = """
@@ -30,6 +31,7 @@ from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.sampling import Ddim
 from ddpm_jax.schedule import ScheduleSpec
+from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.optimizer import Adam
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ experiment = Experiment(
     name="killed", data=Digits(), schedule=Constant(), sampler=Ddim(num_steps=2), flip=True, batch_size=16,
     net=UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
     optimizer=Adam(learning_rate=1e-3, warmup_steps=3, decay="cosine"),
+    ema=PowerEma(snapshot_every=3),
     num_steps=24, log_every=1, checkpoint_every=4, sample_every=1000, num_samples=4,
 )
 if __name__ == "__main__":
@@ -78,14 +81,25 @@ def last_state(workdir: Path, one) -> list[np.ndarray]:
     experiment = specs.load(workdir / "experiment.json")
 
     def fresh():
-        return new_state(experiment.net.init(jax.random.key(0), (8, 8, 1)), experiment.recipe().update)
+        return new_state(experiment.net.init(jax.random.key(0), (8, 8, 1)), experiment.recipe().update, averages=2)
 
     shapes = with_sharding(jax.eval_shape(fresh), replicated(one))
     checkpoints = Checkpoints(workdir / "checkpoints")
     step, trees = checkpoints.restore_newest(lambda about: as_trees(shapes), report=pytest.fail)
     checkpoints.close()
     assert step == 24
-    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema")})]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema", "ema_1")})]
+
+
+def snapshots(workdir: Path, one) -> dict[int, list[np.ndarray]]:
+    """The averages in each snapshot, by its step."""
+    experiment = specs.load(workdir / "experiment.json")
+    shapes = with_sharding(experiment.parameter_shapes((8, 8, 1)), replicated(one))
+    store = Checkpoints(workdir / "snapshots")
+    like = as_items((shapes, shapes))
+    trees = {step: store.restore(step, lambda about: like) for step in store.steps()}
+    store.close()
+    return {step: [np.asarray(leaf) for name in like for leaf in jax.tree.leaves(trees[step][name])] for step in trees}
 
 
 @pytest.mark.slow
@@ -109,5 +123,8 @@ def test_killed_and_started_again_is_bitwise_the_same(tmp_path, one):
     finish(unbroken)
     for ours, theirs in zip(last_state(broken, one), last_state(whole, one), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = snapshots(broken, one), snapshots(whole, one)
+    assert sorted(ours) == sorted(theirs) == list(range(3, 25, 3))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert logged(broken) == logged(whole) == list(range(1, 25))
     assert (broken / "samples" / "00000024.png").exists()

@@ -25,8 +25,7 @@ from ddpm_jax.timesteps import LossAwareTimesteps
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.loop import check_resumable, checked, prepare_step, start_state, train
 from ddpm_jax.training.mesh import global_batch
-from ddpm_jax.training.optimizer import Adam, Ema
-from ddpm_jax.training.state import new_state
+from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.step import compile_step
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.weighting import Vlb
@@ -36,7 +35,7 @@ def steps(experiment, count: int, devices: int):
     """The state and the losses after `count` steps on `devices` devices."""
     mesh, recipe = mesh_of(devices), experiment.recipe()
     params = experiment.net.init(jax.random.key(1), experiment.image_shape)
-    state = new_state(params, recipe.update, recipe.timesteps.start(recipe.schedule.num_steps))
+    state = recipe.start(params)
     placed = experiment.mesh.place(mesh, state)
     state, step, losses = jax.device_put(state, placed), compile_step(recipe, placed), []
     stream = batches(experiment.data, experiment.batch_size, experiment.seed)
@@ -55,21 +54,6 @@ def test_a_run_is_a_function_of_its_seed(tiny):
 def test_training_learns(tiny):
     _, losses = steps(tiny, 60, devices=1)
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
-
-
-@pytest.mark.parametrize("warmup", [False, True])
-def test_the_average_is_the_weighted_sum_of_all_parameters(warmup):
-    """From e_0 = p_0, e_k = d_k e_{k-1} + (1 - d_k) p_k; unrolled, the weights of p_0..p_n sum to 1."""
-    ema, values = Ema(decay=0.8, warmup=warmup), [3.0, 1.0, -2.0, 5.0]
-    average = {"w": jnp.float32(values[0])}
-    weights = np.array([1.0, 0, 0, 0])
-    for step, value in enumerate(values[1:], 1):
-        average = ema.update(average, {"w": jnp.float32(value)}, jnp.int32(step))
-        decay = min(0.8, (1 + step) / (10 + step)) if warmup else 0.8
-        weights *= decay
-        weights[step] = 1 - decay
-    assert weights.sum() == pytest.approx(1)
-    assert float(average["w"]) == pytest.approx(weights @ np.array(values), rel=1e-6)
 
 
 def test_the_learning_rate_rises_then_falls():
@@ -98,7 +82,6 @@ def test_a_long_gradient_is_clipped_before_adam():
         (lambda: Adam(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
         (lambda: Adam(decay="linear"), "decay is 'linear'; expected constant or cosine"),  # type: ignore[arg-type]
         (lambda: Adam(clip_norm=0.0), "clip_norm is 0.0; expected None or more than 0"),
-        (lambda: Ema(decay=1.0), "decay is 1.0; expected 0 or more, less than 1"),
     ],
 )
 def test_a_wrong_value_is_named(unchecked, make, message):

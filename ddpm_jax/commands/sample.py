@@ -49,6 +49,9 @@ class SampleOptions:
     """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
     label: int | None = None
     """The class to draw, for a class-conditional network; all classes in turn unless given."""
+    ema: float | None = None
+    """Which average of the parameters draws: a decay or width that the run kept, the first of them unless given; of a
+    run with PowerEma any width, made from its snapshots."""
 
 
 def main(arguments: list[str]) -> None:
@@ -66,7 +69,7 @@ def main(arguments: list[str]) -> None:
     from ddpm_jax.run import load_run
 
     set_up_jax()
-    run = load_run(options.run)
+    run = load_run(options.run, ema=options.ema)
     sampler = choose_sampler(run.experiment.sampler, options)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
     start = time.monotonic()
@@ -77,7 +80,8 @@ def main(arguments: list[str]) -> None:
     save_images(output, images)
     picture = output.with_suffix(".png")
     save_png(picture, grid(images[:IN_PICTURE]))
-    print(f"{len(images)} images from step {run.step} in {seconds:.1f} s: {output}, {picture}")
+    average = "" if options.ema is None else f", average {run.ema},"
+    print(f"{len(images)} images from step {run.step}{average} in {seconds:.1f} s: {output}, {picture}")
 
 
 def choose_sampler(default: Sampler, options: SampleOptions) -> Sampler:

@@ -48,7 +48,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep_last: int | None = None, keep_every: int | None = None) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, create=False)
+        processes = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name)  # two may save at once
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep_last, keep_period=keep_every, create=False, multiprocessing_options=processes
+        )
         self.folder = folder
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 

@@ -4,6 +4,7 @@ A run is a folder:
 
     experiment.json      what is trained (and a copy of the experiment file, if it defines classes)
     checkpoints/STEP/    the state after STEP steps
+    snapshots/STEP/      the averages after STEP steps, kept for good, where the experiment asks for them (PowerEma)
     metrics.jsonl        one line every `log_every` steps
     tensorboard/         the same for TensorBoard
     samples/STEP.png     images drawn with the averaged parameters
@@ -30,7 +31,8 @@ from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, shardings, with_sharding
-from ddpm_jax.training.state import TrainState, new_state
+from ddpm_jax.training.snapshots import Snapshots, as_items, from_items
+from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 from ddpm_jax.training.watch import Meter, Profile, peak_flops
 
@@ -66,10 +68,12 @@ def train(
         specs.save(experiment, workdir / "experiment.json")
 
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
+    snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
     state = start_state(experiment, shapes, checkpoints)
+    snapshots.resume(int(state.step), state.ema_params)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
     try:
-        state = run_steps(experiment, step, mesh, state, checkpoints, log, trace)
+        state = run_steps(experiment, step, mesh, state, checkpoints, snapshots, log, trace)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
@@ -78,6 +82,7 @@ def train(
         raise RunError(f"{error}, {made_in(error)}; found by --debug-nans") from error
     finally:
         log.close()
+        snapshots.close()
         checkpoints.close()
     return picture
 
@@ -112,8 +117,7 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
 
 def fresh_state(experiment: Experiment, recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
     """The state before the first step."""
-    params = experiment.net.init(stream(jax.random.key(experiment.seed), "init"), image_shape)
-    return new_state(params, recipe.update, recipe.timesteps.start(recipe.schedule.num_steps))
+    return recipe.start(experiment.net.init(stream(jax.random.key(experiment.seed), "init"), image_shape))
 
 
 def prepare_step(experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int, int]) -> tuple[TrainStep, Any]:
@@ -142,13 +146,13 @@ def start_state(experiment: Experiment, shapes: Any, checkpoints: Checkpoints) -
         return jax.device_put(fresh, shardings(shapes))
     step, trees = found
     checkpoints.set_aside(after=step)
-    return TrainState(ema_params=trees["ema"]["params"], **trees["training"])
+    return TrainState(ema_params=from_items(trees), **trees["training"])
 
 
 def as_trees(state: Any) -> dict[str, Any]:
     """The state as a checkpoint holds it: what sampling needs by itself, and the rest."""
     rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "timesteps")}
-    return {"ema": {"params": state.ema_params}, "training": rest}
+    return {**as_items(state.ema_params), "training": rest}
 
 
 def run_steps(
@@ -157,6 +161,7 @@ def run_steps(
     mesh: Mesh,
     state: TrainState,
     checkpoints: Checkpoints,
+    snapshots: Snapshots,
     log: Log,
     profile: Profile,
 ) -> TrainState:
@@ -184,14 +189,18 @@ def run_steps(
         save, picture = (
             step % every == 0 or step == last for every in (experiment.checkpoint_every, experiment.sample_every)
         )
-        if save or picture or step % experiment.log_every == 0:
+        keep = snapshots.due(step)
+        if save or picture or keep or step % experiment.log_every == 0:
             record(log, meter, step, pending, checkpoints)
         if save:
             log.flush()
+            snapshots.wait()
             checkpoints.save(step, as_trees(state), about={"image_shape": list(experiment.image_shape)})
+        if keep:
+            snapshots.save(step, state.ema_params)
         if picture:
             draw_picture(experiment, state, mesh, log)
-        if save or picture:
+        if save or picture or keep:
             meter.restart(step)
     return state
 
@@ -251,5 +260,5 @@ def draw_picture(experiment: Experiment, state: TrainState, mesh: Mesh, log: Log
     """Sample with the averaged parameters, always from the same noise, and save the images as one picture."""
     log.doing("drawing samples")
     key = stream(jax.random.key(experiment.seed), "picture")
-    x = draw_images(experiment, state.ema_params, experiment.image_shape, key, experiment.num_samples, mesh)
+    x = draw_images(experiment, state.ema_params[0], experiment.image_shape, key, experiment.num_samples, mesh)
     log.images(int(state.step), to_pixels(x))

@@ -1,12 +1,9 @@
-"""How gradients become updates: Adam with warm-up, decay, clipping, and the moving average of parameters."""
+"""How gradients become updates: Adam with warm-up, decay and clipping."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from ddpm_jax.check import require
 
@@ -56,23 +53,3 @@ class Adam:
         clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
         rate = self.schedule(num_steps)
         return optax.chain(clip, optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=self.weight_decay))
-
-
-@dataclass(frozen=True)
-class Ema:
-    """The exponential moving average of the parameters, which sampling uses."""
-
-    decay: float = 0.9999
-    """The average keeps this share of itself in each step."""
-    warmup: bool = False
-    """Whether the decay starts small, min(decay, (1 + step) / (10 + step)): for short trainings."""
-
-    def __post_init__(self) -> None:
-        require("decay", self.decay, 0 <= self.decay < 1, "0 or more, less than 1")
-
-    def update(self, average: Any, params: Any, step: Int[Array, ""]) -> Any:
-        """The average after step number `step` (counted from 1), whose new parameters are `params`."""
-        decay = jnp.float32(self.decay)
-        if self.warmup:
-            decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-        return jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), average, params)

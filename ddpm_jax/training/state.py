@@ -18,12 +18,16 @@ class TrainState:
     step: Any
     params: Any
     ema_params: Any
+    """A tuple: one tree like `params` for each average that is kept."""
     opt_state: Any
     timesteps: Any
     """What the rule for drawing timesteps remembers."""
 
 
-def new_state(params: Any, optimizer: optax.GradientTransformation, timesteps: Any = ()) -> TrainState:
-    """The state before the first step; the moving average starts at the parameters, so it has no bias."""
-    ema_params = jax.tree.map(jnp.copy, params)  # buffers of its own: the step donates both
+def new_state(
+    params: Any, optimizer: optax.GradientTransformation, timesteps: Any = (), averages: int = 1
+) -> TrainState:
+    """The state before the first step; each of the averages starts at the parameters, so it has no bias."""
+    # Buffers of their own: the step donates all of them.
+    ema_params = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
     return TrainState(jnp.zeros((), jnp.int32), params, ema_params, jax.jit(optimizer.init)(params), timesteps)

@@ -1,4 +1,4 @@
-"""One step of training, as one compiled program: loss, gradient, update, moving average.
+"""One step of training, as one compiled program: loss, gradient, update, averages.
 
 The draws are made for the global batch from (seed, step), so any number of devices sees the same numbers.
 """
@@ -20,9 +20,9 @@ from ddpm_jax.objective import Draws, Objective, draw_noise
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
 from ddpm_jax.timesteps import TimestepRule
+from ddpm_jax.training.average import Averaging
 from ddpm_jax.training.mesh import by_example
-from ddpm_jax.training.optimizer import Ema
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.variance import Variance
 
 Examples = tuple[dict[str, Array], Array, Draws, PerExample]  # the batch, x, draws, weights
@@ -41,9 +41,14 @@ class Recipe:
     objective: Objective
     timesteps: TimestepRule
     update: optax.GradientTransformation
-    ema: Ema
+    ema: Averaging
     flip: bool
     accumulate: int = 1
+
+    def start(self, params: Any) -> TrainState:
+        """The state before the first step."""
+        remembered = self.timesteps.start(self.schedule.num_steps)
+        return new_state(params, self.update, remembered, len(self.ema.profiles))
 
     def bind(self, params: Any, batch: dict[str, Array], key: Key) -> Callable[[Array, Array], Array]:
         """predict(z_t, t) in training: with labels where the network takes them, with dropout where it has it."""
@@ -114,9 +119,9 @@ class Recipe:
         updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
-        average = self.ema.update(state.ema_params, params, step)
+        averages = self.ema.update(state.ema_params, params, step)
         timesteps = self.timesteps.update(state.timesteps, t, losses)
-        return TrainState(step, params, average, opt_state, timesteps), {
+        return TrainState(step, params, averages, opt_state, timesteps), {
             "loss": jnp.mean(weight * losses),
             "gradient_norm": optax.tree.norm(gradient),
             "parameter_norm": optax.tree.norm(params),

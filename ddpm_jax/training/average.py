@@ -1,0 +1,159 @@
+"""Averages of the parameters over the training, which sampling uses: exponential, and by power functions.
+
+theta_k are the parameters after step k = 1, 2, ..., t, and every average is a weighted sum of them.
+
+*Exponential.*  e_k = d e_{k-1} + (1 - d) theta_k from e_0 = theta_0: the last 1 / (1 - d) steps or so count, however
+long the training has been.
+
+*By a power of time* (Karras et al. 2024, arXiv 2312.02696, section 3.1).  Steps count by how far into the training
+they are, so that a width says the same of a short and of a long one.  Let theta(tau) = theta_k for tau in (k - 1, k];
+then
+
+    e_t = integral_0^t p_t(tau) theta(tau) dtau,    p_t(tau) = (gamma + 1) tau^gamma / t^(gamma + 1)
+
+is an average, for the profile p_t >= 0 has mass 1.  No sum over old parameters is needed:
+
+    e_k = beta_k e_{k-1} + (1 - beta_k) theta_k,    beta_k = (1 - 1/k)^(gamma + 1) = ((k - 1) / k)^(gamma + 1)
+
+is that integral and no approximation of it.  For beta_1 = 0 forgets e_0, and since the product of beta_{k+1} ... beta_t
+telescopes to (k / t)^(gamma + 1), what is left of theta_k at step t is
+
+    (1 - beta_k) (k / t)^(gamma + 1) = (k^(gamma + 1) - (k - 1)^(gamma + 1)) / t^(gamma + 1),
+
+which is p_t's integral from k - 1 to k.
+
+The *width* of a profile is its standard deviation as a share of t.  With E[tau^n] = t^n (gamma + 1) / (gamma + n + 1),
+
+    width^2 = (gamma + 1) / (gamma + 3) - ((gamma + 1) / (gamma + 2))^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)),
+
+which falls from 1/12 at gamma = 0, the plain mean, towards 0 as gamma grows: each width up to 1 / sqrt(12) = 0.2887
+belongs to one gamma >= 0.  Averages of any width can be had afterwards from the snapshots that `PowerEma` keeps
+(`ddpm_jax.training.posthoc`).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ddpm_jax.check import require, whole
+
+NARROWEST, WIDEST = 1e-4, 1 / math.sqrt(12)
+
+
+def width_of(gamma: float) -> float:
+    """The relative standard deviation of a profile whose density grows as tau^gamma."""
+    return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
+
+
+def gamma_of(width: float) -> float:
+    """The gamma >= 0 whose profile has this width, the inverse of `width_of`.
+
+    It is the largest root of (gamma + 2)^2 (gamma + 3) - (gamma + 1) / width^2; the others are below -0.38.
+    Raises ValueError where there is none, or where it is absurdly large.
+    """
+    require_width("width", width)
+    a = 1 / width**2
+    return max(0.0, float(np.roots([1.0, 7.0, 16 - a, 12 - a]).real.max()))
+
+
+def require_width(field: str, width: float) -> None:
+    """Raise ValueError unless a profile with gamma >= 0 has this width."""
+    holds = bool(NARROWEST <= width <= WIDEST)
+    require(field, width, holds, f"{NARROWEST:.4f} to {math.floor(1e4 * WIDEST) / 1e4}")
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Which averages of the parameters a training keeps; subclasses give `profiles` and `shares`.
+
+    A profile is a number that names an average (a decay, a width); samples use that of the first, unless asked
+    otherwise.
+    """
+
+    @property
+    def profiles(self) -> tuple[float, ...]:
+        """What names each of the averages, the first being the one for samples."""
+        raise NotImplementedError
+
+    def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], ...]:
+        """What share of each average the parameters of step number `step` (counted from 1) become."""
+        raise NotImplementedError
+
+    def snapshot_due(self, step: int, last: int) -> bool:
+        """Whether the averages after this step, of a training of `last` steps, are kept for good."""
+        return False
+
+    def update(self, averages: tuple[Any, ...], params: Any, step: Int[Array, ""]) -> tuple[Any, ...]:
+        """The averages, one tree for each profile, after step number `step`, whose new parameters are `params`."""
+
+        def move(average: Any, share: Float[Array, ""]) -> Any:
+            return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
+
+        return tuple(map(move, averages, self.shares(step)))
+
+
+@dataclass(frozen=True)
+class Ema(Averaging):
+    """Exponential moving averages."""
+
+    decay: float = 0.9999
+    """The average keeps this share of itself in each step."""
+    warmup: bool = False
+    """Whether the decay starts small, min(decay, (1 + step) / (10 + step)): for short trainings."""
+    others: tuple[float, ...] = ()
+    """Further decays to keep an average of, each of which takes the memory of the parameters once more."""
+
+    def __post_init__(self) -> None:
+        for name, decay in (("decay", self.decay), *(("others", decay) for decay in self.others)):
+            require(name, decay, 0 <= decay < 1, "0 or more, less than 1")
+        _require_distinct("decay", self.decay, self.others)
+
+    @property
+    def profiles(self) -> tuple[float, ...]:
+        return (self.decay, *self.others)
+
+    def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], ...]:
+        decays = [jnp.float32(decay) for decay in self.profiles]
+        if self.warmup:
+            decays = [jnp.minimum(decay, (1.0 + step) / (10.0 + step)) for decay in decays]
+        return tuple(1.0 - decay for decay in decays)
+
+
+@dataclass(frozen=True)
+class PowerEma(Averaging):
+    """Averages by powers of time (Karras et al. 2024), kept in snapshots from which one of any width can be had."""
+
+    width: float = 0.10
+    """The standard deviation of the average's profile, as a share of the training so far; at most 0.2886."""
+    others: tuple[float, ...] = (0.05,)
+    """Further widths to keep an average of; with two widths in each snapshot any other is fitted well."""
+    snapshot_every: int = 20_000
+    """Steps between snapshots, which stay for good, as does one of the last step. Forty of two widths fit every width
+    from 0.03 to 0.2 within 1%; each takes the disk space of the parameters times the number of widths."""
+
+    def __post_init__(self) -> None:
+        for name, width in (("width", self.width), *(("others", width) for width in self.others)):
+            require_width(name, width)
+        _require_distinct("width", self.width, self.others)
+        whole("snapshot_every", self.snapshot_every, 1)
+
+    @property
+    def profiles(self) -> tuple[float, ...]:
+        return (self.width, *self.others)
+
+    def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], ...]:
+        """1 - beta_k; by log1p and expm1, as few digits of a float32 beta_k differ from those of 1 when k is large."""
+        return tuple(-jnp.expm1((gamma_of(width) + 1.0) * jnp.log1p(-1.0 / step)) for width in self.profiles)
+
+    def snapshot_due(self, step: int, last: int) -> bool:
+        return step % self.snapshot_every == 0 or step == last
+
+
+def _require_distinct(field: str, first: float, others: tuple[float, ...]) -> None:
+    distinct = len({first, *others}) == 1 + len(others)
+    require("others", others, distinct, f"numbers that differ from {field}, {first}, and from one another")
