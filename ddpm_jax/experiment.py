@@ -101,6 +101,10 @@ class Experiment:
         for name, base in PARTS.items():
             part = getattr(self, name)
             require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")
+        for name, methods in {"data": ("__len__", "__getitem__"), "net": ("init", "bind")}.items():
+            part = getattr(self, name)
+            holds = not isinstance(part, type) and all(callable(getattr(part, method, None)) for method in methods)
+            require(name, part, holds, f"an object with the methods {' and '.join(methods)}")
         for name in (
             "batch_size",
             "accumulate",

@@ -61,40 +61,6 @@ def fails(capsys, *arguments: str) -> str:
     return " ".join(text.replace("│", " ").split())
 
 
-def test_wrong_commands(capsys, tmp_path):
-    assert "the command is 'tarin'; expected one of train, sample, prepare" in fails(capsys, "tarin")
-    assert "there is no file nosuch.py; expected an experiment, FILE.py or FILE.json" in fails(
-        capsys, "train", "nosuch.py"
-    )
-    assert "nosuch is not a run: it has no experiment.json" in fails(capsys, "sample", "nosuch")
-    assert "expected an .npz or a folder of images that exists" in fails(capsys, "prepare", "name", "nosuch.npz")
-    (tmp_path / "notes.txt").write_text("")
-    assert "is no experiment; expected FILE.py or FILE.json" in fails(capsys, "train", tmp_path / "notes.txt")
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--batch-sise", "3"], "Unrecognized options: --batch-sise"),
-        (["--batch-size", "many"], "invalid literal for int() with base 10: 'many'"),
-        (["--batch-size", "0"], "batch_size is 0; expected at least 1"),
-        (["--optimizer.learning-rate", "-1"], "learning_rate is -1.0; expected more than 0"),
-        (["--net.channels", "1"], "channels is 1; expected at least 2"),
-        (["--net.dtype", "float64"], "invalid choice"),
-        (["--sampler.num-steps", "50"], "num_steps is 50; expected 1 to 30"),
-        (
-            ["--net.channel-multipliers", "1", "2", "2", "2", "2"],
-            "image height is 8; with 5 levels",
-        ),
-        (["--net.num-classes", "3"], "num_classes is 3, but the first example has label"),
-        (["--data.split", "validation"], "validation"),
-    ],
-)
-def test_wrong_flags_are_named_before_anything_is_written(capsys, experiment_file, tmp_path, flags, message):
-    assert message in fails(capsys, "train", experiment_file, "--workdir", tmp_path / "run", *flags)
-    assert not (tmp_path / "run").exists()
-
-
 def test_mistakes_in_an_experiment_file_are_named_with_their_line(capsys, tmp_path):
     cases = {
         "experiment = 3": "does not define an Experiment called `experiment`",
@@ -161,23 +127,6 @@ def test_samples_follow_the_sampler_and_the_guidance_asked_for(finished, tmp_pat
     solver = ["--sampler", "dpm-solver", "--steps", "3", "--grid", "quadratic", "--clip", "dynamic"]
     for flags in (solver, ["--guidance", "3"]):
         assert np.abs(draw(*flags) - plain).max() > 0, flags
-
-
-def test_wrong_requests_for_samples(capsys, finished, tmp_path):
-    sample = ("sample", finished, "--output", tmp_path / "images.npz")
-    assert "--output is" in fails(capsys, "sample", finished, "--output", tmp_path / "images.png")
-    assert "--num-images is 0; expected at least 1" in fails(capsys, *sample, "--num-images", "0")
-    assert "num_steps is 21; expected 1 to 20" in fails(capsys, *sample, "--steps", "21")
-    assert "eta is 2.0; expected 0 (deterministic) to 1" in fails(capsys, *sample, "--eta", "2")
-    assert "--eta is 0.5; expected none, as the sampler Ancestral has no eta" in fails(
-        capsys, *sample, "--sampler", "ancestral", "--eta", "0.5"
-    )
-    assert "--sde is True; expected none, as the sampler Heun has no sde" in fails(
-        capsys, *sample, "--sampler", "heun", "--sde"
-    )
-    assert "guidance is nan; expected a finite number" in fails(capsys, *sample, "--guidance", "nan")
-    assert "--label is 10; expected one of the classes, 0..9" in fails(capsys, *sample, "--label", "10")
-    assert not (tmp_path / "images.npz").exists()
 
 
 def test_a_run_without_a_checkpoint(capsys, tiny, tmp_path):
