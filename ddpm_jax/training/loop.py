@@ -7,10 +7,11 @@ A run is a folder:
     metrics.jsonl        one line every `log_every` steps
     tensorboard/         the same for TensorBoard
     samples/STEP.png     images drawn with the averaged parameters
+    lock                 held while a job trains in it
 """
 
+import os
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,12 +20,14 @@ from jax.sharding import Mesh
 
 from ddpm_jax import specs
 from ddpm_jax.arrays import stream
-from ddpm_jax.check import RunError
+from ddpm_jax.check import RunError, require
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
 from ddpm_jax.experiment import Experiment, conflicts
+from ddpm_jax.paths import RunPath, run_path
 from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.lock import locked
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, make_mesh, replicated, with_sharding
 from ddpm_jax.training.state import TrainState, new_state
@@ -34,16 +37,17 @@ from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 STEPS_IN_FLIGHT = 2
 
 
-def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Path:
+def train(experiment: Experiment, workdir: str | os.PathLike, mesh: Mesh | None = None) -> RunPath:
     """Train in the folder `workdir`, from its newest checkpoint if there is one; returns the last picture's path.
 
-    mesh: all devices of all processes unless given.
+    workdir: a local folder, or one of an object store, gs://bucket/run.  mesh: all devices of all processes
+    unless given.
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
-    folder holds another experiment's run: then nothing on disk has changed.  Raises RunError also where the
-    loss is lost.
+    folder holds another experiment's run or another job trains in it: then nothing on disk has changed.
+    Raises RunError also where the loss is lost, or the last checkpoint cannot be written.
     """
-    mesh = mesh or make_mesh()
+    mesh, workdir = mesh or make_mesh(), run_path(workdir)
     experiment.check()
     check_divides(mesh, experiment.batch_size)
     check_resumable(experiment, workdir)
@@ -51,26 +55,36 @@ def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Pa
     step = compile_step(recipe, mesh)
     check_step(experiment, recipe, step)
     workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir, report=print):
+        check_resumable(experiment, workdir)  # again: the one who held the lock may have written
+        return train_locked(experiment, recipe, step, workdir, mesh)
+
+
+def train_locked(experiment: Experiment, recipe: Recipe, step: TrainStep, workdir: RunPath, mesh: Mesh) -> RunPath:
+    """`train`, once all is checked and the folder is locked."""
     is_first = jax.process_index() == 0
     if is_first:
         specs.save(experiment, workdir / "experiment.json")
 
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
+    checkpoints.remove_leftovers()
     state = start_state(experiment, recipe, mesh, checkpoints)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
+    checkpoints.report = log.say
+    checkpoints.check_space(state)
     try:
         state = run_steps(experiment, step, mesh, state, checkpoints, log)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
-        checkpoints.wait()
+        checkpoints.finish(int(state.step), as_trees(state), about_run(experiment))
     finally:
         log.close()
         checkpoints.close()
     return picture
 
 
-def check_resumable(experiment: Experiment, workdir: Path) -> None:
+def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
     """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
     path = workdir / "experiment.json"
     if workdir.exists() and not workdir.is_dir():
@@ -81,7 +95,15 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
         return
     if not any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*")):
         return  # nothing was learned yet: another run may take the folder
-    differing = conflicts(specs.load(path), experiment)
+    try:
+        there = specs.load(path)
+        require("experiment.json", type(there).__name__, isinstance(there, Experiment), "an Experiment")
+    except (ValueError, OSError) as error:
+        raise RunError(
+            f"{workdir} holds a run whose experiment.json cannot be read ({error}). Put a copy of it back, or choose "
+            "another --workdir."
+        ) from None
+    differing = conflicts(there, experiment)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise RunError(
@@ -123,6 +145,11 @@ def as_trees(state: Any) -> dict[str, Any]:
     return {"ema": {"params": state.ema_params}, "training": rest}
 
 
+def about_run(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says of itself: what is needed to read it."""
+    return {"image_shape": list(experiment.image_shape)}
+
+
 def run_steps(
     experiment: Experiment, step_once: TrainStep, mesh: Mesh, state: TrainState, checkpoints: Checkpoints, log: Log
 ) -> TrainState:
@@ -131,6 +158,7 @@ def run_steps(
     key = jax.random.key(experiment.seed)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream_of_batches = batches(experiment.data, experiment.batch_size, experiment.seed, start_step=start, **processes)
+    every = experiment.checkpoint_every
     pending: deque[Any] = deque()  # the metrics of the steps since the last record
     for step in range(start + 1, last + 1):
         state, metrics = step_once(state, global_batch(mesh, checked(next(stream_of_batches), experiment)), key)
@@ -141,14 +169,13 @@ def run_steps(
         if len(pending) > STEPS_IN_FLIGHT:
             jax.block_until_ready(pending[-1 - STEPS_IN_FLIGHT])
         log.advance(step)
-        save, picture = (
-            step % every == 0 or step == last for every in (experiment.checkpoint_every, experiment.sample_every)
-        )
+        save, picture = (step % period == 0 or step == last for period in (every, experiment.sample_every))
         if save or picture or step % experiment.log_every == 0:
             record(log, step, pending, experiment.batch_size, checkpoints)
         if save:
             log.flush()
-            checkpoints.save(step, as_trees(state), about={"image_shape": list(experiment.image_shape)})
+            next_save = min(step + every - step % every, last) if step < last else None
+            checkpoints.save(step, as_trees(state), about_run(experiment), next_save)
         if picture:
             draw_picture(experiment, state, mesh, log)
         if save or picture:
@@ -190,6 +217,7 @@ def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoint
             )
     means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
     log.metrics(step, means, batch_size)
+    checkpoints.poll()
 
 
 def draw_picture(experiment: Experiment, state: TrainState, mesh: Mesh, log: Log) -> None:

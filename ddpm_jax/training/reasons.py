@@ -1,0 +1,72 @@
+"""What went wrong in reading or writing, in a few words of one line; and quiet about it otherwise.
+
+Orbax and TensorStore say it in sixty lines, some of them on stderr, from their own threads.
+"""
+
+import gc
+import json
+import logging
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# TensorStore's word for what is wrong with an array, and ours.
+ARRAY_STATUS = {"NOT_FOUND": "missing", "OUT_OF_RANGE": "cut short", "DATA_LOSS": "damaged"}
+
+
+def reason(error: BaseException) -> str:
+    """An error of the file system, of JSON or of TensorStore, in one line."""
+    text = str(error).strip()
+    code = re.search(r"os_error_code='(\d+)'", text)
+    if code:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.errno is not None:
+        name = f": {error.filename}" if error.filename and isinstance(error, FileNotFoundError) else ""
+        return f"{os.strerror(error.errno)}{name}"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | KeyError | TypeError | AttributeError):
+        return "a description in it is damaged"
+    if "structure" in text.partition("\n")[0]:
+        return "its arrays are not those of this experiment, or a description in it is missing"
+    array = re.search(r'Error reading "(.+?)/', text) or re.search(r'Metadata at "(.+?)/', text)
+    status = ARRAY_STATUS.get(text.partition(":")[0])
+    if array and status:
+        return f"{array[1]} is {status}"
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+class _NotOrbax(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def hush_orbax() -> None:
+    """Keep from stderr what Orbax logs of errors that it raises as well."""
+    logger = logging.getLogger("absl")
+    logger.setLevel(logging.ERROR)
+    if not any(isinstance(given, _NotOrbax) for given in logger.filters):
+        logger.addFilter(_NotOrbax())
+
+
+@contextmanager
+def one_line_only() -> Iterator[None]:
+    """Keep from stderr what follows an error in a restore: its other reads, which go on and find nobody waiting."""
+    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that nobody awaits any more
+            try:
+                yield
+            except Exception:
+                time.sleep(0.1)  # until they have found out
+                gc.collect()
+                raise
+    finally:
+        sys.unraisablehook = hook
+        logger.setLevel(level)
