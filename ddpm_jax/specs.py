@@ -49,7 +49,7 @@ def decode(value: Any, folder: RunPath, where: str = "") -> Any:
         return value
     if "class" not in value:
         raise SpecError(f"{where or 'the experiment'} has no field 'class'")
-    cls = find_class(value["class"], folder, where)
+    cls = find_class(str(value["class"]), folder, where)
     given = {name: item for name, item in value.items() if name != "class"}
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
@@ -120,7 +120,7 @@ def class_name(cls: type) -> str:
 
 def find_class(name: str, folder: RunPath, where: str = "") -> type:
     """The dataclass called `name`, as `class_name` gives it."""
-    place, _, qualified = str(name).partition(":")
+    place, _, qualified = name.partition(":")
     try:
         found: Any = load_file(local_copy(folder / place)) if place.endswith(".py") else importlib.import_module(place)
         for part in qualified.split("."):
@@ -169,7 +169,8 @@ def save(spec: Any, path: RunPath) -> None:
         target = path.parent / source.name
         if not target.exists() or target.read_bytes() != source.read_bytes():
             write_bytes(target, source.read_bytes())
-    write_bytes(path, text.encode())
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_bytes(path, text.encode())
 
 
 def load(path: RunPath) -> Any:

@@ -143,7 +143,9 @@ class Checkpoints:
         (step, next_step), self._under_way = self._under_way, None
         self._failure = reason(error)
         with suppress(OSError):
-            self._remove_parts(step)
+            self.remove_leftovers()
+            if is_remote(self.folder) and step in self.unfinished():
+                remove_tree(self.folder / str(step))
             self._manager.reload()  # or else Orbax counts it among those that it keeps
         if step in self.steps():  # it was the removal of an older one that failed
             self.report(f"the checkpoint of step {step} is written, but there was an error after that: {self._failure}")
@@ -156,19 +158,17 @@ class Checkpoints:
         elif not self._last_try:
             self.report(f"{text}; it will be tried once more")
 
-    def _remove_parts(self, step: int) -> None:
-        """Remove what a save that failed has written, which would hold the space."""
-        if jax.process_index() == 0:
-            for entry in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
-                remove_tree(entry)
-            if is_remote(self.folder) and step in self.unfinished():
-                remove_tree(self.folder / str(step))
-
     def remove_leftovers(self) -> None:
-        """Remove what saves that were killed have written.  Only who holds the run's lock may."""
-        if jax.process_index() == 0:
-            for entry in self.folder.glob("*.orbax-checkpoint-tmp*"):
+        """Remove what saves that failed or were killed have written.  Only who holds the run's lock may."""
+        if jax.process_index() > 0:
+            return
+        for _ in range(20):  # other writes of a save that failed may go on for a moment
+            found = list(self.folder.glob("*.orbax-checkpoint-tmp*"))
+            for entry in found:
                 remove_tree(entry)
+            if not found:
+                return
+            time.sleep(0.05)
 
     def _intact(self) -> str:
         newest = next(iter(self.steps()), None)

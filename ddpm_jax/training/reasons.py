@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # TensorStore's word for what is wrong with an array, and ours.
 ARRAY_STATUS = {"NOT_FOUND": "missing", "OUT_OF_RANGE": "cut short", "DATA_LOSS": "damaged"}
@@ -35,20 +36,32 @@ def reason(error: BaseException) -> str:
     status = ARRAY_STATUS.get(text.partition(":")[0])
     if array and status:
         return f"{array[1]} is {status}"
+    if text.startswith('Error opening "'):  # TensorStore, by a shape or a type that is not that of the array
+        return "a description in it is damaged"
     return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+# How long after an error the other reads take to find out, in seconds.
+LINGER = 0.1
 
 
 class _NotOrbax(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
+        return f"{os.sep}orbax{os.sep}" not in record.pathname and "orbax" not in record.getMessage()
 
 
 def hush_orbax() -> None:
-    """Keep from stderr what Orbax logs of errors that it raises as well."""
-    logger = logging.getLogger("absl")
-    logger.setLevel(logging.ERROR)
-    if not any(isinstance(given, _NotOrbax) for given in logger.filters):
-        logger.addFilter(_NotOrbax())
+    """Keep from stderr what Orbax logs of errors that it raises as well, and what it leaves in event loops."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_NotOrbax())
+    hook = sys.unraisablehook
+
+    def without_closed_loops(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = without_closed_loops
 
 
 @contextmanager
@@ -64,7 +77,7 @@ def one_line_only() -> Iterator[None]:
             try:
                 yield
             except Exception:
-                time.sleep(0.1)  # until they have found out
+                time.sleep(LINGER)
                 gc.collect()
                 raise
     finally:
