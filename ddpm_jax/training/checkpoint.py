@@ -29,7 +29,7 @@ from jaxtyping import Array, UInt32
 from ddpm_jax.check import RunError
 from ddpm_jax.paths import RunPath, is_remote, remove_tree
 from ddpm_jax.training.mesh import on_all
-from ddpm_jax.training.reasons import hush_orbax, one_line_only, reason
+from ddpm_jax.training.reasons import hush_orbax, reason
 
 hush_orbax()
 
@@ -69,13 +69,16 @@ class Checkpoints:
     """
 
     def __init__(self, folder: RunPath, keep_last: int | None = None, keep_every: int | None = None) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, create=False)
-        self.folder = folder
+        self.folder, self._keep_last, self._keep_every = folder, keep_last, keep_every
         self.report: Callable[[str], None] = warnings.warn
-        self._keep_last = keep_last
         self._under_way: tuple[int, int | None] | None = None  # the step being saved, and the one to be saved next
         self._failure, self._last_try = "", False  # why the last save failed; whether an error will tell of the next
-        self._manager = ocp.CheckpointManager(folder if is_remote(folder) else Path(folder).absolute(), options=options)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep_last, keep_period=self._keep_every, create=False)
+        folder = self.folder if is_remote(self.folder) else Path(self.folder).absolute()
+        return ocp.CheckpointManager(folder, options=options)
 
     def steps(self) -> list[int]:
         """The steps that have a finished checkpoint, newest first."""
@@ -142,11 +145,11 @@ class Checkpoints:
         assert self._under_way is not None
         (step, next_step), self._under_way = self._under_way, None
         self._failure = reason(error)
+        self._reopen()
         with suppress(OSError):
             self.remove_leftovers()
             if is_remote(self.folder) and step in self.unfinished():
                 remove_tree(self.folder / str(step))
-            self._manager.reload()  # or else Orbax counts it among those that it keeps
         if step in self.steps():  # it was the removal of an older one that failed
             self.report(f"the checkpoint of step {step} is written, but there was an error after that: {self._failure}")
             return
@@ -157,6 +160,19 @@ class Checkpoints:
             self.report(f"{text}; training goes on and tries again at step {next_step}; free some space")
         elif not self._last_try:
             self.report(f"{text}; it will be tried once more")
+
+    def _reopen(self) -> None:
+        """Begin anew: after an error Orbax may hold others, which its next save would raise, and a wrong list of steps.
+
+        Closing waits for what is still being written, and raises one of these errors at a time.
+        """
+        for _ in range(5):
+            try:
+                self._manager.close()
+                break
+            except Exception as error:
+                self._failure = self._failure or reason(error)
+        self._manager = self._open()
 
     def remove_leftovers(self) -> None:
         """Remove what saves that failed or were killed have written.  Only who holds the run's lock may."""
@@ -196,12 +212,11 @@ class Checkpoints:
         if step in self.unfinished():
             raise CheckpointError(f"checkpoint {step} is not finished, or has lost the file that says so")
         try:
-            with one_line_only():
-                about = self._restore(step, about=ocp.args.JsonRestore())["about"]
-                if about.get("seal", seal(about)) != seal(about):
-                    raise CheckpointError(f"checkpoint {step} is damaged: its description is not what was written")
-                like = shapes(about)
-                trees = self._restore(step, **{name: ocp.args.StandardRestore(tree) for name, tree in like.items()})
+            about = self._restore(step, about=ocp.args.JsonRestore())["about"]
+            if about.get("seal", seal(about)) != seal(about):
+                raise CheckpointError(f"checkpoint {step} is damaged: its description is not what was written")
+            like = shapes(about)
+            trees = self._restore(step, **{name: ocp.args.StandardRestore(tree) for name, tree in like.items()})
         except CheckpointError:
             raise
         except Exception as error:  # TensorStore, JSON and file errors: all mean that it cannot be read

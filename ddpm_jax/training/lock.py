@@ -87,7 +87,7 @@ class FileLock:
         except ImportError:  # Windows
             report(f"{folder} cannot be locked on this system: take care that no other job trains in it")
             return
-        self._file = (folder / "lock").open("a+b")
+        self._file = (folder / "lock").open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,7 +106,6 @@ class FileLock:
         with suppress(OSError):
             self._file.truncate(0)
             self._file.write(content)
-            self._file.flush()
 
     def release(self) -> None:
         """Let go.  The file stays: to remove it would let two others lock two files of this name."""

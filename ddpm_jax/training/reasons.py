@@ -1,18 +1,14 @@
-"""What went wrong in reading or writing, in a few words of one line; and quiet about it otherwise.
+"""What went wrong in reading or writing, in a few words; the rest of it is kept from the screen.
 
 Orbax and TensorStore say it in sixty lines, some of them on stderr, from their own threads.
 """
 
-import gc
 import json
 import logging
 import os
 import re
 import sys
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 # TensorStore's word for what is wrong with an array, and ours.
@@ -41,45 +37,23 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
 
 
-# How long after an error the other reads take to find out, in seconds.
-LINGER = 0.1
-
-
 class _NotOrbax(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname and "orbax" not in record.getMessage()
 
 
 def hush_orbax() -> None:
-    """Keep from stderr what Orbax logs of errors that it raises as well, and what it leaves in event loops."""
+    """Keep from stderr what Orbax logs of errors that it raises as well, and the reads and writes it then forgets."""
     logging.getLogger("absl").setLevel(logging.ERROR)
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_NotOrbax())
+    warnings.filterwarnings("ignore", r"coroutine 'Store\..*' was never awaited", RuntimeWarning)
     hook = sys.unraisablehook
 
-    def without_closed_loops(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+    def without_orbax(unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        ours = code is None or f"{os.sep}orbax{os.sep}" not in code.co_filename
+        if ours and str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    sys.unraisablehook = without_closed_loops
-
-
-@contextmanager
-def one_line_only() -> Iterator[None]:
-    """Keep from stderr what follows an error in a restore: its other reads, which go on and find nobody waiting."""
-    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that nobody awaits any more
-            try:
-                yield
-            except Exception:
-                time.sleep(LINGER)
-                gc.collect()
-                raise
-    finally:
-        sys.unraisablehook = hook
-        logger.setLevel(level)
+    sys.unraisablehook = without_orbax
