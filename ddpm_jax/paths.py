@@ -86,3 +86,21 @@ def remove_tree(folder: RunPath) -> None:
         return
     with suppress(OSError):
         epath.Path(folder).rmtree(missing_ok=True)
+
+
+def move_tree(folder: RunPath, target: RunPath) -> None:
+    """Move a folder: at once where it is local, file by file where it is not."""
+    if not is_remote(folder):
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        return
+    _copy_tree(epath.Path(folder), epath.Path(target))
+    remove_tree(folder)
+
+
+def _copy_tree(folder: epath.Path, target: epath.Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _copy_tree(entry, target / entry.name)
+        else:
+            entry.copy(target / entry.name)

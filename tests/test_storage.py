@@ -442,6 +442,14 @@ def test_what_a_remote_run_writes_is_read_back(bucket, tiny, capsys):
     assert specs.load(bucket / "experiment.json") == tiny
 
 
+def test_a_remote_folder_is_moved_whole(bucket):
+    for name in ("a", "b/c"):
+        (bucket / "old" / name).write_text(name)
+    paths.move_tree(bucket / "old", bucket / "new" / "place")
+    assert not (bucket / "old").exists()
+    assert [(bucket / "new" / "place" / name).read_text() for name in ("a", "b/c")] == ["a", "b/c"]
+
+
 def test_an_address_that_cannot_be_reached_is_told_with_the_remedy(monkeypatch):
     with pytest.raises(RunError, match="expected a local one or gs://, s3:// or az://"):
         paths.run_path("ftp://host/run")

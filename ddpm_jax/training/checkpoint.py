@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
 from ddpm_jax.check import RunError
-from ddpm_jax.paths import RunPath, is_remote, remove_tree
+from ddpm_jax.paths import RunPath, is_remote, move_tree, remove_tree
 from ddpm_jax.training.mesh import on_all
 from ddpm_jax.training.reasons import hush_orbax, reason
 
@@ -258,9 +258,7 @@ class Checkpoints:
         self.wait()
         for step in _steps_in(self.folder):
             if step > after and jax.process_index() == 0:
-                target = self.folder.parent / "broken" / f"{step}-{time.time_ns()}"
-                target.parent.mkdir(exist_ok=True)
-                (self.folder / str(step)).rename(target)
+                move_tree(self.folder / str(step), self.folder.parent / "broken" / f"{step}-{time.time_ns()}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("broken checkpoints are set aside")
         self._manager.reload()

@@ -119,6 +119,7 @@ class Lease:
 
     def __init__(self, folder: RunPath, report: Callable[[str], None]) -> None:
         self._path, self._owner = folder / "lock", {**owner(), "token": uuid.uuid4().hex}
+        self._report = report
         content = self._read()
         age = time.time() - _parsed(content).get("refreshed", 0.0)
         if content and age < EXPIRY:
@@ -127,9 +128,8 @@ class Lease:
             report(f"{folder} was left by a job that ended without a word; taking it over")
         self._refresh()
         time.sleep(SETTLE)
-        now = self._read()
-        if _parsed(now).get("token") != self._owner["token"]:  # two asked at the same moment: the later has it
-            raise in_use(folder, now)
+        if not self._ours():  # two asked at the same moment: the later has it
+            raise in_use(folder, self._read())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
@@ -143,16 +143,21 @@ class Lease:
     def _refresh(self) -> None:
         self._path.write_bytes(json.dumps({**self._owner, "refreshed": time.time()}).encode())
 
+    def _ours(self) -> bool:
+        return _parsed(self._read()).get("token") == self._owner["token"]
+
     def _keep(self) -> None:
         while not self._ended.wait(REFRESH):
-            try:
+            with suppress(Exception):  # the network is down for a moment; there is time for more tries
+                if not self._ours():  # this process slept too long, or was cut off
+                    self._report(f"{self._path.parent} was taken over by another job; stop this one")
+                    return
                 self._refresh()
-            except Exception:  # the network is down for a moment; there is time for more tries
-                continue
 
     def release(self) -> None:
         """Let go, so that the next job need not wait."""
         self._ended.set()
         self._thread.join()
         with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            if self._ours():
+                self._path.unlink(missing_ok=True)
