@@ -6,10 +6,10 @@ x = run.sample(jax.random.key(0), 64)          # float32 [64, 8, 8, 1] in [-1, 1
 
 import dataclasses
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from ddpm_jax.data.sources import Source
 from ddpm_jax.evaluation import over_examples
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.guidance import guided
+from ddpm_jax.paths import run_path
 from ddpm_jax.sampling import Sampler, sample
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.training.mesh import MeshSpec, by_example, fetch, replicated, with_sharding
@@ -191,7 +192,7 @@ def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index
     return np.pad(labels, (0, count - n))
 
 
-def load_run(folder: str | Path, mesh: Mesh | None = None, ema: float | None = None) -> Run:
+def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | None = None) -> Run:
     """The run in `folder`, at its newest checkpoint that is whole, on `mesh` (all devices unless given).
 
     ema: the decay or width of the average to read, one that the run kept (the first of them unless given); of a run
@@ -202,7 +203,7 @@ def load_run(folder: str | Path, mesh: Mesh | None = None, ema: float | None = N
     """
     from ddpm_jax.training.snapshots import read_average  # Orbax takes 2 s to import
 
-    folder = Path(folder)
+    folder = run_path(folder)
     path = folder / "experiment.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json")

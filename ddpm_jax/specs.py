@@ -14,12 +14,13 @@ import importlib
 import importlib.util
 import inspect
 import json
-import os
 import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
+
+from ddpm_jax.paths import RunPath, local_copy, write_bytes
 
 
 class SpecError(ValueError):
@@ -40,7 +41,7 @@ def encode(value: Any, where: str = "") -> Any:
     raise SpecError(f"{where} is a {kind}; a spec holds numbers, strings, booleans, None, tuples and other dataclasses")
 
 
-def decode(value: Any, folder: Path, where: str = "") -> Any:
+def decode(value: Any, folder: RunPath, where: str = "") -> Any:
     """The spec that `encode` wrote; `folder` is where experiment files named in it lie."""
     if isinstance(value, list):
         return tuple(decode(item, folder, f"{where}[{index}]") for index, item in enumerate(value))
@@ -48,7 +49,7 @@ def decode(value: Any, folder: Path, where: str = "") -> Any:
         return value
     if "class" not in value:
         raise SpecError(f"{where or 'the experiment'} has no field 'class'")
-    cls = find_class(value["class"], folder, where)
+    cls = find_class(str(value["class"]), folder, where)
     given = {name: item for name, item in value.items() if name != "class"}
     hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
@@ -121,11 +122,11 @@ def class_name(cls: type) -> str:
 MOVED = {"ddpm_jax.training.optimizer:Ema": "ddpm_jax.training.average:Ema"}
 
 
-def find_class(name: str, folder: Path, where: str = "") -> type:
+def find_class(name: str, folder: RunPath, where: str = "") -> type:
     """The dataclass called `name`, as `class_name` gives it, or gave it before it moved."""
-    place, _, qualified = str(MOVED.get(name, name)).partition(":")
+    place, _, qualified = MOVED.get(name, name).partition(":")
     try:
-        found: Any = load_file(folder / place) if place.endswith(".py") else importlib.import_module(place)
+        found: Any = load_file(local_copy(folder / place)) if place.endswith(".py") else importlib.import_module(place)
         for part in qualified.split("."):
             found = getattr(found, part)
     except Exception as error:  # whatever the code of the file raises
@@ -165,17 +166,18 @@ def load_file(path: Path) -> types.ModuleType:
     return sys.modules[name]
 
 
-def save(spec: Any, path: Path) -> None:
+def save(spec: Any, path: RunPath) -> None:
     """Write a spec as JSON, and copies of the experiment files that define its classes beside it."""
     text = json.dumps(encode(spec), indent=2) + "\n"
     for source in {Path(str(sys.modules[cls.__module__].__file__)) for cls in file_classes(spec).values()}:
         target = path.parent / source.name
         if not target.exists() or target.read_bytes() != source.read_bytes():
-            write_text(target, source.read_text())
-    write_text(path, text)
+            write_bytes(target, source.read_bytes())
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_bytes(path, text.encode())
 
 
-def load(path: Path) -> Any:
+def load(path: RunPath) -> Any:
     """The spec in a JSON file that `save` wrote, or that a person did."""
     try:
         value = json.loads(path.read_text())
@@ -223,10 +225,3 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("class", "")).split(":")[-1]
     return json.dumps(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

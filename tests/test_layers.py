@@ -12,15 +12,16 @@ ROOT = Path(ddpm_jax.__file__).parent
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
     ["arrays", "check"],
-    ["gaussian", "clipping"],
+    ["gaussian", "clipping", "paths"],
     ["schedule", "nets.embed", "nets.init", "nets.blocks", "data.images"],
     ["forward", "grids"],
     ["targets", "variance"],
     ["weighting", "decoder"],
     ["bound", "timesteps", "guidance"],
     ["objective", "likelihood", "sampling", "nets.unet", "data"],
-    ["metrics", "training.state", "training.optimizer", "training.average"],
-    ["training.mesh", "training.log", "training.watch"],
+    ["training.reasons"],
+    ["metrics", "training.state", "training.optimizer", "training.average", "training.mesh", "training.journal"],
+    ["training.log", "training.lock", "training.watch"],
     ["training.step", "training.checkpoint", "training.posthoc", "evaluation"],
     ["training.snapshots"],
     ["specs"],
@@ -32,7 +33,7 @@ LAYERS = [
     ["__main__"],
 ]
 # The mathematics: from the bottom up to the objective, the likelihood and the samplers.
-MATHS = {name for names in LAYERS[:8] for name in names if name.split(".")[0] not in ("nets", "data")}
+MATHS = {name for names in LAYERS[:8] for name in names if name.split(".")[0] not in ("nets", "data", "paths")}
 
 
 def layer_of(module: str) -> int | None:

@@ -1,10 +1,9 @@
 """`ddpm-jax sample RUN`: draw images from a trained run into an .npz, and a picture beside it."""
 
 import dataclasses
-import os
+import io
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import tyro
 
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.paths import RunPath, run_path, write_bytes
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
 
 SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
@@ -24,11 +24,11 @@ IN_PICTURE = 100
 class SampleOptions:
     """Draw images from a trained run, with its averaged parameters."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
     """The folder of the run."""
     num_images: int = 64
     """How many images to draw."""
-    output: Path | None = None
+    output: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Where they go: an .npz with `images` uint8 [n, height, width, channels], and beside it a .png, a picture
     of the first 100 of them; RUN/samples.npz unless given."""
     seed: int = 0
@@ -57,7 +57,7 @@ class SampleOptions:
 def main(arguments: list[str]) -> None:
     """`ddpm-jax sample`."""
     options = tyro.cli(SampleOptions, args=arguments, prog="ddpm-jax sample")
-    output = options.output or options.run / "samples.npz"
+    output = run_path(options.output) if options.output else run_path(options.run) / "samples.npz"
     require("--output", str(output), output.suffix == ".npz", "a file name that ends in .npz")
     require("--num-images", options.num_images, options.num_images >= 1, "at least 1")
     require("--seed", options.seed, 0 <= options.seed < 2**32, "0 or more, less than 2^32")
@@ -113,10 +113,8 @@ def choose_labels(num_classes: int | None, options: SampleOptions) -> np.ndarray
     return np.full(options.num_images, options.label)
 
 
-def save_images(path: Path, images: np.ndarray) -> None:
+def save_images(path: RunPath, images: np.ndarray) -> None:
     """Write images as an .npz, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, images=images)
-    os.replace(part, path)
+    file = io.BytesIO()
+    np.savez_compressed(file, images=images)
+    write_bytes(path, file.getvalue())

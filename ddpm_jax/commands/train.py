@@ -1,5 +1,6 @@
 """`ddpm-jax train EXPERIMENT`: train an experiment, or go on with it, or (--dry-run) say what it costs."""
 
+import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class TrainOptions:
     """Train, or go on training; every field of the experiment can be overridden."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    workdir: Path | None = None
-    """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given."""
+    workdir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given.  It may lie in an object store,
+    gs://BUCKET/RUN."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Join the processes of a cluster, the same command on each: found from SLURM, Open MPI, Kubernetes or a TPU
     pod, or else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
@@ -59,7 +61,7 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
         return
     from ddpm_jax.training.loop import train
 
-    workdir = options.workdir or Path("runs") / options.experiment.name
+    workdir = options.workdir or os.path.join("runs", options.experiment.name)
     jax.config.update("jax_debug_nans", options.debug_nans)
     picture = train(options.experiment, workdir, profile=options.profile)
     if jax.process_index() > 0:

@@ -6,9 +6,9 @@
 Both run inside `jit`, so bytes (a quarter of the floats) cross to the accelerator.
 """
 
+import io
 import math
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from ddpm_jax.arrays import Images, Key, Pixels
+from ddpm_jax.paths import run_path, write_bytes
 
 # A cell of a grid is enlarged to at least this many screen pixels, to be seen with the naked eye.
 CELL = 48
@@ -88,11 +89,6 @@ def save_png(path: str | os.PathLike, picture: UInt8[np.ndarray, "H W channels"]
 
     Missing folders are made; a reader sees the old file or the new one, never half of it.
     """
-    path, image = Path(path), png_image(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(unfinished, format="PNG")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    file = io.BytesIO()
+    png_image(picture).save(file, format="PNG")
+    write_bytes(run_path(path), file.getvalue())

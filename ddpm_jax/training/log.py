@@ -4,8 +4,8 @@ On a terminal nothing scrolls by; where the output is a file there is a line for
 """
 
 import json
+import math
 import time
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ddpm_jax.data.images import grid, save_png
+from ddpm_jax.paths import RunPath
+from ddpm_jax.training.journal import Events, Journal, Troubles
 
 # Seconds without a line, after which there is one.
 HEARTBEAT = 60.0
@@ -32,19 +34,14 @@ class Log:
     """Writes metrics.jsonl, tensorboard/ and samples/ in a run's folder, and shows progress on stderr.
 
     Entries of steps after `start`, left by a run that died after its last checkpoint, are dropped: they
-    will be written again.  A `quiet` log writes and shows nothing: of many processes, one tells.
+    will be written again.  What cannot be written is told of once and stops nothing.  A `quiet` log writes and
+    shows nothing: of many processes, one tells.
     """
 
-    def __init__(self, folder: Path, start: int, num_steps: int, quiet: bool = False) -> None:
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, folder: RunPath, start: int, num_steps: int, quiet: bool = False) -> None:
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
-        self._metrics = folder / "metrics.jsonl"
-        if not quiet:
-            self._forget(after=start)
-        events = str(folder / "tensorboard")
-        self._events = SummaryWriter(events, purge_step=start + 1, flush_secs=3600, write_to_disk=not quiet)
         self._console = Console(stderr=True, quiet=quiet)
+        self._troubles = Troubles(self.say)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -60,8 +57,13 @@ class Log:
         self._task = self._progress.add_task("training", total=num_steps, completed=start, shown="compiling")
         self._progress.start()
         self._spoke, self._closed = time.monotonic(), Event()
-        if not (quiet or self._console.is_terminal):
-            Thread(target=self._heartbeat, daemon=True).start()
+        if not quiet:
+            path = folder / "metrics.jsonl"
+            kept = entries_until(path, start, self._troubles)
+            self._metrics = Journal(path, kept, self._troubles, "its lines are kept and written once it works again")
+            self._events = Events(folder / "tensorboard", start, self._troubles)
+            if not self._console.is_terminal:
+                Thread(target=self._heartbeat, daemon=True).start()
 
     def say(self, text: str) -> None:
         """One line for the person who waits."""
@@ -83,42 +85,44 @@ class Log:
         """
         if self._quiet:
             return
-        with self._metrics.open("a") as file:
-            file.write(
-                json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}) + "\n"
-            )
+        entry = {"step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}
+        self._metrics.append(f"{json.dumps(entry)}\n".encode())
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        self._metrics.write()
+        self._events.write()
         shown = f"loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s"
         self._progress.update(self._task, shown=shown)
         if not self._console.is_terminal:
             left = (self._num_steps - step) / max(values["steps_per_second"], 1e-9)
             self.say(f"step {step}/{self._num_steps}  {shown}  {format_time(left)} left")
 
-    def images(self, step: int, pixels: Any) -> Path:
+    def images(self, step: int, pixels: Any) -> RunPath:
         """Save uint8 images [n, height, width, channels] as one picture; returns its path."""
         path = self.picture_path(step)
         if self._quiet:
             return path
-        path.parent.mkdir(exist_ok=True)
         picture = grid(np.asarray(pixels))
-        save_png(path, picture)
-        self._events.add_image("samples", picture, step, dataformats="HWC")
+        self._troubles.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
+        self._events.add_image("samples", picture, step)
+        self._events.write()
         return path
 
-    def picture_path(self, step: int) -> Path:
+    def picture_path(self, step: int) -> RunPath:
         """Where the picture of a step is saved."""
         return self._folder / "samples" / f"{step:08d}.png"
 
     def flush(self) -> None:
         """Put everything on disk, so that a checkpoint never has more steps than its log."""
-        self._events.flush()
+        if not self._quiet:
+            self._metrics.flush()
+            self._events.flush()
 
     def close(self) -> None:
-        """End the progress bar and the event file."""
+        """Write what waits, and end the progress bar."""
         self._closed.set()
+        self.flush()
         self._progress.stop()
-        self._events.close()
 
     def _heartbeat(self) -> None:
         """Where lines are all there is to see: one after each minute without any, so that waiting is not silence."""
@@ -127,17 +131,26 @@ class Log:
                 task = self._progress.tasks[0]
                 self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
-    def _forget(self, after: int) -> None:
-        if not self._metrics.exists():
-            return
-        kept = []
-        for line in self._metrics.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the line that was being written when the run died
-            if entry["step"] <= after:
-                kept.append(line + "\n")
-        part = self._metrics.with_suffix(".part")
-        part.write_text("".join(kept))
-        part.replace(self._metrics)
+
+def entries_until(path: RunPath, step: int, troubles: Troubles) -> bytes:
+    """The lines of a metrics.jsonl up to a step; none where there is no such file.
+
+    Lines that cannot be read are left out, as that is which was being written when the run died.
+    """
+    content = b""
+
+    def read() -> None:
+        nonlocal content
+        content = path.read_bytes() if path.exists() else b""
+
+    troubles.attempt(f"what {path} held", read, "without it")
+    return b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a whole line of metrics; infinity for anything else."""
+    try:
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return math.inf
+    return float(step) if isinstance(step, int) else math.inf

@@ -8,8 +8,10 @@ A run is a folder:
     metrics.jsonl        one line every `log_every` steps
     tensorboard/         the same for TensorBoard
     samples/STEP.png     images drawn with the averaged parameters
+    lock                 held while a job trains in it
 """
 
+import os
 import traceback
 from collections import deque
 from pathlib import Path
@@ -21,14 +23,16 @@ from jax.sharding import Mesh
 
 from ddpm_jax import specs
 from ddpm_jax.arrays import stream
-from ddpm_jax.check import RunError
+from ddpm_jax.check import RunError, require
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import step_flops
 from ddpm_jax.evaluation import numbers
 from ddpm_jax.experiment import Experiment, conflicts
+from ddpm_jax.paths import RunPath, run_path
 from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.lock import locked
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, shardings, with_sharding
 from ddpm_jax.training.snapshots import Snapshots, as_items, from_items
@@ -42,42 +46,55 @@ STEPS_IN_FLIGHT = 2
 
 def train(
     experiment: Experiment,
-    workdir: str | Path,
+    workdir: str | os.PathLike,
     mesh: Mesh | None = None,
     *,
     profile: tuple[int, int] | None = None,
-) -> Path:
+) -> RunPath:
     """Train in the folder `workdir`, from its newest checkpoint if there is one; returns the last picture's path.
 
-    mesh: that of the experiment, over all devices of all processes, unless given.  profile: the first and the last
-    step of a profiler's trace, written to `workdir`/profile.
+    workdir: a local folder, or one of an object store, gs://bucket/run.  mesh: that of the experiment, over all
+    devices of all processes, unless given.  profile: the first and the last step of a profiler's trace, written to
+    `workdir`/profile.
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
-    folder holds another experiment's run: then nothing on disk has changed.  Raises RunError also where the
-    loss is lost.
+    folder holds another experiment's run or another job trains in it: then nothing on disk has changed.
+    Raises RunError also where the loss is lost, or the last checkpoint cannot be written.
     """
-    workdir, mesh = Path(workdir), mesh or experiment.mesh.build()
+    workdir, mesh = run_path(workdir), mesh or experiment.mesh.build()
     experiment.check()
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
     trace = Profile(workdir / "profile", profile)
     step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape)
     workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir, report=print):
+        check_resumable(experiment, workdir)  # again: the one who held the lock may have written
+        return train_locked(experiment, step, shapes, workdir, mesh, trace)
+
+
+def train_locked(
+    experiment: Experiment, step: TrainStep, shapes: Any, workdir: RunPath, mesh: Mesh, trace: Profile
+) -> RunPath:
+    """`train`, once all is checked and the folder is locked."""
     is_first = jax.process_index() == 0
     if is_first:
         specs.save(experiment, workdir / "experiment.json")
 
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
+    checkpoints.remove_leftovers()
     snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
     state = start_state(experiment, shapes, checkpoints)
     snapshots.resume(int(state.step), state.ema_params)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
+    checkpoints.report = log.say
+    checkpoints.check_space(state)
     try:
         state = run_steps(experiment, step, mesh, state, checkpoints, snapshots, log, trace)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
-        checkpoints.wait()
+        checkpoints.finish(int(state.step), as_trees(state), about_run(experiment))
     except FloatingPointError as error:
         raise RunError(f"{error}, {made_in(error)}; found by --debug-nans") from error
     finally:
@@ -95,7 +112,7 @@ def made_in(error: Exception) -> str:
     return "in " + ", from ".join(lines)
 
 
-def check_resumable(experiment: Experiment, workdir: Path) -> None:
+def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
     """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
     path = workdir / "experiment.json"
     if workdir.exists() and not workdir.is_dir():
@@ -106,7 +123,15 @@ def check_resumable(experiment: Experiment, workdir: Path) -> None:
         return
     if not any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*")):
         return  # nothing was learned yet: another run may take the folder
-    differing = conflicts(specs.load(path), experiment)
+    try:
+        there = specs.load(path)
+        require("experiment.json", type(there).__name__, isinstance(there, Experiment), "an Experiment")
+    except (ValueError, OSError) as error:
+        raise RunError(
+            f"{workdir} holds a run whose experiment.json cannot be read ({error}). Put a copy of it back, or choose "
+            "another --workdir."
+        ) from None
+    differing = conflicts(there, experiment)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise RunError(
@@ -155,6 +180,11 @@ def as_trees(state: Any) -> dict[str, Any]:
     return {**as_items(state.ema_params), "training": rest}
 
 
+def about_run(experiment: Experiment) -> dict[str, Any]:
+    """What a checkpoint says of itself: what is needed to read it."""
+    return {"image_shape": list(experiment.image_shape)}
+
+
 def run_steps(
     experiment: Experiment,
     step_once: TrainStep,
@@ -171,6 +201,7 @@ def run_steps(
     key = jax.random.key(experiment.seed)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream_of_batches = batches(experiment.data, experiment.batch_size, experiment.seed, start_step=start, **processes)
+    every = experiment.checkpoint_every
     pending: deque[Any] = deque()  # the metrics of the steps since the last record
     for step in range(start + 1, last + 1):
         with meter.waiting():
@@ -186,16 +217,15 @@ def run_steps(
         if len(pending) > STEPS_IN_FLIGHT:
             jax.block_until_ready(pending[-1 - STEPS_IN_FLIGHT])
         log.advance(step)
-        save, picture = (
-            step % every == 0 or step == last for every in (experiment.checkpoint_every, experiment.sample_every)
-        )
+        save, picture = (step % period == 0 or step == last for period in (every, experiment.sample_every))
         keep = snapshots.due(step)
         if save or picture or keep or step % experiment.log_every == 0:
             record(log, meter, step, pending, checkpoints)
         if save:
             log.flush()
             snapshots.wait()
-            checkpoints.save(step, as_trees(state), about={"image_shape": list(experiment.image_shape)})
+            next_save = min(step + every - step % every, last) if step < last else None
+            checkpoints.save(step, as_trees(state), about_run(experiment), next_save)
         if keep:
             snapshots.save(step, state.ema_params)
         if picture:
@@ -238,6 +268,7 @@ def record(log: Log, meter: Meter, step: int, pending: deque[Any], checkpoints: 
                 "--optimizer.clip-norm in a new --workdir."
             )
     log.metrics(step, summary(fetched) | meter.read(step))
+    checkpoints.poll()
 
 
 def summary(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:

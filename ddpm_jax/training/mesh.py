@@ -90,6 +90,11 @@ def broadcast(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(value))) if jax.process_count() > 1 else value
 
 
+def on_all(value: bool) -> bool:
+    """Whether it is so on every process."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(value)))) if jax.process_count() > 1 else value
+
+
 def with_sharding(shapes: Any, shardings: Any) -> Any:
     """A tree of shapes and dtypes, with where each array shall lie: one sharding for all, or a tree of them."""
     if isinstance(shardings, NamedSharding):

@@ -6,13 +6,13 @@ snapshot, RUN/snapshots/STEP/, holds the same items and nothing else.  Any one c
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ddpm_jax.check import require
+from ddpm_jax.paths import RunPath
 from ddpm_jax.training.average import Averaging, PowerEma, require_width
 from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.posthoc import coefficients, fit_error
@@ -44,7 +44,7 @@ class Snapshots:
     before a checkpoint is begun (`wait`), and `resume` puts right those at and after the checkpoint's step.
     """
 
-    def __init__(self, workdir: Path, averaging: Averaging, last: int) -> None:
+    def __init__(self, workdir: RunPath, averaging: Averaging, last: int) -> None:
         self._averaging, self._last = averaging, last
         self._checkpoints = Checkpoints(workdir / "snapshots")
 
@@ -86,7 +86,7 @@ class Source:
 
 
 def read_average(
-    folder: Path,
+    folder: RunPath,
     averaging: Averaging,
     profile: float,
     shapes: Callable[[dict[str, Any]], Any],
@@ -123,7 +123,7 @@ def read_average(
 
 
 def _reconstruct(
-    folder: Path,
+    folder: RunPath,
     checkpoints: Checkpoints,
     averaging: Averaging,
     width: float,

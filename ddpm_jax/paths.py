@@ -1,0 +1,106 @@
+"""Where a run lies: a folder of this machine, or one of an object store (gs://bucket/run).
+
+A local folder is a `pathlib.Path`, as everywhere; a remote one is an `etils.epath.Path`, which has the same
+methods, so code that reads and writes whole files serves both.  What an object store lacks is appending,
+locks, and renames that happen at once.
+"""
+
+import atexit
+import importlib.util
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from etils import epath
+
+from ddpm_jax.check import RunError
+
+RunPath: TypeAlias = Path | epath.Path
+
+# The package that each kind of address needs; etils and Orbax take these.
+SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+
+
+def run_path(folder: str | os.PathLike) -> RunPath:
+    """The folder, local or remote.
+
+    Raises RunError where its address is of an unknown kind, or needs a package that is not installed.
+    """
+    if isinstance(folder, Path | epath.Path) and not is_remote(folder):
+        return folder
+    text = os.fspath(folder)
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return Path(text)
+    if scheme not in SCHEMES:
+        raise RunError(f"{text} is not a folder that can be reached; expected a local one or {known_schemes()}")
+    if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec(SCHEMES[scheme]) is None:
+        extra = "ddpm-jax[gcs]" if scheme == "gs" else SCHEMES[scheme]
+        raise RunError(f"{text} needs the package {SCHEMES[scheme]}: pip install '{extra}'")
+    return epath.Path(text)
+
+
+def known_schemes() -> str:
+    """gs://, s3:// or az://."""
+    *first, last = (f"{scheme}://" for scheme in SCHEMES)
+    return f"{', '.join(first)} or {last}"
+
+
+def is_remote(path: RunPath) -> bool:
+    """Whether a path lies in an object store."""
+    return "://" in os.fspath(path)
+
+
+def write_bytes(path: RunPath, content: bytes) -> None:
+    """Write a file whole or not at all; missing folders are made."""
+    if is_remote(path):
+        path.write_bytes(content)  # an object appears once it is complete
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(path.with_name(f".{path.name}.{os.getpid()}"))
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def local_copy(path: RunPath) -> Path:
+    """The file itself if it is local, or else a copy of it that lives as long as this process."""
+    if not is_remote(path):
+        return Path(path)
+    folder = tempfile.mkdtemp(prefix="ddpm-jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = Path(folder) / path.name
+    copy.write_bytes(path.read_bytes())
+    return copy
+
+
+def remove_tree(folder: RunPath) -> None:
+    """Remove a folder and all in it, as far as that is possible."""
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with suppress(OSError):
+        epath.Path(folder).rmtree(missing_ok=True)
+
+
+def move_tree(folder: RunPath, target: RunPath) -> None:
+    """Move a folder: at once where it is local, file by file where it is not."""
+    if not is_remote(folder):
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+        return
+    _copy_tree(epath.Path(folder), epath.Path(target))
+    remove_tree(folder)
+
+
+def _copy_tree(folder: epath.Path, target: epath.Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            _copy_tree(entry, target / entry.name)
+        else:
+            entry.copy(target / entry.name)

@@ -1,0 +1,143 @@
+"""Files that grow line by line and lose none: on a full disk lines wait in memory until they can be written.
+
+In an object store nothing can be appended to: there a file is kept in memory, and written whole at each flush.
+"""
+
+import errno
+import importlib
+import os
+import socket
+import struct
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.paths import RunPath, is_remote, write_bytes
+from ddpm_jax.training.reasons import reason
+
+
+class Troubles:
+    """Tells of what could not be written once, and once that it works again."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report, self._failing = report, set()
+
+    def attempt(self, what: str, write: Callable[[], Any], meanwhile: str) -> bool:
+        """Whether `write()` did what it should; an OSError is told of rather than raised.
+
+        meanwhile: what becomes of it, for the person who reads the message.
+        """
+        try:
+            write()
+        except OSError as error:
+            if what not in self._failing:
+                self._failing.add(what)
+                self._report(f"{what} cannot be written ({reason(error)}); training goes on, {meanwhile}")
+            return False
+        if what in self._failing:
+            self._failing.discard(what)
+            self._report(f"{what} can be written again")
+        return True
+
+
+class Journal:
+    """A file to append to.  `content` is what stands in it already; anything else there goes."""
+
+    def __init__(self, path: RunPath, content: bytes, troubles: Troubles, meanwhile: str) -> None:
+        self._path, self._troubles, self._meanwhile = path, troubles, meanwhile
+        self._remote = is_remote(path)
+        self._size = 0  # bytes that are known to be in the file
+        self._waiting = content  # bytes to write; all there are, where the file must be written whole
+        if not self._remote:
+            self._attempt(self._adopt)
+
+    def append(self, content: bytes) -> None:
+        """Add to what waits."""
+        self._waiting += content
+
+    def write(self) -> None:
+        """Write what waits, where that costs little: on this machine."""
+        if not self._remote:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; what cannot be written goes on waiting."""
+        if len(self._waiting) > (self._size if self._remote else 0):
+            self._attempt(self._write)
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        self._troubles.attempt(str(self._path), write, self._meanwhile)
+
+    def _adopt(self) -> None:
+        """Keep of the file what stands in `content` too; a full disk does not hinder that."""
+        try:
+            there = Path(self._path).read_bytes()
+        except FileNotFoundError:
+            there = b""
+        if there != self._waiting and there.startswith(self._waiting):
+            os.truncate(self._path, len(self._waiting))
+        elif there != self._waiting:
+            write_bytes(self._path, self._waiting)
+        self._size, self._waiting = len(self._waiting), b""
+
+    def _write(self) -> None:
+        if self._remote:
+            write_bytes(self._path, self._waiting)
+            self._size = len(self._waiting)
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "ab", buffering=0) as file:
+            file.truncate(min(self._size, file.tell()))  # without the part of a line that a full disk took
+            written = file.write(self._waiting)
+            if written < len(self._waiting):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._size = file.tell()
+        self._waiting = b""
+
+
+class Events:
+    """A file of TensorBoard events: scalars and pictures, each with its step.
+
+    Events of steps after `start`, in files that an earlier process wrote, are hidden by TensorBoard.
+    """
+
+    def __init__(self, folder: RunPath, start: int, troubles: Troubles) -> None:
+        self._proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
+        self._journal = Journal(folder / name, b"", troubles, "without these events until it works again")
+        begin = self._proto.SessionLog(status=self._proto.SessionLog.START)
+        self._record(self._proto.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._record(self._proto.Event(wall_time=time.time(), step=start + 1, session_log=begin))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """One value of a curve."""
+        from tensorboardX import summary
+
+        self._add(summary.scalar(name, value), step)
+
+    def add_image(self, name: str, picture: Any, step: int) -> None:
+        """A uint8 picture [height, width, channels]."""
+        from tensorboardX import summary
+
+        self._add(summary.image(name, picture, dataformats="HWC"), step)
+
+    def write(self) -> None:
+        """Write what waits, where that costs little."""
+        self._journal.write()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._journal.flush()
+
+    def _add(self, summary: Any, step: int) -> None:
+        self._record(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _record(self, event: Any) -> None:
+        """One record of the TFRecord format: its length, its content, and a checksum of each."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        content = event.SerializeToString()
+        for part in (struct.pack("<Q", len(content)), content):
+            self._journal.append(part + struct.pack("<I", masked_crc32c(part)))
