@@ -19,7 +19,7 @@ LAYERS = [
     ["weighting", "decoder"],
     ["bound", "timesteps", "guidance"],
     ["objective", "likelihood", "sampling", "nets.unet", "data"],
-    ["metrics", "training.state", "training.optimizer", "training.mesh", "training.log"],
+    ["metrics", "training.state", "training.optimizer", "training.mesh", "training.log", "training.preemption"],
     ["training.step", "training.checkpoint"],
     ["specs"],
     ["experiment"],

@@ -12,6 +12,7 @@ import tyro
 
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
 
 SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
@@ -49,6 +50,7 @@ class SampleOptions:
     """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
     label: int | None = None
     """The class to draw, for a class-conditional network; all classes in turn unless given."""
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions()
 
 
 def main(arguments: list[str]) -> None:
@@ -65,7 +67,7 @@ def main(arguments: list[str]) -> None:
     from ddpm_jax.data.images import grid, save_png, to_pixels
     from ddpm_jax.run import load_run
 
-    set_up_jax()
+    set_up_jax(options.cluster)
     run = load_run(options.run)
     sampler = choose_sampler(run.experiment.sampler, options)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
@@ -73,6 +75,8 @@ def main(arguments: list[str]) -> None:
     choices = {"sampler": sampler, "clip": choose_clipping(options), "labels": labels, "guidance": options.guidance}
     x = run.sample(jax.random.key(options.seed), options.num_images, **choices)
     seconds = time.monotonic() - start
+    if jax.process_index() > 0:
+        return  # all take part in the drawing, and one writes
     images = np.asarray(to_pixels(x))
     save_images(output, images)
     picture = output.with_suffix(".png")

@@ -72,7 +72,7 @@ class Checkpoints:
         Raises CheckpointError where one of them cannot be read or is not what was written.
         """
         try:
-            about = self._restore(step, about=ocp.args.JsonRestore())["about"]
+            about = self.about(step)
             like = shapes(about)
             trees = self._restore(step, **{name: ocp.args.StandardRestore(tree) for name, tree in like.items()})
         except Exception as error:  # TensorStore, JSON and file errors: all mean that it cannot be read
@@ -82,6 +82,10 @@ class Checkpoints:
             if digests(tree) != about["digest"][name]:
                 raise CheckpointError(f"checkpoint {step} is damaged: {name} is not what was written")
         return {**trees, "about": about}
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The `about` of a step."""
+        return self._restore(step, about=ocp.args.JsonRestore())["about"]
 
     def _restore(self, step: int, **items: Any) -> dict[str, Any]:
         return dict(self._manager.restore(step, args=ocp.args.Composite(**items)).items())

@@ -9,6 +9,7 @@ A run is a folder:
     samples/STEP.png     images drawn with the averaged parameters
 """
 
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, make_mesh, replicated, with_sharding
+from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
 from ddpm_jax.training.state import TrainState, new_state
 from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
@@ -41,7 +43,7 @@ def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Pa
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
     folder holds another experiment's run: then nothing on disk has changed.  Raises RunError also where the
-    loss is lost.
+    loss is lost, and Preempted where a SIGTERM ended it early: then all is saved, and calling it again goes on.
     """
     mesh = mesh or make_mesh()
     experiment.check()
@@ -58,15 +60,18 @@ def train(experiment: Experiment, workdir: Path, mesh: Mesh | None = None) -> Pa
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
     state = start_state(experiment, recipe, mesh, checkpoints)
     log = Log(workdir, int(state.step), experiment.num_steps, quiet=not is_first)
+    notice = Notice()
     try:
-        state = run_steps(experiment, step, mesh, state, checkpoints, log)
+        state = run_steps(experiment, step, mesh, state, checkpoints, log, notice)
         picture = log.picture_path(int(state.step))
         if not broadcast(picture.exists()):
             draw_picture(experiment, state, mesh, log)  # the run was killed between its last step and this
         checkpoints.wait()
     finally:
+        notice.close()
         log.close()
-        checkpoints.close()
+        if jax.process_count() == 1 or isinstance(sys.exception(), Preempted | None):
+            checkpoints.close()  # where one of many processes fails, this would wait for the others
     return picture
 
 
@@ -109,7 +114,8 @@ def check_step(experiment: Experiment, recipe: Recipe, step: TrainStep) -> None:
 def start_state(experiment: Experiment, recipe: Recipe, mesh: Mesh, checkpoints: Checkpoints) -> TrainState:
     """The newest state on disk, or a new one, on every device."""
     shapes = with_sharding(jax.eval_shape(lambda: fresh_state(experiment, recipe)), replicated(mesh))
-    found = checkpoints.restore_newest(lambda about: as_trees(shapes), report=print)
+    report = print if jax.process_index() == 0 else lambda text: None
+    found = checkpoints.restore_newest(lambda about: as_trees(shapes), report=report)
     if found is None:
         return jax.device_put(fresh_state(experiment, recipe), replicated(mesh))
     step, trees = found
@@ -124,14 +130,23 @@ def as_trees(state: Any) -> dict[str, Any]:
 
 
 def run_steps(
-    experiment: Experiment, step_once: TrainStep, mesh: Mesh, state: TrainState, checkpoints: Checkpoints, log: Log
+    experiment: Experiment,
+    step_once: TrainStep,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    log: Log,
+    notice: Notice,
 ) -> TrainState:
-    """Take the steps that are left, and write what is due after each."""
+    """Take the steps that are left, and write what is due after each; raises Preempted where they are cut short."""
     start, last = int(state.step), experiment.num_steps
     key = jax.random.key(experiment.seed)
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     stream_of_batches = batches(experiment.data, experiment.batch_size, experiment.seed, start_step=start, **processes)
+    about = {"image_shape": list(experiment.image_shape)}
     pending: deque[Any] = deque()  # the metrics of the steps since the last record
+    if start > 0:
+        pending.extend(unpack(checkpoints.about(start).get("unrecorded", [])))
     for step in range(start + 1, last + 1):
         state, metrics = step_once(state, global_batch(mesh, checked(next(stream_of_batches), experiment)), key)
         pending.append(metrics)
@@ -148,11 +163,17 @@ def run_steps(
             record(log, step, pending, experiment.batch_size, checkpoints)
         if save:
             log.flush()
-            checkpoints.save(step, as_trees(state), about={"image_shape": list(experiment.image_shape)})
+            checkpoints.save(step, as_trees(state), about)
         if picture:
             draw_picture(experiment, state, mesh, log)
         if save or picture:
             log.restart_clock(step)
+        if notice.stops_after(step) and step < last:
+            if not save:
+                unrecorded = fetch_metrics(step, pending, checkpoints)
+                checkpoints.save(step, as_trees(state), {**about, "unrecorded": pack(unrecorded)})
+            checkpoints.wait()
+            raise Preempted(step)
     return state
 
 
@@ -170,13 +191,20 @@ def checked(batch: dict[str, np.ndarray], experiment: Experiment) -> dict[str, n
 
 
 def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoints: Checkpoints) -> None:
-    """Fetch the metrics of the steps before and at `step`, log their means, and empty the queue.
+    """Log the means of the metrics of the steps before and at `step`, and empty the queue."""
+    fetched = fetch_metrics(step, pending, checkpoints)
+    pending.clear()
+    means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
+    log.metrics(step, means, batch_size)
+
+
+def fetch_metrics(step: int, pending: deque[Any], checkpoints: Checkpoints) -> list[dict[str, np.ndarray]]:
+    """The metrics of the steps before and at `step`.
 
     Raises RunError where the loss of one of them is not finite.
     """
     fetched = jax.device_get(list(pending))
     first = step - len(fetched) + 1
-    pending.clear()
     for number, metrics in enumerate(fetched, first):
         if not all(np.isfinite(value) for value in metrics.values()):
             checkpoints.wait()
@@ -188,8 +216,7 @@ def record(log: Log, step: int, pending: deque[Any], batch_size: int, checkpoint
                 + "Try a lower --optimizer.learning-rate, a longer --optimizer.warmup-steps or a smaller "
                 "--optimizer.clip-norm in a new --workdir."
             )
-    means = {name: float(np.mean([metrics[name] for metrics in fetched])) for name in fetched[0]}
-    log.metrics(step, means, batch_size)
+    return fetched
 
 
 def draw_picture(experiment: Experiment, state: TrainState, mesh: Mesh, log: Log) -> None:
