@@ -82,12 +82,13 @@ def wait(group: list[subprocess.Popen], grace: float) -> int:
     while any(process.poll() is None for process in group):
         failed = [process.returncode for process in group if process.returncode]
         if failed and deadline is None:
-            status, deadline = failed[0], time.monotonic() + grace
+            # A negative status is that of one that was killed, which may be why the others failed.
+            status, deadline = min(failed), time.monotonic() + grace
         if deadline is not None and time.monotonic() > deadline:
             for process in group:
                 process.kill()  # SIGTERM would only ask a training for a checkpoint
         time.sleep(0.1)
-    status = status or next((process.returncode for process in group if process.returncode), 0)
+    status = status or min((process.returncode for process in group if process.returncode), default=0)
     return status if status >= 0 else 128 - status
 
 
