@@ -64,8 +64,14 @@ def start(command: list[str], index: int, options: argparse.Namespace, address: 
     if options.devices_per_process:
         flag = f"--xla_force_host_platform_device_count={options.devices_per_process}"
         environment |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(), "JAX_PLATFORMS": "cpu"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def relay(index: int, process: subprocess.Popen) -> None:

@@ -4,7 +4,6 @@ The slow tests start real processes.  A SIGTERM does not end a process that has 
 end in SIGKILL.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -43,7 +42,12 @@ LIMIT = 240
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, Seat(None, 2, 0)),
         ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, None),
         (
-            {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"},
+            {
+                "OMPI_COMM_WORLD_SIZE": "8",
+                "OMPI_COMM_WORLD_RANK": "5",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": "1",
+            },
             Seat(None, 8, 5),
         ),
         (
@@ -80,7 +84,7 @@ def test_flags_say_it_too():
     ],
 )
 def test_a_contradiction_is_named(flags, environ, message):
-    with pytest.raises(ValueError, match="expected|needs") as error:
+    with pytest.raises(ValueError, match=r"expected|needs") as error:
         find_seat(ClusterOptions(**flags), environ)
     assert message in str(error.value)
 

@@ -66,12 +66,17 @@ def find_seat(options: ClusterOptions, environ: Mapping[str, str]) -> Seat | Non
         if count == 1 and not options.distributed:
             return None
         given, names = (environ.get(ADDRESS), count, _number(environ, INDEX)), CLUSTER_VARIABLES
-    missing = [name for name, value in zip(names, given, strict=True) if value is None]
-    if missing:
-        known = ", ".join(f"{name} is {value!r}" for name, value in zip(names, given, strict=True) if value is not None)
-        raise ValueError(f"{known}, which needs {' and '.join(missing)} too")
-    _check(names, *given)
-    return Seat(*given, found_by_jax=False)
+    address, count, index = given
+    if address is None or count is None or index is None:
+        known = [f"{name} is {value!r}" for name, value in zip(names, given, strict=True) if value is not None]
+        missing = [name for name, value in zip(names, given, strict=True) if value is None]
+        raise ValueError(f"{', '.join(known)}, which needs {' and '.join(missing)} too")
+    host, _, port = address.rpartition(":")
+    is_address = bool(host) and port.isdecimal() and 0 < int(port) < 65536
+    require(names[0], address, is_address, "HOST:PORT, such as node01:1234")
+    require(names[1], count, count >= 1, "at least 1")
+    require(names[2], index, 0 <= index < count, f"0 to {count - 1}, as there are {count} processes")
+    return Seat(address, count, index, found_by_jax=False)
 
 
 def _launched(options: ClusterOptions, environ: Mapping[str, str]) -> Seat | None:
@@ -90,14 +95,6 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
         return None
     require(name, value, value.isdecimal(), "a whole number, 0 or more")
     return int(value)
-
-
-def _check(names: tuple[str, str, str], address: str, count: int, index: int) -> None:
-    host, _, port = address.rpartition(":")
-    is_address = bool(host) and port.isdecimal() and 0 < int(port) < 65536
-    require(names[0], address, is_address, "HOST:PORT, such as node01:1234")
-    require(names[1], count, count >= 1, "at least 1")
-    require(names[2], index, 0 <= index < count, f"0 to {count - 1}, as there are {count} processes")
 
 
 def join(seat: Seat, timeout: int, preemptible: bool) -> None:

@@ -22,7 +22,14 @@ from typing import NoReturn
 MEETING = 10
 # How the libraries that carry collectives and barriers say that the other end is gone.
 LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "socket closed", "broken pipe", "unavailable:")
-LOST += ("coordination service", "coordinationservice", "heartbeat", "barrier", "deadline_exceeded", "deadline exceeded")
+LOST += (
+    "coordination service",
+    "coordinationservice",
+    "heartbeat",
+    "barrier",
+    "deadline_exceeded",
+    "deadline exceeded",
+)
 
 _handler: object = None  # kept alive: C holds a pointer to it
 _stderr = 2
@@ -73,7 +80,7 @@ def joining(last_words: str) -> Iterator[None]:
 
 
 def _catch_aborts() -> None:
-    """Have SIGABRT call `_aborted`, at once and in the thread that aborts; Python's own handlers would come too late."""
+    """Have SIGABRT call `_aborted` at once, in the thread that aborts: Python's own handlers would come too late."""
     global _handler
     if _handler is None:
         _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
