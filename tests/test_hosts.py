@@ -90,11 +90,12 @@ def test_a_contradiction_is_named(flags, environ, message):
 
 
 def test_which_errors_mean_a_lost_process():
-    assert departure.is_lost_contact(ValueError("UNKNOWN: Gloo AllGather failed: ... Connection closed by peer"))
+    assert departure.lost_contact(ValueError("UNKNOWN: Gloo AllGather failed:\nConnection closed by peer"))
     chained = RuntimeError("cannot be read")
     chained.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
-    assert departure.is_lost_contact(chained)
-    assert not departure.is_lost_contact(ValueError("batch_size is 0; expected at least 1"))
+    assert departure.lost_contact(chained) == "DEADLINE_EXCEEDED: Barrier timed out"
+    assert not departure.lost_contact(ValueError("batch_size is 0; expected at least 1"))
+    assert not departure.lost_contact(FileNotFoundError("there is no folder barrier"))
     departure.leave(1, "alone, so this returns")
 
 

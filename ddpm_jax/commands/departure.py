@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import zlib
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NoReturn
@@ -21,19 +22,12 @@ from typing import NoReturn
 # Seconds in which processes that fail for the same reason arrive at the place where they fail.
 MEETING = 10
 # How the libraries that carry collectives and barriers say that the other end is gone.
-LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "socket closed", "broken pipe", "unavailable:")
-LOST += (
-    "coordination service",
-    "coordinationservice",
-    "heartbeat",
-    "barrier",
-    "deadline_exceeded",
-    "deadline exceeded",
-)
+LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "socket closed", "unavailable:", "heartbeat", "barrier")
+LOST += ("coordination service", "coordinationservice", "deadline_exceeded")
 
 _handler: object = None  # kept alive: C holds a pointer to it
 _stderr = 2
-_last_words: str | None = None  # of a process that is aborted
+_last_words: str | None = None  # of a process that is aborted; None once it has spoken
 _is_one_of_many = False
 _status = 1
 
@@ -43,18 +37,17 @@ def joined() -> None:
     import jax
 
     global _is_one_of_many, _last_words
+    _last_words = lost_message("this process", "more above")  # JAX looks for the others' devices first
     _is_one_of_many = jax.process_count() > 1
-    _last_words = f"{lost_message()} (more above)"
+    _last_words = lost_message(f"process {jax.process_index()} of {jax.process_count()}", "more above")
     sys.excepthook = _uncaught
 
 
-def lost_message() -> str:
+def lost_message(who: str, why: str) -> str:
     """What a process says that misses another one."""
-    import jax
-
     return (
-        f"process {jax.process_index()} of {jax.process_count()} lost contact with another one, which ended or cannot "
-        "be reached; start all of them again with the same command, which goes on from the last checkpoint"
+        f"ddpm-jax: {who} lost contact with another one, which ended or cannot be reached ({why}); start all of them "
+        "again with the same command, which goes on from the last checkpoint"
     )
 
 
@@ -62,7 +55,7 @@ def lost_message() -> str:
 def joining(last_words: str) -> Iterator[None]:
     """While JAX looks for the other processes: where it aborts, `last_words` are said in the place of its own."""
     global _last_words, _stderr
-    _last_words = last_words
+    _last_words = f"ddpm-jax: {last_words}"
     _catch_aborts()
     sys.stderr.flush()
     _stderr = os.dup(2)
@@ -94,17 +87,18 @@ def _aborted(_: int) -> None:
     words, _last_words = _last_words, None
     if words:
         _show_cursor()
-        os.write(_stderr, f"ddpm-jax: {words}\n".encode())
+        os.write(_stderr, f"{words}\n".encode())
     os._exit(_status)
 
 
-def is_lost_contact(error: BaseException | None) -> bool:
-    """Whether an error, or one behind it, says that another process is gone."""
+def lost_contact(error: BaseException | None) -> str | None:
+    """How an error, or one behind it, says that another process is gone: one line; None where it does not."""
     while error is not None:
-        if any(sign in str(error).lower() for sign in LOST):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        text = " ".join(str(error).split())
+        if any(sign in text.lower() for sign in LOST) and not isinstance(error, OSError):
+            return text[:200]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 def leave(status: int, message: str) -> None:
@@ -126,11 +120,13 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
     import jax
 
     global _last_words, _status
-    if is_lost_contact(error):
-        status, message, together = 1, f"ddpm-jax: {lost_message()}", False
-    else:
-        _status = status
-        together = _meet()
+    who, why, together = f"process {jax.process_index()} of {jax.process_count()}", lost_contact(error), False
+    if why:
+        status, message = 1, lost_message(who, why)
+    if _last_words:
+        _status, _last_words = status, message  # should this be aborted while it waits
+    if not why:
+        together = _meet(f"ddpm_jax leaves {zlib.crc32(f'{status} {message}'.encode())}")
     silent = together and jax.process_index() > 0
     words, _last_words = _last_words, None
     _show_cursor()
@@ -145,14 +141,14 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
     os._exit(status)
 
 
-def _meet() -> bool:
-    """Whether every process comes here within a few seconds: then all leave for one reason."""
+def _meet(reason: str) -> bool:
+    """Whether every process leaves for this reason within a few seconds."""
     try:
         from jax._src import distributed  # JAX's own name for what Orbax and others use too
 
         client = distributed.global_state.client
         assert client is not None
-        client.wait_at_barrier("ddpm_jax leaves", MEETING * 1000)
+        client.wait_at_barrier(reason, MEETING * 1000)
     except Exception:
         return False
     return True
