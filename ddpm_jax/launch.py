@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ddpm_jax import __version__
 from ddpm_jax.check import RunError
+from ddpm_jax.commands import departure
 
 if TYPE_CHECKING:
     from ddpm_jax.experiment import Experiment
@@ -80,5 +81,6 @@ def _refused_here(error: ValueError) -> bool:
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
+    departure.leave(status, f"ddpm-jax: {message}")
     print(f"ddpm-jax: {message}", file=sys.stderr)
     sys.exit(status)

@@ -85,7 +85,7 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
 
     from ddpm_jax.commands.train import read_experiment
     from ddpm_jax.dryrun import look_at_data
-    from ddpm_jax.training.loop import prepare_step
+    from ddpm_jax.training.start import prepare_step
 
     fsdp = {"data": 1, "fsdp": count, "both": min(count, 4)}[layout]
     experiment = read_experiment(options.experiment)

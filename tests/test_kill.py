@@ -17,9 +17,9 @@ import pytest
 
 from ddpm_jax import specs
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.loop import as_trees
 from ddpm_jax.training.mesh import replicated, with_sharding
 from ddpm_jax.training.snapshots import as_items
+from ddpm_jax.training.start import as_trees
 from ddpm_jax.training.state import new_state
 
 EXPERIMENT = """

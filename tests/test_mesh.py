@@ -21,8 +21,8 @@ from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import saved_for_backward
 from ddpm_jax.evaluation import over_examples
 from ddpm_jax.objective import draw
-from ddpm_jax.training.loop import fresh_state, prepare_step
 from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, shardings
+from ddpm_jax.training.start import fresh_state, prepare_step
 from ddpm_jax.training.step import by_quarter
 
 

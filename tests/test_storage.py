@@ -27,9 +27,10 @@ from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.journal import Journal, Troubles
 from ddpm_jax.training.lock import FileLock, Lease, locked
 from ddpm_jax.training.log import Log, entries_until
-from ddpm_jax.training.loop import as_trees, check_resumable, fresh_state, train
+from ddpm_jax.training.loop import train
 from ddpm_jax.training.mesh import replicated, with_sharding
 from ddpm_jax.training.optimizer import Adam
+from ddpm_jax.training.start import as_trees, check_resumable, fresh_state
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Scale:
 def no_pictures():
     """To compile the sampler takes longer than all else here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "draw_picture", lambda *_: None)
+        patch.setattr(loop.Training, "draw_picture", lambda *_: None)
         yield
 
 
@@ -125,7 +126,9 @@ def restored_or_reported(folder, like, written):
 
 @pytest.fixture(scope="module")
 def like(small, one):
-    return as_trees(with_sharding(jax.eval_shape(lambda: fresh_state(small, small.recipe())), replicated(one)))
+    return as_trees(
+        with_sharding(jax.eval_shape(lambda: fresh_state(small, small.recipe(), (8, 8, 1))), replicated(one))
+    )
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,10 @@ from ddpm_jax.sampling import Ancestral
 from ddpm_jax.schedule import Cosine
 from ddpm_jax.timesteps import LossAwareTimesteps
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.loop import check_resumable, checked, prepare_step, start_state, train
+from ddpm_jax.training.loop import checked, train
 from ddpm_jax.training.mesh import global_batch
 from ddpm_jax.training.optimizer import Adam
+from ddpm_jax.training.start import check_resumable, prepare_step, start_state
 from ddpm_jax.training.step import compile_step
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.weighting import Vlb
@@ -285,7 +286,8 @@ def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one,
     for folder in (whole, parts):
         checkpoints = Checkpoints(folder / "checkpoints", learned.keep_last, learned.keep_every)
         _, (shapes, *_) = prepare_step(learned, one, (8, 8, 1))
-        states.append(jax.device_get(start_state(learned, shapes, checkpoints)))
+        state, _ = start_state(learned, shapes, checkpoints, report=pytest.fail)
+        states.append(jax.device_get(state))
         checkpoints.close()
     assert [int(state.step) for state in states] == [6, 6]
     assert states[0].timesteps.count.sum() == 6 * learned.batch_size

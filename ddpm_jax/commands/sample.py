@@ -11,6 +11,7 @@ import tyro
 
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.paths import RunPath, run_path, write_bytes
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
 
@@ -52,6 +53,7 @@ class SampleOptions:
     ema: float | None = None
     """Which average of the parameters draws: a decay or width that the run kept, the first of them unless given; of a
     run with PowerEma any width, made from its snapshots."""
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions()
 
 
 def main(arguments: list[str]) -> None:
@@ -68,7 +70,7 @@ def main(arguments: list[str]) -> None:
     from ddpm_jax.data.images import grid, save_png, to_pixels
     from ddpm_jax.run import load_run
 
-    set_up_jax()
+    set_up_jax(options.cluster)
     run = load_run(options.run, ema=options.ema)
     sampler = choose_sampler(run.experiment.sampler, options)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
@@ -76,6 +78,8 @@ def main(arguments: list[str]) -> None:
     choices = {"sampler": sampler, "clip": choose_clipping(options), "labels": labels, "guidance": options.guidance}
     x = run.sample(jax.random.key(options.seed), options.num_images, **choices)
     seconds = time.monotonic() - start
+    if jax.process_index() > 0:
+        return  # all take part in the drawing, and one writes
     images = np.asarray(to_pixels(x))
     save_images(output, images)
     picture = output.with_suffix(".png")

@@ -11,6 +11,7 @@ import jax
 import tyro
 
 from ddpm_jax import specs
+from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.experiment import Experiment
 
@@ -29,9 +30,7 @@ class TrainOptions:
     workdir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given.  It may lie in an object store,
     gs://BUCKET/RUN."""
-    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Join the processes of a cluster, the same command on each: found from SLURM, Open MPI, Kubernetes or a TPU
-    pod, or else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions()
     profile: tuple[int, int] | None = None
     """Write a profiler's trace of the steps from the first to the last of two numbers into the run's folder."""
     debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -53,21 +52,26 @@ def main(arguments: list[str]) -> None:
 def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
     """Train an experiment, overridden by the arguments of the command line."""
     options = tyro.cli(TrainOptions, args=arguments, default=TrainOptions(experiment), prog=program)
-    set_up_jax(options.distributed)
+    set_up_jax(options.cluster, preemptible=not options.dry_run)
     if options.dry_run:
         from ddpm_jax.dryrun import report
 
-        print(report(options.experiment))
+        text = report(options.experiment)
+        if jax.process_index() == 0:
+            print(text)
         return
     from ddpm_jax.training.loop import train
+    from ddpm_jax.training.preemption import Preempted
 
     workdir = options.workdir or os.path.join("runs", options.experiment.name)
     jax.config.update("jax_debug_nans", options.debug_nans)
-    picture = train(options.experiment, workdir, profile=options.profile)
-    if jax.process_index() > 0:
-        return
-    print(f"samples: {picture}")
-    print(f"draw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz")
+    try:
+        picture = train(options.experiment, workdir, profile=options.profile)
+        told = f"samples: {picture}\ndraw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
+    except Preempted as stop:
+        told = str(stop)
+    if jax.process_index() == 0:
+        print(told)
 
 
 def read_experiment(path: Path) -> Experiment:

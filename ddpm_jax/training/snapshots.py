@@ -62,6 +62,15 @@ class Snapshots:
         """Begin to save; returns once the arrays are copied off the devices, so they may be donated."""
         self._checkpoints.save(step, as_items(averages), about={"profiles": list(self._averaging.profiles)})
 
+    @property
+    def report(self) -> Callable[[str], None]:
+        """What takes the line that tells of a save that failed."""
+        return self._checkpoints.report
+
+    @report.setter
+    def report(self, report: Callable[[str], None]) -> None:
+        self._checkpoints.report = report
+
     def wait(self) -> None:
         """Block until what was begun is on disk."""
         self._checkpoints.wait()

@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from ddpm_jax.check import require
+from ddpm_jax.paths import RunPath
 
 # Dense bf16 TFLOP/s of one JAX device, from the makers' data sheets (of TPU v2 and v3 a device is half a chip).
 # The first name that occurs in `device_kind` counts.
@@ -90,7 +90,7 @@ class Meter:
 class Profile:
     """A profiler's trace of steps first..last, written to `folder`: for TensorBoard's profiler, XProf or Perfetto."""
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
+    def __init__(self, folder: RunPath, steps: tuple[int, int] | None) -> None:
         if steps is not None:
             require("profile", steps, 1 <= steps[0] <= steps[1], "the first and the last step, from 1")
         self._folder, self._steps, self._running = folder, steps, False

@@ -1,0 +1,159 @@
+"""How one of many processes ends: with one message and the right exit status, and without waiting for the dead.
+
+Three things stand in the way.  At exit JAX waits minutes for all processes at a barrier, where those that are stuck
+in a collective with a dead one never come: so a process that fails leaves by os._exit.  A dead process makes JAX's
+C++ runtime abort the others: a handler of SIGABRT, called in the thread that aborts, turns that into a message and
+status 1.  And a mistake that all processes make should be told once: they meet at a barrier, for a few
+seconds, and the first speaks.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import zlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NoReturn
+
+# Seconds in which processes that fail for the same reason arrive at the place where they fail.
+MEETING = 10
+# How the libraries that carry collectives and barriers say that the other end is gone.
+LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "socket closed", "unavailable:", "heartbeat", "barrier")
+LOST += ("coordination service", "coordinationservice", "deadline_exceeded")
+
+_handler: object = None  # kept alive: C holds a pointer to it
+_stderr = 2
+_last_words: str | None = None  # of a process that is aborted; None once it has spoken
+_is_one_of_many = False
+_status = 1
+
+
+def joined() -> None:
+    """This process is one of many from here on."""
+    import jax
+
+    global _is_one_of_many, _last_words
+    _last_words = lost_message("this process", "more above")  # JAX looks for the others' devices first
+    _is_one_of_many = jax.process_count() > 1
+    _last_words = lost_message(f"process {jax.process_index()} of {jax.process_count()}", "more above")
+    sys.excepthook = _uncaught
+
+
+def lost_message(who: str, why: str) -> str:
+    """What a process says that misses another one."""
+    return (
+        f"ddpm-jax: {who} lost contact with another one, which ended or cannot be reached ({why}); start all of them "
+        "again with the same command, which goes on from the last checkpoint"
+    )
+
+
+@contextlib.contextmanager
+def joining(last_words: str) -> Iterator[None]:
+    """While JAX looks for the other processes: where it aborts, `last_words` are said in the place of its own."""
+    global _last_words, _stderr
+    _last_words = f"ddpm-jax: {last_words}"
+    _catch_aborts()
+    sys.stderr.flush()
+    _stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(_stderr, 2)
+            os.close(_stderr)
+            _stderr = 2
+            captured.seek(0)
+            sys.stderr.write(captured.read().decode(errors="replace"))
+
+
+def _catch_aborts() -> None:
+    """Have SIGABRT call `_aborted` at once, in the thread that aborts: Python's own handlers would come too late."""
+    global _handler
+    if _handler is None:
+        _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
+        install = ctypes.CDLL(None).signal
+        install.restype, install.argtypes = ctypes.c_void_p, [ctypes.c_int, type(_handler)]
+        install(signal.SIGABRT, _handler)
+
+
+def _aborted(_: int) -> None:
+    global _last_words
+    words, _last_words = _last_words, None
+    if words:
+        _show_cursor()
+        os.write(_stderr, f"{words}\n".encode())
+    os._exit(_status)
+
+
+def lost_contact(error: BaseException | None) -> str | None:
+    """How an error, or one behind it, says that another process is gone: one line; None where it does not."""
+    while error is not None:
+        text = " ".join(str(error).split())
+        if any(sign in text.lower() for sign in LOST) and not isinstance(error, OSError):
+            return text[:200]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def leave(status: int, message: str) -> None:
+    """End one of many processes; returns at once where there is only one."""
+    if _is_one_of_many:
+        _leave(status, message, sys.exception())
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not _is_one_of_many:
+        sys.__excepthook__(kind, error, trace)
+        return
+    interrupted = isinstance(error, KeyboardInterrupt)
+    text = "".join(traceback.format_exception(kind, error, trace)).rstrip()
+    _leave(130 if interrupted else 1, "ddpm-jax: interrupted" if interrupted else text, error)
+
+
+def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
+    import jax
+
+    global _last_words, _status
+    who, why, together = f"process {jax.process_index()} of {jax.process_count()}", lost_contact(error), False
+    if why:
+        status, message = 1, lost_message(who, why)
+    if _last_words:
+        _status, _last_words = status, message  # should this be aborted while it waits
+    if not why:
+        together = _meet(f"ddpm_jax leaves {zlib.crc32(f'{status} {message}'.encode())}")
+    silent = together and jax.process_index() > 0
+    words, _last_words = _last_words, None
+    _show_cursor()
+    if words and not silent:
+        print(message, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if together:
+        with contextlib.suppress(Exception):
+            jax.distributed.shutdown()
+    os._exit(status)
+
+
+def _meet(reason: str) -> bool:
+    """Whether every process leaves for this reason within a few seconds."""
+    try:
+        from jax._src import distributed  # JAX's own name for what Orbax and others use too
+
+        client = distributed.global_state.client
+        assert client is not None
+        client.wait_at_barrier(reason, MEETING * 1000)
+    except Exception:
+        return False
+    return True
+
+
+def _show_cursor() -> None:
+    if os.isatty(_stderr):
+        os.write(_stderr, b"\x1b[?25h\n")  # the progress bar hides it

@@ -1,0 +1,89 @@
+"""How a training starts: what must hold before anything is written, the step, and the state to go on from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax import specs
+from ddpm_jax.arrays import stream
+from ddpm_jax.check import RunError, require
+from ddpm_jax.experiment import Experiment, conflicts
+from ddpm_jax.paths import RunPath
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.mesh import shardings, with_sharding
+from ddpm_jax.training.snapshots import as_items, from_items
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import Recipe, TrainStep, compile_step
+
+
+def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
+    """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
+    path = workdir / "experiment.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise RunError(f"{workdir} is a file; --workdir names a folder")
+    if not path.exists():
+        if (workdir / "checkpoints").exists():
+            raise RunError(f"{workdir} holds checkpoints but no experiment.json; choose another --workdir")
+        return
+    if not any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*")):
+        return  # nothing was learned yet: another run may take the folder
+    try:
+        there = specs.load(path)
+        require("experiment.json", type(there).__name__, isinstance(there, Experiment), "an Experiment")
+    except (ValueError, OSError) as error:
+        raise RunError(
+            f"{workdir} holds a run whose experiment.json cannot be read ({error}). Put a copy of it back, or choose "
+            "another --workdir."
+        ) from None
+    differing = conflicts(there, experiment)
+    if differing:
+        listed = "\n".join(f"  {line}" for line in differing)
+        raise RunError(
+            f"{workdir} holds a run of a different experiment:\n{listed}\n"
+            "Choose another --workdir for a new run, or give the values from there to go on with the old one."
+        )
+
+
+def fresh_state(experiment: Experiment, recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
+    """The state before the first step."""
+    return recipe.start(experiment.net.init(stream(jax.random.key(experiment.seed), "init"), image_shape))
+
+
+def prepare_step(experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int, int]) -> tuple[TrainStep, Any]:
+    """The step for a mesh, and the shapes, dtypes and shardings of what it takes: (state, batch, key).
+
+    It is traced but not compiled: what does not fit is an error now.
+    """
+    recipe = experiment.recipe()
+    state = jax.eval_shape(lambda: fresh_state(experiment, recipe, image_shape))
+    state = with_sharding(state, experiment.mesh.place(mesh, state))
+    size = experiment.batch_size
+    batch = {"image": jax.ShapeDtypeStruct((size, *image_shape), np.uint8)}
+    if getattr(experiment.net, "num_classes", None):
+        batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
+    shapes = state, batch, jax.eval_shape(lambda: jax.random.key(0))
+    step = compile_step(recipe, shardings(state), donate=not jax.config.values["jax_debug_nans"])
+    jax.eval_shape(step, *shapes)
+    return step, shapes
+
+
+def start_state(
+    experiment: Experiment, shapes: Any, checkpoints: Checkpoints, report: Callable[[str], None]
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest state on disk and what is said about it, or a new one; with the shardings of `shapes`."""
+    found = checkpoints.restore_newest(lambda about: as_trees(shapes), report)
+    if found is None:
+        fresh = fresh_state(experiment, experiment.recipe(), experiment.image_shape)
+        return jax.device_put(fresh, shardings(shapes)), {}
+    step, trees = found
+    checkpoints.set_aside(after=step)
+    return TrainState(ema_params=from_items(trees), **trees["training"]), trees["about"]
+
+
+def as_trees(state: Any) -> dict[str, Any]:
+    """The state as a checkpoint holds it: what sampling needs by itself, and the rest."""
+    rest = {name: getattr(state, name) for name in ("step", "params", "opt_state", "timesteps")}
+    return {**as_items(state.ema_params), "training": rest}
