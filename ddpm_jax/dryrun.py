@@ -39,9 +39,13 @@ def report(experiment: Experiment) -> str:
         "FLOPs a step": _engineering(step_flops(experiment, shapes, batch)),
         "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}{layout}",
         "memory": "on each device: training state + gradient and gathered parameters + kept for the backward pass",
-        **{f"  {name}": memory(option, image_shape, mesh.size) for name, option in alternatives(experiment, mesh.size)},
     }
-    table = "\n".join(f"{name:<24}{value}" for name, value in lines.items())
+    kept: dict[str, int] = {}  # by network, as tracing takes a second
+    for name, option in alternatives(experiment, mesh.size):
+        if repr(option.net) not in kept:
+            kept[repr(option.net)] = saved_for_backward(option, shapes, image_shape)
+        lines[f"  {name}"] = memory(option, shapes, kept[repr(option.net)], mesh.size)
+    table = "\n".join(f"{name:<25}{value}" for name, value in lines.items())
     return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
 
 
@@ -60,12 +64,9 @@ def alternatives(experiment: Experiment, devices: int) -> Iterator[tuple[str, Ex
         yield f"--mesh.fsdp {devices}", replace(experiment, mesh=replace(experiment.mesh, data=None, fsdp=devices))
 
 
-def memory(experiment: Experiment, image_shape: tuple[int, ...], devices: int) -> str:
-    """What a training step holds on each device, as text."""
-    shapes, recipe = experiment.parameter_shapes(image_shape), experiment.recipe()
-    state = jax.eval_shape(recipe.start, shapes)
-    kept = saved_for_backward(experiment, shapes, image_shape)
-    spec = experiment.mesh
+def memory(experiment: Experiment, shapes: Any, kept: int, devices: int) -> str:
+    """What a training step holds on each device, as text; kept: bytes of an example for the backward pass."""
+    spec, state = experiment.mesh, jax.eval_shape(experiment.recipe().start, shapes)
     whole, cut = _bytes(shapes), _bytes_of_device(shapes, spec)
     parts = (
         _bytes_of_device(state, spec),

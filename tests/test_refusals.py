@@ -70,7 +70,7 @@ FILES = [
         "experiment = replace(experiment, net=Digits())",
         "net is Digits(split='train'); expected an object with the methods",
     ),
-    ("experiment = replace(experiment, data=[])", "data is []; expected"),
+    ("experiment = replace(experiment, data=3)", "data is 3; expected an object with the methods __len__ and"),
     ("experiment = replace(experiment, data=Npz('nosuch.npz'))", "path is 'nosuch.npz'; there is no such file"),
     ("experiment = replace(experiment, data=Npz('notes.txt'))", "which is not an .npz file; write one with"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'test'))", "images is 'test'; own.npz holds"),

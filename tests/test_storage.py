@@ -247,10 +247,10 @@ def full_between(monkeypatch, first, last, also=lambda: None):
 
     def watched(log, step, *rest):
         if step == first:
-            known[-1].wait()
+            known[0].wait()
             stack.enter_context(full_disk())
         if step == last:
-            known[-1].wait()
+            known[0].wait()
             also()
             stack.close()
         metrics(log, step, *rest)
@@ -353,7 +353,7 @@ def test_a_picture_that_cannot_be_written_stops_nothing(tmp_path, capsys):
     (tmp_path / "samples").write_text("a file in the place of the folder")
     for step in (1, 2):
         log.images(step, np.zeros((2, 8, 8, 1), np.uint8))
-    log.metrics(2, {"loss": 1.0}, 16)
+    log.metrics(2, {"loss": 1.0})
     log.close()
     assert "the picture" in capsys.readouterr().err
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 2
@@ -434,7 +434,7 @@ def test_what_a_remote_run_writes_is_read_back(bucket, tiny, capsys):
     for start in (0, 2):
         log = Log(bucket, start, 4)
         for step in range(start + 1, start + 4):
-            log.metrics(step, {"loss": 1.0}, 16)
+            log.metrics(step, {"loss": 1.0})
         log.images(start + 3, np.zeros((2, 8, 8, 1), np.uint8))
         log.close()
     lines = (bucket / "metrics.jsonl").read_text().splitlines()

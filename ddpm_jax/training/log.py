@@ -81,7 +81,7 @@ class Log:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record the metrics after `step` steps, which are those of the steps since the last record.
 
-        values: any numbers, with `loss`, `images_per_second` and `steps_per_second` among them.
+        values: any numbers, `loss` among them; where they are known, `steps_per_second` and `images_per_second`.
         """
         if self._quiet:
             return
@@ -91,11 +91,14 @@ class Log:
             self._events.add_scalar(name, value, step)
         self._metrics.write()
         self._events.write()
-        shown = f"loss {values['loss']:.4f}  {values['images_per_second']:.0f} images/s"
+        shown = f"loss {values['loss']:.4f}"
+        if "images_per_second" in values:
+            shown += f"  {values['images_per_second']:.0f} images/s"
         self._progress.update(self._task, shown=shown)
         if not self._console.is_terminal:
-            left = (self._num_steps - step) / max(values["steps_per_second"], 1e-9)
-            self.say(f"step {step}/{self._num_steps}  {shown}  {format_time(left)} left")
+            if rate := values.get("steps_per_second"):
+                shown += f"  {format_time((self._num_steps - step) / rate)} left"
+            self.say(f"step {step}/{self._num_steps}  {shown}")
 
     def images(self, step: int, pixels: Any) -> RunPath:
         """Save uint8 images [n, height, width, channels] as one picture; returns its path."""

@@ -69,7 +69,12 @@ class Meter:
         self._waited += time.monotonic() - start
 
     def read(self, step: int) -> dict[str, float]:
-        """Steps, images, images on each device a second; data_wait (share), memory_peak (bytes), mfu (share)."""
+        """Steps, images, images on each device a second; data_wait (share), memory_peak (bytes), mfu (share).
+
+        Right after a restart only the memory is known.
+        """
+        if step == self._step:
+            return {"memory_peak": float(memory_peak())}
         seconds = max(time.monotonic() - self._since, 1e-9)
         steps_per_second = (step - self._step) / seconds
         rate = self._batch_size * steps_per_second
