@@ -52,11 +52,11 @@ if __name__ == "__main__":
 """
 
 
-def start(file: Path, workdir: Path) -> subprocess.Popen:
-    """The training in a process of its own, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, str(file), "--workdir", str(workdir)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(file: Path, workdir: Path, devices: int = 1) -> subprocess.Popen:
+    """The training in a process of its own."""
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    command, pipe = [sys.executable, str(file), "--workdir", str(workdir)], subprocess.PIPE
+    return subprocess.Popen(command, env={**os.environ, "XLA_FLAGS": flags}, stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -87,7 +87,7 @@ def last_state(workdir: Path, one) -> list[np.ndarray]:
     checkpoints = Checkpoints(workdir / "checkpoints")
     step, trees = checkpoints.restore_newest(lambda about: as_trees(shapes), report=pytest.fail)
     checkpoints.close()
-    assert step == 24
+    assert step == experiment.num_steps
     return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema", "ema_1")})]
 
 

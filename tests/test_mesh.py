@@ -170,23 +170,25 @@ def test_sharded_parameters_are_gathered_once_each(on):
 
 @pytest.mark.slow
 def test_what_a_dry_run_says_of_memory_is_what_the_step_needs(tiny):
-    """What it keeps for the backward pass, for a batch that outweighs the parameters; remat and parts save of it."""
+    """At most twice what the compiler makes of it, for a batch that outweighs the parameters; half of it in 2 parts."""
     net = dataclasses.replace(tiny.net, channels=16, channel_multipliers=(1, 2))
     large = dataclasses.replace(tiny, net=net, batch_size=128)
-    needed, told = {}, {}
-    for name, option in {
-        "as it is": large,
-        "remat": dataclasses.replace(large, net=dataclasses.replace(net, remat=True)),
-        "parts": dataclasses.replace(large, accumulate=2),
-    }.items():
-        needed[name] = compiled(option, mesh_of(1))[0].memory_analysis().temp_size_in_bytes
-        told[name] = option.batch_size // option.accumulate
-        told[name] *= saved_for_backward(option, option.parameter_shapes((8, 8, 1)), (8, 8, 1))
-    print(needed, told)
-    assert told["remat"] < told["as it is"] / 2
-    assert needed["remat"] < needed["as it is"]
-    assert needed["parts"] < 0.7 * needed["as it is"]
-    assert told["as it is"] == pytest.approx(needed["as it is"], rel=0.3)
+    kept = 128 * saved_for_backward(large, large.parameter_shapes((8, 8, 1)), (8, 8, 1))
+    needed = [
+        compiled(option, mesh_of(1))[0].memory_analysis().temp_size_in_bytes
+        for option in (large, dataclasses.replace(large, accumulate=2))
+    ]
+    assert 0.9 * needed[0] < kept < 2 * needed[0]
+    assert needed[1] < 0.6 * needed[0]
+
+
+def test_remat_keeps_little_for_the_backward_pass(tiny):
+    net = dataclasses.replace(tiny.net, channels=16, channel_multipliers=(1, 2))
+    kept = []
+    for remat in (False, True):
+        option = dataclasses.replace(tiny, net=dataclasses.replace(net, remat=remat))
+        kept.append(saved_for_backward(option, option.parameter_shapes((8, 8, 1)), (8, 8, 1)))
+    assert kept[1] < kept[0] / 4
 
 
 def test_the_loss_is_told_by_quarter_of_t():

@@ -1,6 +1,9 @@
 """Wrong input: one clear message with the remedy, exit status 2, no traceback, and nothing on disk has changed."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,8 @@ FLAGS = [
     (("--seed", "-1"), "seed is -1; expected 0 or more"),
     (("--name", "a/b"), "name is 'a/b'; expected a name that a folder can have"),
     (("--profile", "5", "2"), "profile is (5, 2); expected the first and the last step"),
+    (("--num-processes", "2"), "--num-processes is 2, which needs --coordinator and --process-index too"),
+    (("--join-timeout", "0"), "--join-timeout is 0; expected at least 1 second"),
     (("--workdir", "notes.txt"), "notes.txt is a file; --workdir names a folder"),
     (("--workdir", "run"), "run holds a run of a different experiment"),
     (("--workdir", "headless"), "headless holds checkpoints but no experiment.json; choose another --workdir"),
@@ -120,11 +125,13 @@ PREPARE = [
     (("own", "photos", "--size", "0"), "size is 0; expected at least 1 pixel"),
     (("own", "photos", "--channels", "2"), "invalid choice"),
 ]
+TOGETHER = {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
 ENVIRONMENT = [
-    (
-        {"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "localhost:1"},
-        "JAX_NUM_PROCESSES",
-    ),
+    (TOGETHER | {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; expected"),
+    (TOGETHER | {"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID is 2; expected 0 to 1, as there are 2 processes"),
+    (TOGETHER | {"JAX_COORDINATOR_ADDRESS": "localhost"}, "expected HOST:PORT, such as node01:1234"),
+    ({"JAX_NUM_PROCESSES": "2"}, "needs JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID too"),
+    ({"SLURM_STEP_NUM_TASKS": "many", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS is 'many'; expected"),
 ]
 
 IMPORTS = """
@@ -223,6 +230,18 @@ def test_the_environment(refused, monkeypatch, variables, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     refused(RUN, message)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nosuch"])
+def test_a_device_that_is_not_there(world, platform):
+    """In a process of its own, as JAX is asked once."""
+    before = contents(world)
+    command, environment = [sys.executable, "-m", "ddpm_jax", *RUN], {**os.environ, "JAX_PLATFORMS": platform}
+    done = subprocess.run(command, env=environment, cwd=world, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ddpm-jax: JAX_PLATFORMS is '{platform}', and JAX finds no such device")
+    assert "Traceback" not in done.stderr
+    assert contents(world) == before
 
 
 def test_there_are_enough_cases():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,19 @@ from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.weighting import Vlb
 
 
+@cache
+def program(experiment, devices: int):
+    """(mesh, recipe, where the state lies, the compiled step) of an experiment with any seed."""
+    mesh, recipe = mesh_of(devices), experiment.recipe()
+    placed = experiment.mesh.place(mesh, jax.eval_shape(recipe.start, experiment.parameter_shapes((8, 8, 1))))
+    return mesh, recipe, placed, compile_step(recipe, placed)
+
+
 def steps(experiment, count: int, devices: int):
     """The state and the losses after `count` steps on `devices` devices."""
-    mesh, recipe = mesh_of(devices), experiment.recipe()
+    mesh, recipe, placed, step = program(dataclasses.replace(experiment, seed=0), devices)
     params = experiment.net.init(jax.random.key(1), experiment.image_shape)
-    state = recipe.start(params)
-    placed = experiment.mesh.place(mesh, state)
-    state, step, losses = jax.device_put(state, placed), compile_step(recipe, placed), []
+    state, losses = jax.device_put(recipe.start(params), placed), []
     stream = batches(experiment.data, experiment.batch_size, experiment.seed)
     for _ in range(count):
         state, metrics = step(state, global_batch(mesh, next(stream)), jax.random.key(experiment.seed))

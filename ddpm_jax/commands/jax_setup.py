@@ -5,7 +5,9 @@ from pathlib import Path
 
 import jax
 
+from ddpm_jax.check import RunError
 from ddpm_jax.commands.cluster import ClusterOptions, find_seat, join
+from ddpm_jax.training.reasons import reason
 
 
 def set_up_jax(cluster: ClusterOptions | None = None, preemptible: bool = False) -> None:
@@ -21,3 +23,16 @@ def set_up_jax(cluster: ClusterOptions | None = None, preemptible: bool = False)
     seat = None if cluster is None else find_seat(cluster, os.environ)
     if cluster is not None and seat is not None:
         join(seat, cluster.join_timeout, preemptible)
+    check_devices()
+
+
+def check_devices() -> None:
+    """Raise RunError where JAX has nothing to run on."""
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError, or AssertionError for a platform that is known but not there
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise RunError(
+            f"JAX_PLATFORMS is {platforms!r}, and JAX finds no such device ({reason(error)}); unset it to take what "
+            "there is, or install what JAX needs for it: pip install -e .[cuda13], .[cuda12] or .[tpu]"
+        ) from None

@@ -1,0 +1,89 @@
+"""One run killed twenty times at random moments, by SIGKILL, SIGTERM and in the middle of a save, ends as if never."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_kill import EXPERIMENT, finish, last_state, start, wait_until
+
+KILLS = 20
+LONG = EXPERIMENT.replace(
+    "num_steps=24, log_every=1, checkpoint_every=4",
+    "num_steps=3000, log_every=20, checkpoint_every=50, keep_last=2",
+).replace("snapshot_every=3", "snapshot_every=1000")
+# Where devices come and go, rounding differs: a network that is linear in its parameters does not amplify it.
+LINEAR = LONG.replace(
+    "experiment = Experiment(",
+    """
+import jax
+
+@dataclass(frozen=True)
+class Polynomial:
+    def init(self, key, image_shape):
+        return 0.1 * jax.random.normal(key, (31, 3))
+
+    def bind(self, params):
+        def predict(z_t, t):
+            c = params[t][..., None, None, None]
+            return c[:, 0] + c[:, 1] * z_t + c[:, 2] * z_t**2
+        return predict
+
+experiment = Experiment(""",
+).replace(
+    "net=UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),",
+    "net=Polynomial(),",
+)
+
+
+def lines(workdir: Path) -> dict[int, float]:
+    """The loss in each whole line of metrics, by its step; each step once."""
+    path = workdir / "metrics.jsonl"
+    whole = (
+        [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+    )
+    entries = [json.loads(line) for line in whole]
+    assert len({entry["step"] for entry in entries}) == len(entries)
+    return {entry["step"]: entry["loss"] for entry in entries}
+
+
+def harass(file: Path, workdir: Path, devices: list[int]) -> list[str]:
+    """Start the run and kill it, again and again, each time on the next number of devices; how it was killed."""
+    chance, done = random.Random(0), []
+    while len(done) < KILLS:
+        reached = max(lines(workdir), default=0)
+        process = start(file, workdir, devices[len(done) % len(devices)])
+        wait_until(lambda reached=reached: max(lines(workdir), default=0) > reached, process)
+        how = ("SIGKILL", "SIGTERM", "while saving")[len(done) % 3]
+        if how == "while saving":
+            wait_until(lambda: list((workdir / "checkpoints").glob("*tmp*")), process)
+        else:
+            time.sleep(chance.uniform(0, 0.6))
+        assert process.poll() is None, f"it was over after {len(done)} kills"
+        process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == (0 if how == "SIGTERM" else -signal.SIGKILL), (how, errors)
+        assert how != "SIGTERM" or "stopped by SIGTERM after step" in output
+        done.append(how)
+    finish(start(file, workdir, devices[0]))
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "devices", "tolerance"), [(LONG, [1], 0.0), (LINEAR, [1, 8], 1e-5)], ids=["bitwise", "one-or-eight"]
+)
+def test_a_run_killed_twenty_times(tmp_path, one, text, devices, tolerance):
+    """The same parameters, averages and optimizer state, and the same lines of metrics, with no step by hand."""
+    file, whole, broken = tmp_path / "chaos.py", tmp_path / "whole", tmp_path / "broken"
+    file.write_text(text)
+    finish(start(file, whole))
+    harass(file, broken, devices)
+    for ours, theirs in zip(last_state(broken, one), last_state(whole, one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+    ours, theirs = lines(broken), lines(whole)
+    assert list(ours) == list(theirs)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=tolerance)
