@@ -28,7 +28,7 @@ Denoising diffusion probabilistic models in JAX and Flax.
   train EXPERIMENT [--workdir DIR] [--dry-run] [overrides]
         train an experiment, a Python file or the experiment.json of a run;
         in a folder that holds a run of it already, go on with that
-  sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K]
+  sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K] [--ema PROFILE]
         draw images from a trained run: uint8 in an .npz, and a picture
   prepare NAME SOURCE [--data-dir DIR]
         write a TFDS data set from an .npz or a folder of images, without a network

@@ -111,14 +111,24 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many of each kind are in a compiled program, and their bytes; a channel stands for one of them."""
+    """How many of each kind are in a compiled program, and the bytes that they give each device.
+
+    A reduce-scatter is written by the TPU's compiler as a fusion called all-reduce-scatter; on CPUs it is an
+    all-reduce of which each device keeps its part.  What a compiler cut into pieces has one channel, and counts once.
+    """
     found: dict[str, dict[str, int]] = {}
-    for moved, kind, rest in re.findall(rf"= (\S.*?) ({'|'.join(KINDS)})(?:-start)?\((.*)", program):
-        channel = re.search(r"channel_id=(\d+)", rest)
-        sizes = re.findall(r"(\w+)\[([\d,]*)\]", moved)
-        size = sum(BYTES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in sizes)
-        found.setdefault(kind, {}).setdefault(channel.group(1) if channel else moved, size)
-    return {kind: (len(channels), sum(channels.values())) for kind, channels in found.items()}
+    computation = ""
+    for text in program.splitlines():
+        if text.endswith("{") and not text.startswith(" "):
+            computation = text.split()[0].lstrip("%")
+        if match := re.search(rf"= (\S.*?) ({'|'.join(KINDS)})(?:-start)?\(.*?(?:channel_id=(\d+)|$)", text):
+            moved, kind, channel = match.groups()
+            if computation.startswith("all-reduce-scatter"):
+                kind, channel = "reduce-scatter", computation
+            sizes = re.findall(r"(\w+)\[([\d,]*)\]", moved)
+            size = sum(BYTES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in sizes)
+            found.setdefault(kind, {}).setdefault(channel or text, size)
+    return {kind: (len(sizes), sum(sizes.values())) for kind, sizes in found.items()}
 
 
 def line(row: Row) -> str:

@@ -21,6 +21,7 @@ from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import saved_for_backward
 from ddpm_jax.evaluation import over_examples
 from ddpm_jax.objective import draw
+from ddpm_jax.training.loop import train
 from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, shardings
 from ddpm_jax.training.start import fresh_state, prepare_step
 from ddpm_jax.training.step import by_quarter
@@ -134,6 +135,20 @@ def test_any_mesh_gives_the_same_run(on, data, fsdp):
     (*_, state, losses), (*_, expected, expected_losses) = on(data, fsdp), on(1, 1)
     np.testing.assert_allclose(losses, expected_losses, atol=1e-5)
     for ours, theirs in zip(*(jax.tree.leaves(tree) for tree in (state, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [((1, 8), (1, 1)), ((1, 1), (4, 2))])
+def test_a_run_goes_on_on_another_mesh(cut, tmp_path, first, then):
+    """Saved in parts and restored whole, or the other way round: the same run, to rounding."""
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    train(cut, whole, mesh_of(1))
+    train(dataclasses.replace(cut, num_steps=3), moved, mesh_of(*first))
+    train(cut, moved, mesh_of(*then))
+    one, other = (ddpm_jax.load_run(folder, mesh_of(8)) for folder in (whole, moved))
+    assert (one.step, other.step) == (6, 6)
+    for ours, theirs in zip(jax.tree.leaves(other.params), jax.tree.leaves(one.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
