@@ -15,7 +15,7 @@ from ddpm_jax.arrays import as_pytree
 from ddpm_jax.check import whole
 from ddpm_jax.data.sources import Source
 from ddpm_jax.data.stream import sequential
-from ddpm_jax.training.mesh import by_example, fetch, global_batch
+from ddpm_jax.training.mesh import by_example, fetch, global_batch, local_rows
 
 # Examples at a time, on each device.
 CHUNK = 256
@@ -37,11 +37,11 @@ def over_examples(
     batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))
     batch_size = math.ceil(count / (batches * mesh.size)) * mesh.size
     run = jax.jit(lambda function, batch, first: function(batch, first), out_shardings=by_example(mesh))
-    part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    pieces = [
-        jax.tree.map(fetch, run(as_pytree(function), global_batch(mesh, numbers(batch)), np.int32(index * batch_size)))
-        for index, batch in enumerate(sequential(source, batch_size, fill=True, **part))
-    ]
+    pieces = []
+    for batch in sequential(source, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
+        first = np.int32(len(pieces) * batch_size)
+        found = run(as_pytree(function), global_batch(mesh, numbers(batch), batch_size), first)
+        pieces.append(jax.tree.map(fetch, found))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)
 
 

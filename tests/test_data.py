@@ -7,7 +7,7 @@ import sys
 import threading
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 
 import jax
 import jax.numpy as jnp
@@ -481,14 +481,16 @@ def test_seeds_share_no_epochs():
     assert len(set(epochs)) == 16
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_processes_share_the_global_batches(count):
-    whole = labels(batches(Counted(10), 6, seed=5, start_step=2), 8)
-    parts = [
-        labels(batches(Counted(10), 6, seed=5, start_step=2, process_index=i, process_count=count), 8)
-        for i in range(count)
-    ]
-    assert [list(chain(*batch)) for batch in zip(*parts, strict=True)] == whole
+@pytest.mark.parametrize("shares", [[[0, 1, 2, 3, 4, 5]], [[0, 1, 2], [3, 4, 5]], [[0, 3], [1, 5], [2, 4]]])
+def test_processes_share_the_global_batches(shares):
+    """Whichever rows are whose."""
+    whole = np.array(labels(batches(Counted(10), 6, seed=5, start_step=2), 8))
+    for share in shares:
+        rows = np.array(share)
+        part = labels(batches(Counted(10), 6, seed=5, start_step=2, rows=rows), 8)
+        np.testing.assert_array_equal(part, whole[:, rows])
+        part = labels(sequential(Counted(10), 6, fill=True, rows=rows), 2)
+        np.testing.assert_array_equal(part, np.minimum(np.arange(12), 9).reshape(2, 6)[:, rows])
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -553,8 +555,8 @@ def test_sources_that_break_the_contract(source, message):
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 4, "process_count": 3}, "batch_size is 4 and process_count 3; expected a multiple"),
-        ({"batch_size": 4, "process_count": 2, "process_index": 2}, r"process_index is 2; expected 0\.\.1"),
+        ({"batch_size": 4, "rows": np.array([1, 4])}, r"rows are \[1 4\]; expected one or more of 0\.\.3"),
+        ({"batch_size": 4, "rows": np.array([], int)}, r"rows are \[\]; expected one or more of 0\.\.3"),
         ({"batch_size": 4, "seed": -1}, "seed is -1; expected 0 or more"),
         ({"batch_size": 4, "start_step": -1}, "start_step is -1; expected 0 or more"),
     ],

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 import ddpm_jax
 from ddpm_jax.bound import bound
@@ -22,7 +22,7 @@ from ddpm_jax.dryrun import saved_for_backward
 from ddpm_jax.evaluation import over_examples
 from ddpm_jax.objective import draw
 from ddpm_jax.training.loop import train
-from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, shardings
+from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, local_rows, shardings
 from ddpm_jax.training.start import fresh_state, prepare_step
 from ddpm_jax.training.step import by_quarter
 
@@ -122,7 +122,7 @@ def on(cut):
         state = jax.device_put(fresh_state(cut, cut.recipe(), (8, 8, 1)), shardings(shapes))
         stream, losses = batches(cut.data, cut.batch_size, cut.seed), []
         for _ in range(20):
-            state, metrics = program(state, global_batch(mesh, next(stream)), jax.random.key(cut.seed))
+            state, metrics = program(state, global_batch(mesh, next(stream), cut.batch_size), jax.random.key(cut.seed))
             losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
         return program, shapes, jax.device_get(state), losses
 
@@ -211,6 +211,17 @@ def test_the_loss_is_told_by_quarter_of_t():
     told = by_quarter(losses, t, 1000)
     np.testing.assert_array_equal(told["quarter_sum"], [3, 3, 4, 5])
     np.testing.assert_array_equal(told["quarter_count"], [2, 1, 1, 1])
+
+
+def test_rows_lie_on_the_devices_in_the_order_of_the_mesh():
+    """Also where that is not the order of the devices' numbers, as on a TPU's torus."""
+    devices = np.array(jax.devices())[[3, 1, 7, 0, 2, 6, 5, 4]].reshape(4, 2)
+    mesh = Mesh(devices, ("data", "fsdp"))
+    rows = np.arange(16)
+    np.testing.assert_array_equal(local_rows(mesh, 16), rows)
+    batch = global_batch(mesh, {"label": rows}, 16)["label"]
+    np.testing.assert_array_equal(batch, rows)
+    np.testing.assert_array_equal(next(s.data for s in batch.addressable_shards if s.device.id == 7), [4, 5])
 
 
 def test_every_example_counts_once_whatever_the_devices():

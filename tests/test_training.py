@@ -48,7 +48,9 @@ def steps(experiment, count: int, devices: int):
     state, losses = jax.device_put(recipe.start(params), placed), []
     stream = batches(experiment.data, experiment.batch_size, experiment.seed)
     for _ in range(count):
-        state, metrics = step(state, global_batch(mesh, next(stream)), jax.random.key(experiment.seed))
+        state, metrics = step(
+            state, global_batch(mesh, next(stream), experiment.batch_size), jax.random.key(experiment.seed)
+        )
         losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
     return jax.device_get(state), losses
 

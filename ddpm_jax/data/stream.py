@@ -2,7 +2,7 @@
 
     order_e  = a permutation of 0..N-1 drawn from (seed, e), for every epoch e
     batch n  = (order_0, order_1, ...)[n B : (n+1) B], B the size of the global batch; it may cross epochs
-    process p of P gathers the p-th of P equal parts of it
+    a process gathers those rows of it that its devices hold
 
 So training goes on at any step without stored iterator state, and any number of processes sees the same
 global batches.  The order is NumPy's, computed a batch at a time: no process spends time on the parts of
@@ -21,6 +21,7 @@ from jaxtyping import Int
 from ddpm_jax.data.sources import InMemory, Source, check_image, image_shape
 
 Examples = dict[str, np.ndarray]
+Rows = Int[np.ndarray, " n"]
 
 # Files are read by many threads, a batch each; arrays in memory, which are only copied, by one.
 FILE_THREADS = 8
@@ -33,31 +34,27 @@ def batches(
     seed: int,
     *,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows | None = None,
     threads: int | None = None,
     prefetch: int | None = None,
 ) -> Iterator[Examples]:
-    """This process's part of the batches start_step, start_step + 1, ... without end.
+    """The batches start_step, start_step + 1, ... without end, or this process's rows of them.
 
-    Yields {"image": uint8 [batch_size / process_count, height, width, channels]} and, if the source has
-    labels, "label": int32 [batch_size / process_count].
+    Yields {"image": uint8 [n, height, width, channels]} and, if the source has labels, "label": int32 [n].
 
-    batch_size: the global batch.  threads: how many read ahead, a batch each; 0: none; None: 1 for a
-    source in memory, 8 for others.  prefetch: how many batches wait in memory; None: 4, or one for each
-    thread if there are more.
+    batch_size: the global batch.  rows: which n of its rows 0..batch_size - 1 are read; all unless given.  threads:
+    how many read ahead, a batch each; 0: none; None: 1 for a source in memory, 8 for others.  prefetch: how many
+    batches wait in memory; None: 4, or one for each thread if there are more.
     """
-    _check_parts(batch_size, process_index, process_count)
     for name, value in (("seed", seed), ("start_step", start_step)):
         if value < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
+    chosen = _rows(batch_size, rows)
     image_shape(source)
     indices = _order(len(source), seed)
-    local = batch_size // process_count
 
     def read(step: int) -> Examples:
-        first = step * batch_size + process_index * local
-        return gather(source, indices(first, first + local))
+        return gather(source, indices(step * batch_size, (step + 1) * batch_size)[chosen])
 
     return _run(read, range(start_step, sys.maxsize), source, threads, prefetch)
 
@@ -67,22 +64,19 @@ def sequential(
     batch_size: int,
     *,
     fill: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Rows | None = None,
     threads: int | None = None,
     prefetch: int | None = None,
 ) -> Iterator[Examples]:
     """Every example once, in order; the last batch may be shorter, or is filled up with copies of the last example.
 
-    process_index, process_count: which part of each batch this process reads, of as many equal ones, which need
-    `fill`.  threads, prefetch: as in `batches`.
+    rows: as in `batches`, which needs `fill`.  threads, prefetch: as in `batches`.
     """
-    _check_parts(batch_size, process_index, process_count)
+    chosen = _rows(batch_size, rows)
     image_shape(source)
-    local = batch_size // process_count
 
     def read(step: int) -> Examples:
-        indices = step * batch_size + process_index * local + np.arange(local)
+        indices = step * batch_size + chosen
         return gather(source, np.minimum(indices, len(source) - 1) if fill else indices[indices < len(source)])
 
     return _run(read, range(math.ceil(len(source) / batch_size)), source, threads, prefetch)
@@ -119,14 +113,14 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
-def _check_parts(batch_size: int, process_index: int, process_count: int) -> None:
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size is {batch_size} and process_count {process_count}; expected a multiple of the number of "
-            "processes, at least 1 each"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; expected 0..{process_count - 1}")
+def _rows(batch_size: int, rows: Rows | None) -> Rows:
+    """The rows to read, all of them unless given."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+    if len(rows) < 1 or rows.min() < 0 or rows.max() >= batch_size:
+        raise ValueError(f"rows are {rows}; expected one or more of 0..{batch_size - 1}")
+    return rows
 
 
 def _order(count: int, seed: int) -> Callable[[int, int], Int[np.ndarray, " batch"]]:

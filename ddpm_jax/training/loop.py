@@ -36,7 +36,7 @@ from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.lock import locked
 from ddpm_jax.training.log import Log
-from ddpm_jax.training.mesh import broadcast, check_divides, global_batch
+from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, local_rows
 from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
 from ddpm_jax.training.snapshots import Snapshots
 from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, start_state
@@ -124,9 +124,9 @@ class Training:
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
         """This process's part of the batches that are left."""
-        parts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         of = self.experiment
-        found = batches(of.data, of.batch_size, of.seed, start_step=self.start, **parts)
+        rows = local_rows(self.mesh, of.batch_size)
+        found = batches(of.data, of.batch_size, of.seed, start_step=self.start, rows=rows)
         while True:
             with self.meter.waiting():
                 batch = next(found)
@@ -136,7 +136,9 @@ class Training:
         """Begin one step; a few may be under way."""
         key = jax.random.key(self.experiment.seed)
         with self.profile.step(step):
-            self.state, metrics = self.step_once(self.state, global_batch(self.mesh, batch), key)
+            self.state, metrics = self.step_once(
+                self.state, global_batch(self.mesh, batch, self.experiment.batch_size), key
+            )
         self.pending.append(metrics)
         if self.profile.stop(step, metrics):
             self.log.say(f"the profiler's trace ends at step {step}")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from ddpm_jax.check import require, whole
 
@@ -73,9 +74,26 @@ def by_example(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def global_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    """One global array for each entry, from the slice of the batch that this process read."""
-    return {name: jax.make_array_from_process_local_data(by_example(mesh), values) for name, values in batch.items()}
+def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:
+    """The rows of a global batch that lie on devices of this process, rising: those that it is to read.
+
+    They need not be one stretch: a mesh follows the wires between the chips, not the numbers of the processes.
+    """
+    places = by_example(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))
+
+
+def global_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, Any]:
+    """One global array [batch_size, ...] for each entry, from this process's `local_rows` of the batch."""
+    rows, sharding = local_rows(mesh, batch_size), by_example(mesh)
+
+    def whole(values: np.ndarray) -> jax.Array:
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            return values[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
+
+        return jax.make_array_from_callback((batch_size, *values.shape[1:]), sharding, piece)
+
+    return {name: whole(values) for name, values in batch.items()}
 
 
 def fetch(array: jax.Array) -> np.ndarray:
