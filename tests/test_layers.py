@@ -21,7 +21,7 @@ LAYERS = [
     ["objective", "likelihood", "sampling", "nets.unet", "data"],
     ["training.reasons"],
     ["metrics", "training.state", "training.optimizer", "training.average", "training.mesh", "training.journal"],
-    ["training.log", "training.lock", "training.watch", "training.preemption"],
+    ["training.log", "training.lock", "training.watch", "training.preemption", "training.nans"],
     ["training.step", "training.checkpoint", "training.posthoc", "evaluation"],
     ["training.snapshots"],
     ["specs"],

@@ -21,7 +21,7 @@ from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import saved_for_backward
 from ddpm_jax.evaluation import over_examples
 from ddpm_jax.objective import draw
-from ddpm_jax.training.loop import train
+from ddpm_jax.training.loop import checked, train
 from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, local_rows, shardings
 from ddpm_jax.training.start import fresh_state, prepare_step
 from ddpm_jax.training.step import by_quarter
@@ -94,15 +94,40 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, parts):
     np.testing.assert_allclose(added, gradient, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def cut(tiny):
+@dataclass(frozen=True)
+class Convolutions:
+    """A small network that compiles in no time, with dropout."""
+
+    dropout: float = 0.1
+
+    def init(self, key, image_shape):
+        shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 16), "last": (3, 3, 16, 1), "times": (21, 16)}
+        keys = jax.random.split(key, len(shapes))
+        return {name: 0.2 * jax.random.normal(k, shapes[name]) for name, k in zip(shapes, keys, strict=True)}
+
+    def bind(self, params, dropout_key=None):
+        def conv(h, name):
+            layout = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(h, params[name], (1, 1), "SAME", dimension_numbers=layout)
+
+        def predict(z_t, t):
+            h = jax.nn.silu(conv(z_t, "first") + params["times"][t][:, None, None])
+            if dropout_key is not None:
+                h = h * jax.random.bernoulli(dropout_key, 1 - self.dropout, h.shape)
+            return conv(jax.nn.silu(conv(h, "second")), "last")
+
+        return predict
+
+
+@pytest.fixture(scope="module", params=["convolutions", pytest.param("U-Net", marks=pytest.mark.slow)])
+def cut(tiny, request):
     """`tiny`, whose small arrays are sharded too.
 
     Adam would move a parameter whose gradient is 0 but for rounding, such as the keys' bias; a larger eps forbids it.
     """
-    return dataclasses.replace(
-        tiny, mesh=MeshSpec(min_shard_size=64), optimizer=dataclasses.replace(tiny.optimizer, eps=1e-6)
-    )
+    net = tiny.net if request.param == "U-Net" else Convolutions()
+    optimizer = dataclasses.replace(tiny.optimizer, eps=1e-6)
+    return dataclasses.replace(tiny, net=net, mesh=MeshSpec(min_shard_size=64), optimizer=optimizer)
 
 
 def compiled(experiment, mesh):
@@ -119,17 +144,19 @@ def on(cut):
     def after_20_steps(data, fsdp):
         mesh = mesh_of(data, fsdp)
         program, shapes = compiled(cut, mesh)
+        used = ("image", "label") if getattr(cut.net, "num_classes", None) else ("image",)
         state = jax.device_put(fresh_state(cut, cut.recipe(), (8, 8, 1)), shardings(shapes))
         stream, losses = batches(cut.data, cut.batch_size, cut.seed), []
         for _ in range(20):
-            state, metrics = program(state, global_batch(mesh, next(stream), cut.batch_size), jax.random.key(cut.seed))
+            batch = global_batch(mesh, checked(next(stream), cut), cut.batch_size)
+            state, metrics = program(state, {name: batch[name] for name in used}, jax.random.key(cut.seed))
             losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
         return program, shapes, jax.device_get(state), losses
 
     return after_20_steps
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), pytest.param(4, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (1, 8), (4, 2)])
 def test_any_mesh_gives_the_same_run(on, data, fsdp):
     """The batch over 8 devices, the state over 8, and 4 copies of it over 2 devices each; against 1 device."""
     (*_, state, losses), (*_, expected, expected_losses) = on(data, fsdp), on(1, 1)
@@ -138,7 +165,6 @@ def test_any_mesh_gives_the_same_run(on, data, fsdp):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [((1, 8), (1, 1)), ((1, 1), (4, 2))])
 def test_a_run_goes_on_on_another_mesh(cut, tmp_path, first, then):
     """Saved in parts and restored whole, or the other way round: the same run, to rounding."""
@@ -176,11 +202,11 @@ def test_sharded_parameters_are_gathered_once_each(on):
     program, shapes, *_ = on(1, 8)
     found = collectives(program)
     sharded = [leaf.shape for leaf in jax.tree.leaves(shapes.params) if leaf.sharding.spec != PartitionSpec()]
-    assert len(sharded) > 10
+    assert len(sharded) >= 4
     assert found.keys() == {"all-gather", "all-reduce"}
     assert sorted(shape for shapes in found["all-gather"] for shape in shapes) == sorted(sharded)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    assert program.memory_analysis().argument_size_in_bytes < whole / 3
+    assert program.memory_analysis().argument_size_in_bytes < whole / 2
 
 
 @pytest.mark.slow

@@ -12,11 +12,9 @@ A run is a folder:
 """
 
 import os
-import sys
-import traceback
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -37,6 +35,7 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.lock import locked
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, local_rows
+from ddpm_jax.training.nans import explain
 from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
 from ddpm_jax.training.snapshots import Snapshots
 from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, start_state
@@ -53,12 +52,14 @@ def train(
     mesh: Mesh | None = None,
     *,
     profile: tuple[int, int] | None = None,
+    debug_nans: bool = False,
 ) -> RunPath:
     """Train in the folder `workdir`, from its newest checkpoint if there is one; returns the last picture's path.
 
     workdir: a local folder, or one of an object store, gs://bucket/run.  mesh: that of the experiment, over all
     devices of all processes, unless given.  profile: the first and the last step of a profiler's trace, written to
-    `workdir`/profile.
+    `workdir`/profile.  debug_nans: look at the numbers after each step, and where they are not finite take it again
+    slowly, to say which line of code made them so; takes the memory of the state twice.
 
     Raises ValueError where the experiment does not fit together or the devices, RunError where the
     folder holds another experiment's run or another job trains in it: then nothing on disk has changed.
@@ -70,43 +71,53 @@ def train(
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
     trace = Profile(workdir / "profile", profile)
-    step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape)
+    step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir, report=print):
         check_resumable(experiment, workdir)  # again: the one who held the lock may have written
-        training = Training(experiment, step, shapes, mesh, workdir, trace)
-        try:
-            return training.run()
-        except FloatingPointError as error:
-            raise RunError(f"{error}, {made_in(error)}; found by --debug-nans") from error
-        finally:
-            training.close()
+        with ExitStack() as stack:
+            return Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, stack).run()
 
 
 class Training:
     """A training under way: its state, and all that it is written to."""
 
     def __init__(
-        self, experiment: Experiment, step: TrainStep, shapes: Any, mesh: Mesh, workdir: RunPath, profile: Profile
+        self,
+        experiment: Experiment,
+        step: TrainStep,
+        shapes: Any,
+        mesh: Mesh,
+        workdir: RunPath,
+        profile: Profile,
+        debug_nans: bool,
+        stack: ExitStack,
     ) -> None:
         self.experiment, self.step_once, self.mesh, self.profile = experiment, step, mesh, profile
+        self.debug_nans = debug_nans
         is_first = jax.process_index() == 0
-        if is_first:
-            specs.save(experiment, workdir / "experiment.json")
         self.checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
         self.checkpoints.remove_leftovers()
         report = print if is_first else lambda text: None
         self.state, about = start_state(experiment, shapes, self.checkpoints, report)
         self.start = int(self.state.step)
+        if self.start > experiment.num_steps:
+            raise RunError(f"the run is at step {self.start} already; num_steps is {experiment.num_steps}")
+        if is_first:
+            specs.save(experiment, workdir / "experiment.json")
+        # The metrics of the steps since the last line of them.
+        self.pending: deque[Any] = deque(unpack(about.get("unrecorded", [])))
         self.snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
+        stack.push(self._let_go)
         self.snapshots.resume(self.start, self.state.ema_params)
         self.log = Log(workdir, self.start, experiment.num_steps, quiet=not is_first)
+        stack.callback(self.log.close)
+        stack.callback(profile.close, self.log.say)
         self.checkpoints.report = self.snapshots.report = self.log.say
         self.checkpoints.check_space(self.state)
         self.meter = Meter(self.start, experiment.batch_size, mesh.size, flops_where_peak_is_known(experiment))
         self.notice = Notice()
-        # The metrics of the steps since the last line of them.
-        self.pending: deque[Any] = deque(unpack(about.get("unrecorded", [])))
+        stack.callback(self.notice.close)
 
     def run(self) -> RunPath:
         """Take the steps that are left; raises Preempted where they are cut short."""
@@ -134,14 +145,14 @@ class Training:
 
     def take(self, step: int, batch: dict[str, np.ndarray]) -> None:
         """Begin one step; a few may be under way."""
-        key = jax.random.key(self.experiment.seed)
+        of = self.experiment
+        arguments = self.state, global_batch(self.mesh, batch, of.batch_size), jax.random.key(of.seed)
         with self.profile.step(step):
-            self.state, metrics = self.step_once(
-                self.state, global_batch(self.mesh, batch, self.experiment.batch_size), key
-            )
+            self.state, metrics = self.step_once(*arguments)
+        if self.debug_nans:
+            explain(step, self.step_once.__wrapped__, arguments, metrics)
         self.pending.append(metrics)
-        if self.profile.stop(step, metrics):
-            self.log.say(f"the profiler's trace ends at step {step}")
+        self.profile.stop(step, metrics, self.log.say)
         if step == self.start + 1:
             jax.block_until_ready(metrics)
             self.meter.restart(step)  # the first step was spent compiling
@@ -214,13 +225,11 @@ class Training:
         x = draw_images(of, self.state.ema_params[0], of.image_shape, key, of.num_samples, self.mesh)
         self.log.images(int(self.state.step), to_pixels(x))
 
-    def close(self) -> None:
-        """Let go of the folder."""
-        self.notice.close()
-        self.log.close()
-        if jax.process_count() == 1 or isinstance(sys.exception(), Preempted | None):
+    def _let_go(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Close what saves, at the end; where one of many processes fails, that would wait for the others."""
+        if jax.process_count() == 1 or kind is None or issubclass(kind, Preempted):
             self.snapshots.close()
-            self.checkpoints.close()  # where one of many processes fails, this would wait for the others
+            self.checkpoints.close()
 
 
 def checked(batch: dict[str, np.ndarray], experiment: Experiment) -> dict[str, np.ndarray]:
@@ -250,11 +259,3 @@ def flops_where_peak_is_known(experiment: Experiment) -> int | None:
         return None
     shape = experiment.image_shape
     return step_flops(experiment, experiment.parameter_shapes(shape), (experiment.batch_size, *shape))
-
-
-def made_in(error: Exception) -> str:
-    """The lines that led to an error, innermost first, as "in clip_fn (_clipping.py, line 105), from step (...)"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    outside_jax = [frame for frame in reversed(frames) if "/jax/" not in Path(frame.filename).as_posix()]
-    lines = [f"{frame.name} ({Path(frame.filename).name}, line {frame.lineno})" for frame in outside_jax[:4]]
-    return "in " + ", from ".join(lines)

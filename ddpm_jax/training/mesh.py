@@ -88,7 +88,7 @@ def global_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> d
     rows, sharding = local_rows(mesh, batch_size), by_example(mesh)
 
     def whole(values: np.ndarray) -> jax.Array:
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
+        def piece(index: Any) -> np.ndarray:
             return values[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
 
         return jax.make_array_from_callback((batch_size, *values.shape[1:]), sharding, piece)

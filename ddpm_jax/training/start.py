@@ -52,10 +52,12 @@ def fresh_state(experiment: Experiment, recipe: Recipe, image_shape: tuple[int, 
     return recipe.start(experiment.net.init(stream(jax.random.key(experiment.seed), "init"), image_shape))
 
 
-def prepare_step(experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int, int]) -> tuple[TrainStep, Any]:
+def prepare_step(
+    experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int, int], donate: bool = True
+) -> tuple[TrainStep, Any]:
     """The step for a mesh, and the shapes, dtypes and shardings of what it takes: (state, batch, key).
 
-    It is traced but not compiled: what does not fit is an error now.
+    It is traced but not compiled: what does not fit is an error now.  donate: the state given to it is lost.
     """
     recipe = experiment.recipe()
     state = jax.eval_shape(lambda: fresh_state(experiment, recipe, image_shape))
@@ -65,7 +67,7 @@ def prepare_step(experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int
     if getattr(experiment.net, "num_classes", None):
         batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
     shapes = state, batch, jax.eval_shape(lambda: jax.random.key(0))
-    step = compile_step(recipe, shardings(state), donate=not jax.config.values["jax_debug_nans"])
+    step = compile_step(recipe, shardings(state), donate)
     jax.eval_shape(step, *shapes)
     return step, shapes
 

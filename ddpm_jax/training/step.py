@@ -136,7 +136,7 @@ class Recipe:
 def by_quarter(losses: PerExample, t: Int[Array, " batch"], num_steps: int) -> dict[str, Float[Array, " 4"]]:
     """The sum of the losses, and their number, in each quarter of t = 1..T."""
     quarter = jax.nn.one_hot((t - 1) * 4 // num_steps, 4, dtype=jnp.float32)
-    return {"quarter_sum": losses @ quarter, "quarter_count": quarter.sum(0)}
+    return {"quarter_sum": jnp.sum(losses[:, None] * quarter, 0), "quarter_count": jnp.sum(quarter, 0)}
 
 
 def compile_step(recipe: Recipe, placed: TrainState, donate: bool = True) -> TrainStep:

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ PEAK_TFLOPS = {
     "H200": 989,
     "B200": 2250,
     "L40S": 362,
+    "L40": 181,
     "L4": 121,
 }
 
@@ -109,11 +110,17 @@ class Profile:
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
 
-    def stop(self, step: int, result: Any = None) -> bool:
-        """End the trace if `step` is its last, once `result` is computed; whether it ended."""
-        if not self._running or (self._steps and step < self._steps[1]):
-            return False
-        jax.block_until_ready(result)
-        jax.profiler.stop_trace()
-        self._running = False
-        return True
+    def stop(self, step: int, result: Any, report: Callable[[str], None]) -> None:
+        """End the trace if `step` is its last, once `result` is computed."""
+        if self._running and self._steps and step >= self._steps[1]:
+            jax.block_until_ready(result)
+            self.close(report)
+
+    def close(self, report: Callable[[str], None]) -> None:
+        """End the trace where it is, and say where it lies; or that there was none."""
+        if self._running:
+            jax.profiler.stop_trace()
+            report(f"the profiler's trace is in {self._folder}")
+            self._running, self._steps = False, None
+        elif self._steps:
+            report(f"steps {self._steps[0]} to {self._steps[1]}, which were to be profiled, were not among those taken")
