@@ -29,7 +29,7 @@ from ddpm_jax.experiment import Experiment
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.sampling import Ddim
 from ddpm_jax.training.average import Ema
-from ddpm_jax.training.loop import train
+from ddpm_jax.training.loop import Training, train
 from ddpm_jax.training.optimizer import Adam
 
 SCHEDULES = {
@@ -102,6 +102,12 @@ def finished(tiny, one, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     train(tiny, folder, one)
     return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """To compile the sampler takes longer than a short training."""
+    monkeypatch.setattr(Training, "draw_picture", lambda *_: None)
 
 
 @pytest.fixture

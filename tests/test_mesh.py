@@ -165,6 +165,7 @@ def test_any_mesh_gives_the_same_run(on, data, fsdp):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("first", "then"), [((1, 8), (1, 1)), ((1, 1), (4, 2))])
 def test_a_run_goes_on_on_another_mesh(cut, tmp_path, first, then):
     """Saved in parts and restored whole, or the other way round: the same run, to rounding."""

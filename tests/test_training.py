@@ -111,6 +111,7 @@ def test_a_run_leaves_all_that_it_says(finished):
     assert list((finished / "tensorboard").glob("events*"))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_stopped_and_started_again_is_bitwise_the_same(tiny, one, finished, tmp_path):
     """Training to step 3, then again to 6, gives the same state and the same metrics as 6 steps at once."""
     train(dataclasses.replace(tiny, num_steps=3), tmp_path / "run", one)
@@ -285,6 +286,7 @@ def test_a_learned_variance_is_trained_the_same_on_one_and_eight_devices(learned
     assert np.all(np.abs(one.params["spread"][1:]) > 0.01)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one, tmp_path):
     """A run stopped and started again ends with bitwise the state, losses remembered and all, of one that was not."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
