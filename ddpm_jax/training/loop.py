@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,9 @@ def train(
     trace = Profile(workdir / "profile", profile)
     step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape)
     workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir, report=print):
+    with locked(workdir, report=print) as check_lock:
         check_resumable(experiment, workdir)  # again: the one who held the lock may have written
-        training = Training(experiment, step, shapes, mesh, workdir, trace)
+        training = Training(experiment, step, shapes, mesh, workdir, trace, check_lock)
         try:
             return training.run()
         except FloatingPointError as error:
@@ -87,8 +87,16 @@ class Training:
     """A training under way: its state, and all that it is written to."""
 
     def __init__(
-        self, experiment: Experiment, step: TrainStep, shapes: Any, mesh: Mesh, workdir: RunPath, profile: Profile
+        self,
+        experiment: Experiment,
+        step: TrainStep,
+        shapes: Any,
+        mesh: Mesh,
+        workdir: RunPath,
+        profile: Profile,
+        check_lock: Callable[[], None],
     ) -> None:
+        self.check_lock = check_lock
         self.experiment, self.step_once, self.mesh, self.profile = experiment, step, mesh, profile
         is_first = jax.process_index() == 0
         if is_first:
@@ -120,6 +128,7 @@ class Training:
         if not broadcast(picture.exists()):
             self.draw_picture()  # the run was killed between its last step and this
         self.checkpoints.finish(int(self.state.step), as_trees(self.state), self.about())
+        self.snapshots.finish(int(self.state.step), self.state.ema_params)
         return picture
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
@@ -154,6 +163,7 @@ class Training:
         snapshot = self.snapshots.due(step)
         if not (save or picture or snapshot or step % of.log_every == 0):
             return
+        self.check_lock()
         self.record(step)
         if save:
             self.log.flush()
@@ -169,6 +179,7 @@ class Training:
 
     def stop_early(self, step: int) -> None:
         """Save the state after `step`, and what was measured since the last line of metrics; raises Preempted."""
+        self.check_lock()
         self.log.flush()
         self.snapshots.wait()
         about = {**self.about(), "unrecorded": pack(self.fetch_metrics(step))}
