@@ -54,6 +54,11 @@ def is_remote(path: RunPath) -> bool:
     return "://" in os.fspath(path)
 
 
+def failures(path: RunPath) -> type[Exception]:
+    """What reading and writing there raises where it fails: the packages for object stores have errors of their own."""
+    return Exception if is_remote(path) else OSError
+
+
 def write_bytes(path: RunPath, content: bytes) -> None:
     """Write a file whole or not at all; missing folders are made."""
     if is_remote(path):
@@ -84,7 +89,7 @@ def remove_tree(folder: RunPath) -> None:
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    with suppress(OSError):
+    with suppress(failures(folder)):
         epath.Path(folder).rmtree(missing_ok=True)
 
 

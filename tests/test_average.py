@@ -13,13 +13,14 @@ import tyro
 
 import ddpm_jax
 from ddpm_jax import launch, specs
+from ddpm_jax.check import RunError
 from ddpm_jax.commands.train import TrainOptions
 from ddpm_jax.training.average import Ema, PowerEma, gamma_of, width_of
 from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.posthoc import coefficients, cosines, fit_error, norms
-from ddpm_jax.training.snapshots import combine
+from ddpm_jax.training.snapshots import Snapshots, combine
 
 WIDTHS = (0.01, 0.05, 0.1, 0.2, 0.28, 1 / np.sqrt(12))
 PAIR = (0.10, 0.05)
@@ -326,6 +327,61 @@ def test_a_killed_run_has_the_snapshots_of_an_unbroken_one(walk, walked, one, tm
     assert ours.keys() == theirs.keys()
     for place in ours:
         np.testing.assert_array_equal(ours[place], theirs[place])
+
+
+def test_what_is_set_aside_is_told_apart_and_does_not_pile_up(tmp_path):
+    """Snapshots later than the checkpoint after a kill are made again: the newest of each stays, under its name."""
+    average = ({"w": jnp.zeros(3)},)
+    for _ in range(2):
+        snapshots = Snapshots(tmp_path, PowerEma(snapshot_every=4), 12)
+        (tmp_path / "snapshots" / "8.orbax-checkpoint-tmp").mkdir(parents=True, exist_ok=True)
+        snapshots.resume(0, average)
+        for step in (4, 8):
+            snapshots.save(step, average)
+        snapshots.close()
+    assert sorted(path.name for path in (tmp_path / "broken").iterdir()) == ["snapshots-4", "snapshots-8"]
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == ["4", "8"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax
+def test_a_snapshot_that_cannot_be_written_is_told_of_and_the_last_is_tried_again(tmp_path):
+    average, said = ({"w": jnp.zeros(3)},), []
+    snapshots = Snapshots(tmp_path, PowerEma(snapshot_every=4), 6)
+    snapshots.report = said.append
+    (tmp_path / "snapshots").write_text("a file in the place of the folder")
+    for step in (4, 6):
+        snapshots.save(step, average)
+    snapshots.wait()
+    with pytest.raises(
+        RunError, match=r"the snapshot of step 6 cannot be written to .*same command goes on from there"
+    ):
+        snapshots.finish(6, average)
+    assert [text.partition(" cannot ")[0] for text in said] == [f"the snapshot of step {step}" for step in (4, 6)]
+    assert "There is no snapshot yet; training goes on without it, and the next is due at step 6" in said[0]
+    assert said[1].endswith("it will be tried once more")
+    (tmp_path / "snapshots").unlink()
+    snapshots.finish(6, average)
+    snapshots.close()
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["6"]
+
+
+def test_training_ends_with_its_last_snapshot_on_disk(walk, walked, one, tmp_path, monkeypatch):
+    """Where the disk was full for a moment, and took the last checkpoint only."""
+    folder, save, failed = tmp_path / "run", Checkpoints.save, []
+    shutil.copytree(walked, folder)
+    for left_out in ("checkpoints/50", "snapshots/50"):
+        shutil.rmtree(folder / left_out)
+
+    def failing(checkpoints, step, *rest, **named):
+        if checkpoints.folder.name == "snapshots" and not failed:
+            failed.append(step)
+            return
+        save(checkpoints, step, *rest, **named)
+
+    monkeypatch.setattr(Checkpoints, "save", failing)
+    train(walk, folder, one)
+    assert failed == [50]
+    assert (50, "ema") in snapshots_of(folder, one)
 
 
 def damage(folder):

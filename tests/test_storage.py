@@ -22,7 +22,7 @@ import pytest
 import ddpm_jax
 from ddpm_jax import launch, paths, specs
 from ddpm_jax.check import RunError
-from ddpm_jax.training import lock, loop
+from ddpm_jax.training import checkpoint, lock, loop
 from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.journal import Journal, Troubles
 from ddpm_jax.training.lock import FileLock, Lease, locked
@@ -30,7 +30,7 @@ from ddpm_jax.training.log import Log, entries_until
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.mesh import replicated, with_sharding
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.start import as_trees, check_resumable, fresh_state
+from ddpm_jax.training.start import as_trees, check_resumable, fresh_state, start_state
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,9 @@ def full_between(monkeypatch, first, last, also=lambda: None):
     """The disk is full from the metrics of step `first`, once the step before is saved, to before those of `last`."""
     stack, metrics, init, known = contextlib.ExitStack(), Log.metrics, Checkpoints.__init__, []
 
-    def remembered(checkpoints, *options):
+    def remembered(checkpoints, *options, **named):
         known.append(checkpoints)
-        init(checkpoints, *options)
+        init(checkpoints, *options, **named)
 
     def watched(log, step, *rest):
         if step == first:
@@ -291,7 +291,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(heavy, one, tmp_pa
     """It is tried twice; then the one before it is there to go on from."""
     with full_between(monkeypatch, 3, None), pytest.raises(RunError) as error:
         train(dataclasses.replace(heavy, num_steps=3), tmp_path / "run", one)
-    assert "the checkpoint of step 3, the last, cannot be written to" in str(error.value)
+    assert "the checkpoint of step 3 cannot be written to" in str(error.value)
     assert "(File too large). The checkpoint of step 2 is intact." in str(error.value)
     assert steps_in(tmp_path / "run") == [2]
     assert not list((tmp_path / "run" / "checkpoints").glob("*tmp*"))
@@ -314,10 +314,11 @@ def test_a_vanished_folder_is_no_new_folder(tmp_path):
 
 
 def test_too_little_space_is_told_at_the_start(tmp_path, monkeypatch):
-    checkpoints, said = Checkpoints(tmp_path, keep_last=3), []
+    """Before the folder is made, too."""
+    checkpoints, said = Checkpoints(tmp_path / "checkpoints", keep_last=3), []
     checkpoints.report = said.append
-    usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(folder)._replace(free=2_000_000_000))
     state = {"a": jax.ShapeDtypeStruct((100, 1_000_000), jnp.float32)}
     checkpoints.check_space(state)
     assert not said
@@ -326,6 +327,49 @@ def test_too_little_space_is_told_at_the_start(tmp_path, monkeypatch):
     assert "2 GB" in said[0]
     assert "the 4 checkpoints to come" in said[0]
     assert "take 3.2 GB" in said[0]
+    checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax
+@pytest.mark.parametrize("tried", [0, 1])
+def test_the_last_is_tried_twice_in_all(tmp_path, tried):
+    """Also where it comes early, so that nothing of it was tried before."""
+    (tmp_path / "checkpoints").write_text("a file in the place of the folder")
+    checkpoints, said, trees = Checkpoints(tmp_path / "checkpoints"), [], {"a": {"w": jnp.zeros(3)}}
+    checkpoints.report = said.append
+    saves, save = [], checkpoints.save
+    checkpoints.save = lambda step, *rest: (saves.append(step), save(step, *rest))
+    for _ in range(tried):
+        checkpoints.save(3, trees, {})
+    with pytest.raises(RunError, match="the checkpoint of step 3 cannot be written to"):
+        checkpoints.finish(3, trees, {})
+    assert saves == [3, 3]
+    assert len(said) == 1
+    assert said[0].endswith("; it will be tried once more")
+
+
+def test_of_many_processes_a_failure_is_the_disks_own_reason(tmp_path, monkeypatch):
+    """To open Orbax's manager anew would wait for the others."""
+    checkpoints = Checkpoints(tmp_path / "none" / "checkpoints")
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        patch.setattr(checkpoints, "_reopen", lambda: pytest.fail("a barrier"))
+        with pytest.raises(RunError, match=r"step 1 cannot be written to .* \(No such file or directory"):
+            checkpoints.save(1, {"a": {"w": jnp.zeros(3)}}, {}, next_step=2)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_of_many_processes_all_pass_over_a_damaged_checkpoint_or_none(run, like, monkeypatch, everywhere):
+    shutil.rmtree(run / "checkpoints" / "2" / "ema")
+    checkpoints = Checkpoints(run / "checkpoints")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_meet", lambda name: everywhere)
+        patch.setattr(jax, "process_count", lambda: 2)
+        patch.setattr(checkpoints, "_restore", lambda *_, **__: {}["about"])
+        expected = (CheckpointError, "^checkpoint 2 cannot") if everywhere else (RunError, "others do not. Move .*/2 ")
+        with pytest.raises(expected[0], match=expected[1]):
+            checkpoints.restore(2, lambda about: like)
     checkpoints.close()
 
 
@@ -360,6 +404,32 @@ def test_a_picture_that_cannot_be_written_stops_nothing(tmp_path, capsys):
 
 
 # The lock.
+
+
+def test_a_lock_that_cannot_be_written_is_an_error_in_a_line(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(RunError, match=r"lock cannot be written \(Is a directory\)"), locked(tmp_path, print):
+        pass
+
+
+def test_all_processes_refuse_with_the_words_of_the_first(tmp_path, monkeypatch):
+    said = []
+
+    def broadcast(content):
+        said[:] = said or [content]
+        return said[0]
+
+    monkeypatch.setattr(lock.multihost_utils, "broadcast_one_to_all", broadcast)
+    with locked(tmp_path, report=pytest.fail):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        texts = []
+        for index in (0, 1):
+            monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+            with pytest.raises(RunError) as error, locked(tmp_path, report=pytest.fail):
+                pass
+            texts.append(str(error.value))
+    assert texts[0] == texts[1]
+    assert f"process {os.getpid()} on " in texts[1]
 
 
 def test_a_second_job_is_refused_and_nothing_changes(small, one, run):
@@ -412,6 +482,39 @@ def test_a_lease_holds_while_it_is_fresh(tmp_path, monkeypatch):
     (tmp_path / "lock").write_text(json.dumps(old))
     Lease(tmp_path, said.append).release()
     assert said == [f"{tmp_path} was left by a job that ended without a word; taking it over"]
+
+
+@pytest.mark.parametrize("refresh", [0.01, 100])
+def test_a_lease_that_is_lost_ends_the_run_at_what_it_writes_next(tmp_path, monkeypatch, refresh):
+    """Noticed when it is refreshed; or, where this process has slept past its end, before it writes."""
+    monkeypatch.setattr(lock, "SETTLE", 0)
+    monkeypatch.setattr(lock, "REFRESH", refresh)
+    lease = Lease(tmp_path, pytest.fail)
+    lease.check()
+    (tmp_path / "lock").write_text(json.dumps({"token": "of another", "refreshed": time.time()}))
+    if refresh < 1:
+        lease._thread.join(20)
+    else:
+        lease.check()  # nobody takes a lease that is fresh: no need to read it
+        lease._refreshed -= lock.EXPIRY + 1
+    with pytest.raises(RunError, match="was taken over by another job"):
+        lease.check()
+    lease.release()
+    assert json.loads((tmp_path / "lock").read_text())["token"] == "of another"
+
+
+def test_training_writes_nothing_once_its_lock_is_lost(small, one, run, monkeypatch):
+    @contextlib.contextmanager
+    def lost(folder, report):
+        def check():
+            raise RunError("lost")
+
+        yield check
+
+    monkeypatch.setattr(loop, "locked", lost)
+    with pytest.raises(RunError, match="lost"):
+        train(dataclasses.replace(small, num_steps=3), run, one)
+    assert steps_in(run) == [1, 2]
 
 
 # Remote folders.
@@ -469,3 +572,44 @@ def test_a_checkpoint_that_is_not_finished_is_named(run, monkeypatch):
     with pytest.raises(CheckpointError, match=r"checkpoint 2 is not finished, .*; checkpoint 1 is not finished"):
         checkpoints.restore_newest(lambda about: {}, report=lambda text: None)
     checkpoints.close()
+
+
+def test_a_run_killed_in_its_first_save_starts_again(small, one, run, like, monkeypatch):
+    """As in an object store, where that leaves a folder that is not finished, and no other."""
+    shutil.rmtree(run / "checkpoints" / "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "steps", lambda self: [])
+        with (
+            pytest.warns(UserWarning, match="checkpoint 1 is not finished, and there is none before it"),
+            pytest.raises(FileNotFoundError, match="has no checkpoint yet"),
+        ):
+            ddpm_jax.load_run(run, one)
+        checkpoints, said = Checkpoints(run / "checkpoints"), []
+        shapes = with_sharding(jax.eval_shape(lambda: fresh_state(small, small.recipe(), (8, 8, 1))), replicated(one))
+        state, _ = start_state(small, shapes, checkpoints, said.append)
+    assert int(state.step) == 0
+    assert len(said) == 1
+    assert steps_in(run) == []
+    assert [path.name.split("-")[0] for path in (run / "broken").iterdir()] == ["1"]
+    checkpoints.close()
+
+
+def test_an_error_of_an_object_store_is_no_reason_to_stop(bucket, monkeypatch):
+    """gcsfs has errors that are no OSError."""
+
+    class HttpError(Exception):
+        pass
+
+    def failing(*_):
+        raise HttpError("503, try again")
+
+    said = []
+    log = Log(bucket, 0, 4)
+    log._troubles._report = said.append
+    log.metrics(1, {"loss": 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bucket), "write_bytes", failing)
+        log.flush()
+    log.close()
+    assert "metrics.jsonl cannot be written (HttpError: 503, try again); training goes on" in said[0]
+    assert (bucket / "metrics.jsonl").read_text().startswith('{"step": 1')

@@ -10,6 +10,7 @@ files are removed, those before it stay, and training goes on to the next.
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -27,11 +28,16 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
 from ddpm_jax.check import RunError
-from ddpm_jax.paths import RunPath, is_remote, move_tree, remove_tree
+from ddpm_jax.paths import RunPath, failures, is_remote, move_tree, remove_tree
 from ddpm_jax.training.mesh import on_all
 from ddpm_jax.training.reasons import hush_orbax, reason
 
 hush_orbax()
+
+REMEDY = "Free some space, or mend what is wrong; the same command goes on from there."
+# Seconds in which all processes find the same mistake in a checkpoint.
+MEETING = 60
+_mistakes = itertools.count()
 
 
 class CheckpointError(ValueError):
@@ -65,14 +71,24 @@ class Checkpoints:
     """The checkpoints in one folder: the newest `keep_last`, and every `keep_every`-th step for good.
 
     A checkpoint holds named trees of arrays, each of which can be read without the others, and `about`, a
-    small dict of JSON values.  `report` takes the line that tells of a save that failed.
+    small dict of JSON values.  `report` takes the line that tells of a save that failed; `noun` is what it calls
+    a checkpoint, and `failed` what it says of the step that is to be saved next.
     """
 
-    def __init__(self, folder: RunPath, keep_last: int | None = None, keep_every: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunPath,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        noun: str = "checkpoint",
+        failed: str = "training goes on and tries again at step {}",
+    ) -> None:
         self.folder, self._keep_last, self._keep_every = folder, keep_last, keep_every
+        self._noun, self._failed = noun, failed
         self.report: Callable[[str], None] = warnings.warn
         self._under_way: tuple[int, int | None] | None = None  # the step being saved, and the one to be saved next
-        self._failure, self._last_try = "", False  # why the last save failed; whether an error will tell of the next
+        self._failure, self._failed_step = "", None  # why the last save that failed did, and of which step it was
+        self._last_try = False  # whether an error will tell of the next failure
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -92,7 +108,7 @@ class Checkpoints:
 
     def unfinished(self) -> list[int]:
         """The steps that have a folder which Orbax takes for no finished checkpoint."""
-        return sorted(_steps_in(self.folder) - set(self.steps()), reverse=True)
+        return sorted(steps_in(self.folder) - set(self.steps()), reverse=True)
 
     def save(self, step: int, trees: dict[str, Any], about: dict[str, Any], next_step: int | None = None) -> None:
         """Begin to save; returns once the arrays are copied off the devices, so they may be donated.
@@ -133,39 +149,45 @@ class Checkpoints:
         Raises RunError where it could not be written at the second attempt either.
         """
         self.wait()
-        if step in self.steps():
-            return
-        self._last_try = True
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.save(step, trees, about)
-        self.wait()
+        for is_second in (False, True):
+            if step in self.steps():
+                return
+            if not is_second and self._failed_step == step:
+                continue  # training has made the first attempt
+            self._last_try = is_second
+            with suppress(failures(self.folder)):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self.save(step, trees, about)
+            self.wait()
         if step not in self.steps():
-            raise RunError(
-                f"the checkpoint of step {step}, the last, cannot be written to {self.folder} ({self._failure}). "
-                f"{self._intact()}. Free some space, or mend what is wrong; the same command goes on from there."
-            )
+            raise RunError(f"{self._what_failed(step)}. {REMEDY}")
 
     def _fail(self, error: Exception) -> None:
         """Report that the save under way failed, and leave the folder as it was before it."""
         assert self._under_way is not None
         (step, next_step), self._under_way = self._under_way, None
-        self._failure = reason(error)
+        self._failure, self._failed_step = reason(error), step
+        if jax.process_count() > 1:  # to begin anew would wait for the others, which may know of no error
+            raise RunError(f"{self._what_failed(step)}. {REMEDY}")
         self._reopen()
-        with suppress(OSError):
+        with suppress(failures(self.folder)):
             self.remove_leftovers()
             if is_remote(self.folder) and step in self.unfinished():
                 remove_tree(self.folder / str(step))
         if step in self.steps():  # it was the removal of an older one that failed
-            self.report(f"the checkpoint of step {step} is written, but there was an error after that: {self._failure}")
-            return
-        text = f"the checkpoint of step {step} cannot be written to {self.folder} ({self._failure}). {self._intact()}"
-        if jax.process_count() > 1:
-            raise RunError(f"{text}. Free some space, or mend what is wrong; the same command goes on from there.")
-        if next_step:
-            self.report(f"{text}; training goes on and tries again at step {next_step}; free some space")
+            self.report(self._what_failed(step))
+        elif next_step:
+            self.report(f"{self._what_failed(step)}; {self._failed.format(next_step)}; free some space")
         elif not self._last_try:
-            self.report(f"{text}; it will be tried once more")
+            self.report(f"{self._what_failed(step)}; it will be tried once more")
+
+    def _what_failed(self, step: int) -> str:
+        """And why, and what there is instead."""
+        newest = next(iter(self.steps()), None)
+        if newest == step:
+            return f"the {self._noun} of step {step} is written, but there was an error after that: {self._failure}"
+        intact = f"There is no {self._noun} yet" if newest is None else f"The {self._noun} of step {newest} is intact"
+        return f"the {self._noun} of step {step} cannot be written to {self.folder} ({self._failure}). {intact}"
 
     def _reopen(self) -> None:
         """Begin anew: after an error Orbax may hold others, which its next save would raise, and a wrong list of steps.
@@ -192,10 +214,6 @@ class Checkpoints:
                 return
             time.sleep(0.05)
 
-    def _intact(self) -> str:
-        newest = next(iter(self.steps()), None)
-        return "There is no checkpoint yet" if newest is None else f"The checkpoint of step {newest} is intact"
-
     def check_space(self, state: Any) -> None:
         """Report where the disk has too little space for the checkpoints of a state that will be kept at a time."""
         size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -203,7 +221,7 @@ class Checkpoints:
         if is_remote(self.folder) or jax.process_index() > 0:
             return
         with suppress(OSError):
-            free = shutil.disk_usage(self.folder).free
+            free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
             if free < count * size:
                 self.report(
                     f"{self.folder} has {free / 1e9:.3g} GB of free space; the {count} checkpoints to come (one more "
@@ -213,8 +231,21 @@ class Checkpoints:
     def restore(self, step: int, shapes: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """The trees that shapes(about) names, with its shapes, dtypes and shardings, and `about` itself.
 
-        Raises CheckpointError where one of them cannot be read or is not what was written.
+        Raises CheckpointError where one of them cannot be read or is not what was written; where only some of many
+        processes find it so, the others wait inside Orbax, and they raise RunError.
         """
+        try:
+            return self._read(step, shapes)
+        except CheckpointError as error:
+            if jax.process_count() > 1 and not _meet(f"{self.folder} {step} {next(_mistakes)}"):
+                raise RunError(
+                    f"{error}, as process {jax.process_index()} sees it and others do not. Move "
+                    f"{self.folder / str(step)} elsewhere; the same command goes on from the one before it."
+                ) from error
+            raise
+
+    def _read(self, step: int, shapes: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """`restore`, which raises CheckpointError on the process that finds a mistake."""
         if step in self.unfinished():
             raise CheckpointError(f"checkpoint {step} is not finished, or has lost the file that says so")
         try:
@@ -240,9 +271,14 @@ class Checkpoints:
     ) -> tuple[int, dict[str, Any]] | None:
         """(step, what `restore` gives) of the newest checkpoint that is whole; None where there is none.
 
-        A broken one is reported and skipped.  Raises CheckpointError where all are broken.
+        A broken one is reported and skipped, and so is a first one that was never finished.  Raises CheckpointError
+        where all are broken.
         """
-        problems, steps = [], sorted({*self.steps(), *self.unfinished()}, reverse=True)
+        finished, unfinished = self.steps(), self.unfinished()
+        if not finished and len(unfinished) == 1:  # in an object store: of a run that was killed in its first save
+            report(f"checkpoint {unfinished[0]} is not finished, and there is none before it")
+            return None
+        problems, steps = [], sorted({*finished, *unfinished}, reverse=True)
         for step in steps:
             restored, problem = None, f"checkpoint {step} cannot be read by another process"
             try:
@@ -259,12 +295,18 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self.folder} can be used: " + "; ".join(problems))
         return None
 
-    def set_aside(self, after: int) -> None:
-        """Move checkpoints of steps later than `after` to a folder `broken` beside them, out of the way."""
+    def set_aside(self, after: int, replace: bool = False) -> None:
+        """Move checkpoints of steps later than `after` to a folder `broken` beside them, out of the way.
+
+        replace: under the name of their folder and the step, so that only the newest of each step stays there.
+        """
         self.wait()
-        for step in _steps_in(self.folder):
+        broken = self.folder.parent / "broken"
+        for step in steps_in(self.folder):
             if step > after and jax.process_index() == 0:
-                move_tree(self.folder / str(step), self.folder.parent / "broken" / f"{step}-{time.time_ns()}")
+                target = broken / (f"{self.folder.name}-{step}" if replace else f"{step}-{time.time_ns()}")
+                remove_tree(target)
+                move_tree(self.folder / str(step), target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("broken checkpoints are set aside")
         self._manager.reload()
@@ -275,6 +317,15 @@ class Checkpoints:
         self._manager.close()
 
 
-def _steps_in(folder: RunPath) -> set[int]:
+def steps_in(folder: RunPath) -> set[int]:
     """The steps that have a folder, whatever it holds."""
     return {int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()} if folder.exists() else set()
+
+
+def _meet(name: str) -> bool:
+    """Whether every process comes here within a while."""
+    try:
+        ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * MEETING)
+    except Exception:
+        return False
+    return True

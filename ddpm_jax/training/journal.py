@@ -19,19 +19,22 @@ from ddpm_jax.training.reasons import reason
 
 
 class Troubles:
-    """Tells of what could not be written once, and once that it works again."""
+    """Tells of what could not be written once, and once that it works again.
 
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report, self._failing = report, set()
+    failures: the errors that mean so, `paths.failures` of where it is written.
+    """
+
+    def __init__(self, report: Callable[[str], None], failures: type[Exception] = OSError) -> None:
+        self._report, self._failures, self._failing = report, failures, set()
 
     def attempt(self, what: str, write: Callable[[], Any], meanwhile: str) -> bool:
-        """Whether `write()` did what it should; an OSError is told of rather than raised.
+        """Whether `write()` did what it should; a failure is told of rather than raised.
 
         meanwhile: what becomes of it, for the person who reads the message.
         """
         try:
             write()
-        except OSError as error:
+        except self._failures as error:
             if what not in self._failing:
                 self._failing.add(what)
                 self._report(f"{what} cannot be written ({reason(error)}); training goes on, {meanwhile}")

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ddpm_jax.check import RunError
-from ddpm_jax.paths import RunPath, is_remote
-from ddpm_jax.training.mesh import broadcast
+from ddpm_jax.paths import RunPath, failures, is_remote
+from ddpm_jax.training.reasons import reason
 
 # A lease is written anew this often, and given up for dead when it is this old, in seconds.
 REFRESH, EXPIRY = 120, 600
@@ -29,25 +31,40 @@ SETTLE = 2
 
 
 @contextmanager
-def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Hold the lock of a run's folder, which exists; of many processes the first one does, for all.
 
-    Raises RunError, on every process, where another job holds it.  Where the file system knows no locks that
-    is reported, and the run goes on without.
+    Gives a function to call before writing, which raises RunError where another job has taken the lock over.
+
+    Raises RunError, of the same text on every process, where another job holds it or the lock cannot be written.
+    Where the file system knows no locks that is reported, and the run goes on without.
     """
-    held, refused = None, None
+    held, refused = None, ""
     if jax.process_index() == 0:
         try:
             held = Lease(folder, report) if is_remote(folder) else FileLock(Path(folder), report)
         except RunError as error:
-            refused = error
-    if broadcast(refused is not None):
-        raise refused or RunError(f"{folder} is in use by another job, as the first process says")
+            refused = str(error)
+        except failures(folder) as error:
+            refused = (
+                f"{folder / 'lock'} cannot be written ({reason(error)}); a run needs a folder that may be written to"
+            )
+    refused = _as_first_says(refused)
+    if refused:
+        raise RunError(refused)
     try:
-        yield
+        yield lambda: held.check() if held is not None else None
     finally:
         if held is not None:
             held.release()
+
+
+def _as_first_says(text: str) -> str:
+    """A text of the first process, on every process; its first 4096 bytes."""
+    if jax.process_count() == 1:
+        return text
+    content = np.frombuffer(text.encode()[:4096].ljust(4096, b"\0"), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(content)).rstrip(b"\0").decode(errors="ignore")
 
 
 def owner() -> dict[str, Any]:
@@ -107,6 +124,9 @@ class FileLock:
             self._file.truncate(0)
             self._file.write(content)
 
+    def check(self) -> None:
+        """The kernel gives it to no other job."""
+
     def release(self) -> None:
         """Let go.  The file stays: to remove it would let two others lock two files of this name."""
         if self._file is not None:
@@ -119,16 +139,16 @@ class Lease:
 
     def __init__(self, folder: RunPath, report: Callable[[str], None]) -> None:
         self._path, self._owner = folder / "lock", {**owner(), "token": uuid.uuid4().hex}
-        self._report = report
         content = self._read()
         age = time.time() - _parsed(content).get("refreshed", 0.0)
         if content and age < EXPIRY:
             raise in_use(folder, content)
         if content:
             report(f"{folder} was left by a job that ended without a word; taking it over")
+        self._lost = False
         self._refresh()
         time.sleep(SETTLE)
-        if not self._ours():  # two asked at the same moment: the later has it
+        if self._taken():  # two asked at the same moment: the later has it
             raise in_use(folder, self._read())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -141,16 +161,31 @@ class Lease:
             return b""
 
     def _refresh(self) -> None:
-        self._path.write_bytes(json.dumps({**self._owner, "refreshed": time.time()}).encode())
+        now = time.time()
+        self._path.write_bytes(json.dumps({**self._owner, "refreshed": now}).encode())
+        self._refreshed = now
 
-    def _ours(self) -> bool:
-        return _parsed(self._read()).get("token") == self._owner["token"]
+    def _taken(self) -> bool:
+        """Whether another job has written the lease."""
+        content = self._read()
+        return bool(content) and _parsed(content).get("token") != self._owner["token"]
+
+    def check(self) -> None:
+        """Raise RunError where another job has the lease, which it may take once it has not been refreshed for long."""
+        if not self._lost and time.time() - self._refreshed > EXPIRY:
+            with suppress(Exception):  # the network is down; what is to be written will tell of that
+                self._lost = self._taken()
+        if self._lost:
+            raise RunError(
+                f"{self._path.parent} was taken over by another job, as this one could not refresh its lock for "
+                f"{EXPIRY // 60} minutes; this one ends and leaves the run to the other"
+            )
 
     def _keep(self) -> None:
         while not self._ended.wait(REFRESH):
             with suppress(Exception):  # the network is down for a moment; there is time for more tries
-                if not self._ours():  # this process slept too long, or was cut off
-                    self._report(f"{self._path.parent} was taken over by another job; stop this one")
+                self._lost = self._taken()  # where this process slept too long, or was cut off
+                if self._lost:
                     return
                 self._refresh()
 
@@ -158,6 +193,6 @@ class Lease:
         """Let go, so that the next job need not wait."""
         self._ended.set()
         self._thread.join()
-        with suppress(OSError):
-            if self._ours():
+        with suppress(Exception):
+            if not self._taken():
                 self._path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ddpm_jax.data.images import grid, save_png
-from ddpm_jax.paths import RunPath
+from ddpm_jax.paths import RunPath, failures
 from ddpm_jax.training.journal import Events, Journal, Troubles
 
 # Seconds without a line, after which there is one.
@@ -41,7 +41,7 @@ class Log:
     def __init__(self, folder: RunPath, start: int, num_steps: int, quiet: bool = False) -> None:
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._troubles = Troubles(self.say)
+        self._troubles = Troubles(self.say, failures(folder))
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),

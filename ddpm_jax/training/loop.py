@@ -13,7 +13,7 @@ A run is a folder:
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -73,10 +73,10 @@ def train(
     trace = Profile(workdir / "profile", profile)
     step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
     workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir, report=print):
+    with locked(workdir, report=print) as check_lock:
         check_resumable(experiment, workdir)  # again: the one who held the lock may have written
         with ExitStack() as stack:
-            return Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, stack).run()
+            return Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack).run()
 
 
 class Training:
@@ -91,8 +91,10 @@ class Training:
         workdir: RunPath,
         profile: Profile,
         debug_nans: bool,
+        check_lock: Callable[[], None],
         stack: ExitStack,
     ) -> None:
+        self.check_lock = check_lock
         self.experiment, self.step_once, self.mesh, self.profile = experiment, step, mesh, profile
         self.debug_nans = debug_nans
         is_first = jax.process_index() == 0
@@ -131,6 +133,7 @@ class Training:
         if not broadcast(picture.exists()):
             self.draw_picture()  # the run was killed between its last step and this
         self.checkpoints.finish(int(self.state.step), as_trees(self.state), self.about())
+        self.snapshots.finish(int(self.state.step), self.state.ema_params)
         return picture
 
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
@@ -167,6 +170,7 @@ class Training:
         snapshot = self.snapshots.due(step)
         if not (save or picture or snapshot or step % of.log_every == 0):
             return
+        self.check_lock()
         self.record(step)
         if save:
             self.log.flush()
@@ -182,6 +186,7 @@ class Training:
 
     def stop_early(self, step: int) -> None:
         """Save the state after `step`, and what was measured since the last line of metrics; raises Preempted."""
+        self.check_lock()
         self.log.flush()
         self.snapshots.wait()
         about = {**self.about(), "unrecorded": pack(self.fetch_metrics(step))}

@@ -46,7 +46,8 @@ class Snapshots:
 
     def __init__(self, workdir: RunPath, averaging: Averaging, last: int) -> None:
         self._averaging, self._last = averaging, last
-        self._checkpoints = Checkpoints(workdir / "snapshots")
+        failed = "training goes on without it, and the next is due at step {}"
+        self._checkpoints = Checkpoints(workdir / "snapshots", noun="snapshot", failed=failed)
 
     def due(self, step: int) -> bool:
         """Whether there is to be a snapshot of this step."""
@@ -54,13 +55,26 @@ class Snapshots:
 
     def resume(self, step: int, averages: tuple[Any, ...]) -> None:
         """Set aside snapshots of steps later than the state's, and save the one of its step where it is missing."""
-        self._checkpoints.set_aside(after=step)
+        self._checkpoints.remove_leftovers()
+        self._checkpoints.set_aside(after=step, replace=True)
         if step > 0 and self.due(step) and step not in self._checkpoints.steps():
             self.save(step, averages)
 
     def save(self, step: int, averages: tuple[Any, ...]) -> None:
         """Begin to save; returns once the arrays are copied off the devices, so they may be donated."""
-        self._checkpoints.save(step, as_items(averages), about={"profiles": list(self._averaging.profiles)})
+        after = next((later for later in range(step + 1, self._last + 1) if self.due(later)), None)
+        self._checkpoints.save(step, as_items(averages), self._about(), next_step=after)
+
+    def finish(self, step: int, averages: tuple[Any, ...]) -> None:
+        """Wait; the snapshot of `step`, the last, is on disk then if there is to be one.
+
+        Raises RunError where it could not be written at the second attempt either.
+        """
+        if self.due(step):
+            self._checkpoints.finish(step, as_items(averages), self._about())
+
+    def _about(self) -> dict[str, Any]:
+        return {"profiles": list(self._averaging.profiles)}
 
     @property
     def report(self) -> Callable[[str], None]:

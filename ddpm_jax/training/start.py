@@ -12,7 +12,7 @@ from ddpm_jax.arrays import stream
 from ddpm_jax.check import RunError, require
 from ddpm_jax.experiment import Experiment, conflicts
 from ddpm_jax.paths import RunPath
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.checkpoint import Checkpoints, steps_in
 from ddpm_jax.training.mesh import shardings, with_sharding
 from ddpm_jax.training.snapshots import as_items, from_items
 from ddpm_jax.training.state import TrainState
@@ -28,7 +28,7 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
         if (workdir / "checkpoints").exists():
             raise RunError(f"{workdir} holds checkpoints but no experiment.json; choose another --workdir")
         return
-    if not any(entry.name.isdigit() for entry in (workdir / "checkpoints").glob("*")):
+    if not steps_in(workdir / "checkpoints"):
         return  # nothing was learned yet: another run may take the folder
     try:
         there = specs.load(path)
@@ -78,6 +78,7 @@ def start_state(
     """The newest state on disk and what is said about it, or a new one; with the shardings of `shapes`."""
     found = checkpoints.restore_newest(lambda about: as_trees(shapes), report)
     if found is None:
+        checkpoints.set_aside(after=0)  # one that was not finished
         fresh = fresh_state(experiment, experiment.recipe(), experiment.image_shape)
         return jax.device_put(fresh, shardings(shapes)), {}
     step, trees = found
