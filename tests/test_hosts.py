@@ -276,7 +276,7 @@ def test_sigterm_to_one_of_two_stops_both_after_the_same_step(file, tmp_path):
     first = stopped(process)
     process = together(*command, "--workdir", tmp_path / "run")
     wait_until(lambda: len(members(process)) == 2 and catches_sigterm(members(process)[1]), process)
-    assert len(logged(tmp_path / "run")) == first // 10
+    assert logged(tmp_path / "run")[-1] <= first  # it has not begun
     second = stopped(process)
     assert first < second < 300
     for name in ("run", "whole"):
