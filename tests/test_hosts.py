@@ -311,9 +311,9 @@ def test_when_one_dies_the_other_says_so_and_both_go_on(file, tmp_path, one):
         assert f"[{1 - victim}] ddpm-jax: process {1 - victim} of 2 lost contact with another one" in output
         assert "Traceback" not in output
     reached = len(logged(tmp_path / "run"))
-    status, output = outcome(together(*command, "--num-steps", reached + 10))
+    status, output = outcome(together(*command, "--num-steps", reached + 4))
     assert status == 0, output
-    assert final(tmp_path / "run", one)[0] == reached + 10
+    assert final(tmp_path / "run", one)[0] == reached + 4
 
 
 @pytest.mark.slow
