@@ -97,16 +97,16 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     return int(value)
 
 
-def join(seat: Seat, timeout: int, preemptible: bool) -> None:
+def join(seat: Seat, timeout: int) -> None:
     """Become one of the processes of a run.
 
-    timeout: seconds to wait for the others.  preemptible: whether SIGTERM shall ask for a checkpoint, rather than
-    end this process.  Raises RunError where there is no cluster to join; where the others cannot be reached, the
-    process ends with a message.
+    timeout: seconds to wait for the others.  Raises RunError where there is no cluster to join; where the others
+    cannot be reached, the process ends with a message.
     """
     import jax
 
-    jax.config.update("jax_enable_preemption_service", preemptible)
+    service = jax.config.values["jax_enable_preemption_service"]
+    jax.config.update("jax_enable_preemption_service", False)  # until a training starts SIGTERM ends the process
     place = "this process" if seat.process_index is None else f"process {seat.process_index} of {seat.num_processes}"
     where = f"at {seat.coordinator}" if seat.coordinator else "at the address that its cluster gives"
     lonely = (
@@ -128,4 +128,6 @@ def join(seat: Seat, timeout: int, preemptible: bool) -> None:
             f"{place} found no cluster to join ({error}); start this under SLURM, Open MPI or Kubernetes, or on "
             f"a TPU pod, or set {', '.join(CLUSTER_VARIABLES)} for each process"
         ) from None
+    finally:
+        jax.config.update("jax_enable_preemption_service", service)
     departure.joined()

@@ -28,26 +28,25 @@ LOST += ("coordination service", "coordinationservice", "deadline_exceeded")
 _handler: object = None  # kept alive: C holds a pointer to it
 _stderr = 2
 _last_words: str | None = None  # of a process that is aborted; None once it has spoken
-_is_one_of_many = False
+_index, _count = 0, 1  # which process this is, and of how many
 _status = 1
 
 
 def joined() -> None:
     """This process is one of many from here on."""
-    import jax
+    from jax._src.distributed import global_state  # jax.process_index() would start the devices, which may fail
 
-    global _is_one_of_many, _last_words
-    _last_words = lost_message("this process", "more above")  # JAX looks for the others' devices first
-    _is_one_of_many = jax.process_count() > 1
-    _last_words = lost_message(f"process {jax.process_index()} of {jax.process_count()}", "more above")
+    global _index, _count, _last_words
+    _index, _count = global_state.process_id, global_state.num_processes
+    _last_words = lost_message("more above")
     sys.excepthook = _uncaught
 
 
-def lost_message(who: str, why: str) -> str:
+def lost_message(why: str) -> str:
     """What a process says that misses another one."""
     return (
-        f"ddpm-jax: {who} lost contact with another one, which ended or cannot be reached ({why}); start all of them "
-        "again with the same command, which goes on from the last checkpoint"
+        f"ddpm-jax: process {_index} of {_count} lost contact with another one, which ended or cannot be reached "
+        f"({why}); start all of them again with the same command, which goes on from the last checkpoint"
     )
 
 
@@ -103,12 +102,12 @@ def lost_contact(error: BaseException | None) -> str | None:
 
 def leave(status: int, message: str) -> None:
     """End one of many processes; returns at once where there is only one."""
-    if _is_one_of_many:
+    if _count > 1:
         _leave(status, message, sys.exception())
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not _is_one_of_many:
+    if _count == 1:
         sys.__excepthook__(kind, error, trace)
         return
     interrupted = isinstance(error, KeyboardInterrupt)
@@ -120,14 +119,14 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
     import jax
 
     global _last_words, _status
-    who, why, together = f"process {jax.process_index()} of {jax.process_count()}", lost_contact(error), False
+    why, together = lost_contact(error), False
     if why:
-        status, message = 1, lost_message(who, why)
+        status, message = 1, lost_message(why)
     if _last_words:
         _status, _last_words = status, message  # should this be aborted while it waits
     if not why:
         together = _meet(f"ddpm_jax leaves {zlib.crc32(f'{status} {message}'.encode())}")
-    silent = together and jax.process_index() > 0
+    silent = together and _index > 0
     words, _last_words = _last_words, None
     _show_cursor()
     if words and not silent:

@@ -6,15 +6,16 @@ from pathlib import Path
 import jax
 
 from ddpm_jax.check import RunError
+from ddpm_jax.commands import departure
 from ddpm_jax.commands.cluster import ClusterOptions, find_seat, join
 from ddpm_jax.training.reasons import reason
 
 
-def set_up_jax(cluster: ClusterOptions | None = None, preemptible: bool = False) -> None:
+def set_up_jax(cluster: ClusterOptions | None = None) -> None:
     """Keep compiled programs in the user's cache folder, so that the second start is quick; join a cluster.
 
-    cluster: how, where there is one; unless given this process is alone.  preemptible: whether SIGTERM shall ask a
-    process of a cluster for a checkpoint rather than end it.  Raises RunError where there is no cluster to join.
+    cluster: how, where there is one; unless given this process is alone.  Raises RunError where there is no cluster
+    to join, and where JAX has nothing to run on.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / "xla"
@@ -22,7 +23,7 @@ def set_up_jax(cluster: ClusterOptions | None = None, preemptible: bool = False)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     seat = None if cluster is None else find_seat(cluster, os.environ)
     if cluster is not None and seat is not None:
-        join(seat, cluster.join_timeout, preemptible)
+        join(seat, cluster.join_timeout)
     check_devices()
 
 
@@ -31,8 +32,14 @@ def check_devices() -> None:
     try:
         jax.devices()
     except Exception as error:  # RuntimeError, or AssertionError for a platform that is known but not there
-        platforms = os.environ.get("JAX_PLATFORMS", "")
-        raise RunError(
-            f"JAX_PLATFORMS is {platforms!r}, and JAX finds no such device ({reason(error)}); unset it to take what "
-            "there is, or install what JAX needs for it: pip install -e .[cuda13], .[cuda12] or .[tpu]"
-        ) from None
+        if departure.lost_contact(error):  # the devices of many processes are listed together
+            raise
+        platforms = jax.config.values["jax_platforms"]
+        remedy = "install what JAX needs for it: pip install -e .[cuda13], .[cuda12] or .[tpu]"
+        if platforms:
+            text = f"JAX_PLATFORMS is {platforms!r}, and JAX finds no such device ({reason(error)}); unset it to take "
+            text += f"what there is, or {remedy}"
+        else:
+            text = f"JAX cannot use the devices of this machine ({reason(error)}); mend their driver, or {remedy}; "
+            text += "JAX_PLATFORMS=cpu does without them"
+        raise RunError(text) from None

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
 def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
     """Train an experiment, overridden by the arguments of the command line."""
     options = tyro.cli(TrainOptions, args=arguments, default=TrainOptions(experiment), prog=program)
-    set_up_jax(options.cluster, preemptible=not options.dry_run)
+    set_up_jax(options.cluster)
     if options.dry_run:
         from ddpm_jax.dryrun import report
 
