@@ -404,6 +404,7 @@ def test_a_damaged_snapshot_is_reported_and_left_out(walked, one, tmp_path):
         combine([], PAIR, 0.07, 50, None, report=pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_poor_fit_is_reported(walked, one):
     with pytest.warns(UserWarning, match=r"width 0.01 at step 50 is fitted with an error of \d+"):
         ddpm_jax.load_run(walked, one, ema=0.01)
@@ -436,6 +437,7 @@ def test_a_run_keeps_several_decays(several, one):
     assert not (several / "snapshots").exists()
 
 
+@pytest.mark.slow
 def test_sample_draws_with_the_average_asked_for(capsys, walked, tmp_path):
     def draw(*flags):
         launch.main(["sample", str(walked), "--num-images", "2", "--output", str(tmp_path / "x.npz"), *flags])

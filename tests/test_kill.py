@@ -56,7 +56,8 @@ def start(file: Path, workdir: Path, devices: int = 1) -> subprocess.Popen:
     """The training in a process of its own."""
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     command, pipe = [sys.executable, str(file), "--workdir", str(workdir)], subprocess.PIPE
-    return subprocess.Popen(command, env={**os.environ, "XLA_FLAGS": flags}, stdout=pipe, stderr=pipe, text=True)
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:

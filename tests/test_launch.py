@@ -87,6 +87,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(capsys, experiment_file, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_published_recipe_can_be_costed_before_its_data_are_there(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     launch.main(["train", str(EXPERIMENTS / "cifar10.py"), "--dry-run"])

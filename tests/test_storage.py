@@ -266,6 +266,7 @@ def heavy(small):
     return dataclasses.replace(small, net=Scale(ballast=2000), num_steps=6, keep_last=1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax
 def test_a_full_disk_costs_no_more_than_its_checkpoints(heavy, one, tmp_path, monkeypatch, capsys):
     """The checkpoint before stays, the parts of the failed ones go, and no line of metrics is lost."""

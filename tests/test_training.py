@@ -286,6 +286,7 @@ def test_a_learned_variance_is_trained_the_same_on_one_and_eight_devices(learned
     assert np.all(np.abs(one.params["spread"][1:]) > 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one, tmp_path):
     """A run stopped and started again ends with bitwise the state, losses remembered and all, of one that was not."""

@@ -209,6 +209,7 @@ def test_bfloat16_is_close_and_its_parameters_and_output_are_float32(net, batch,
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradient(net, batch):
     gradient = jax.jit(
         jax.value_and_grad(lambda net: (net(*batch) ** 2).mean(), allow_int=True), compiler_options=QUICKLY
