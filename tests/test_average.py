@@ -392,6 +392,7 @@ def damage(folder):
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_damaged_snapshot_is_reported_and_left_out(walked, one, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(walked, folder)

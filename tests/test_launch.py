@@ -118,6 +118,7 @@ def test_sample_writes_images_and_a_picture(capsys, finished, tmp_path):
     assert str(output) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_samples_follow_the_sampler_and_the_guidance_asked_for(finished, tmp_path):
     def draw(*flags: str) -> np.ndarray:
         output = tmp_path / "images.npz"

@@ -134,6 +134,7 @@ def test_it_is_the_density_of_correlated_gaussian_data(schedule):
     np.testing.assert_allclose(got.bits_per_dim, -got.log_prob / (3 * math.log(2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hutchinsons_estimate_is_unbiased(schedule):
     """Each example its own probe: for one x many times over, the mean is log p(x), within the standard error."""
     x = np.tile(POINTS[:1], (1024, 1))
@@ -203,6 +204,7 @@ def iid_v(schedule, z_t, t):
     return jnp.concatenate([v, jnp.full_like(v, 7.0)], axis=-1).astype(jnp.float32)
 
 
+@pytest.mark.slow
 def test_images_and_a_learned_variance(schedule):
     """With the defaults: levels with noise added, the flow ending at z_1, one probe."""
     x = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 2)) / np.float32(127.5) - 1

@@ -159,6 +159,7 @@ def test_a_lost_run_stops_with_the_step_and_the_remedy(tiny, one, tmp_path):
     assert "--optimizer.learning-rate" in str(error.value)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_network_needs_no_more_than_init_and_bind(tiny, one, tmp_path):
     """Any spec with the two methods is trained, saved, read and sampled; here its factor is learned."""
     experiment = dataclasses.replace(tiny, net=Scale(), num_steps=30, optimizer=Adam(learning_rate=0.1, warmup_steps=0))

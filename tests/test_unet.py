@@ -71,7 +71,12 @@ def output(net, batch):
 # The published network.
 
 
-@pytest.mark.parametrize("name", reference.CASES)
+LONGER = ("wide", "heads")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONGER else []) for name in reference.CASES]
+)
 def test_it_computes_what_diffusers_computes_with_the_same_weights(name):
     """The stored outputs, and how they were made: scripts/diffusers_reference.py."""
     with np.load(reference.REFERENCE) as stored:
