@@ -198,6 +198,15 @@ def test_more_snapshots_fit_better_and_coefficients_stay_small(width):
     assert errors[4] < 0.005
 
 
+@pytest.mark.parametrize("width", [0.03, 0.05, 0.075, 0.1, 0.15, 0.2])
+def test_forty_snapshots_fit_any_common_width(width):
+    """Within 1%, from the widths that are kept unless others are asked for."""
+    kept = PowerEma()
+    steps = np.repeat(np.arange(1, 41) * 20_000, len(kept.profiles)).tolist()
+    problem = list(kept.profiles) * 40, steps, width, 800_000
+    assert fit_error(coefficients(*problem), *problem) < 0.01
+
+
 @pytest.fixture(scope="module")
 def trajectory():
     """A known walk of parameters over 2000 steps, and averages of it that are kept, and one that is not."""

@@ -24,6 +24,7 @@ COMMANDS = [
     ((*TRAIN, "--batch-size", "3"), "the first argument is '--batch-size'; expected an experiment"),
     (("sample", "nosuch"), "nosuch is not a run: it has no experiment.json"),
     (("sample",), "required"),
+    ((*TRAIN, "run/experiment.json", "--workdir", "run", "--num-steps", "5"), "give --num-steps 6 or more"),
     (("prepare", "own"), "required"),
 ]
 FLAGS = [

@@ -99,18 +99,16 @@ class Training:
         self.debug_nans = debug_nans
         is_first = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
+        self.snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
+        stack.push(self._let_go)
         self.checkpoints.remove_leftovers()
         report = print if is_first else lambda text: None
         self.state, about = start_state(experiment, shapes, self.checkpoints, report)
         self.start = int(self.state.step)
-        if self.start > experiment.num_steps:
-            raise RunError(f"the run is at step {self.start} already; num_steps is {experiment.num_steps}")
         if is_first:
             specs.save(experiment, workdir / "experiment.json")
         # The metrics of the steps since the last line of them.
         self.pending: deque[Any] = deque(unpack(about.get("unrecorded", [])))
-        self.snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
-        stack.push(self._let_go)
         self.snapshots.resume(self.start, self.state.ema_params)
         self.log = Log(workdir, self.start, experiment.num_steps, quiet=not is_first)
         stack.callback(self.log.close)

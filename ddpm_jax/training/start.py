@@ -28,7 +28,8 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
         if (workdir / "checkpoints").exists():
             raise RunError(f"{workdir} holds checkpoints but no experiment.json; choose another --workdir")
         return
-    if not steps_in(workdir / "checkpoints"):
+    reached = max(steps_in(workdir / "checkpoints"), default=None)
+    if reached is None:
         return  # nothing was learned yet: another run may take the folder
     try:
         there = specs.load(path)
@@ -44,6 +45,11 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
         raise RunError(
             f"{workdir} holds a run of a different experiment:\n{listed}\n"
             "Choose another --workdir for a new run, or give the values from there to go on with the old one."
+        )
+    if reached > experiment.num_steps:
+        raise RunError(
+            f"{workdir} holds a run that is at step {reached} already, and num_steps is {experiment.num_steps}; give "
+            f"--num-steps {reached} or more, or choose another --workdir"
         )
 
 

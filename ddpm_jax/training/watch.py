@@ -1,6 +1,5 @@
 """What training costs while it runs: images a second, waiting for data, memory, and a profiler's trace on demand."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,12 +38,18 @@ def peak_flops(device: Any) -> float | None:
     return next((1e12 * tera for tera in found), None)
 
 
-def memory_peak() -> int:
-    """The most bytes that were in use on a device of this process; on CPUs, by the process."""
+def memory_peak() -> int | None:
+    """The most bytes that were in use on a device of this process; on CPUs, by the process; None where unknown."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     known = [stat["peak_bytes_in_use"] for stat in stats if stat and "peak_bytes_in_use" in stat]
+    if known:
+        return max(known)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return max(known, default=usage if sys.platform == "darwin" else 1024 * usage)
+    return usage if sys.platform == "darwin" else 1024 * usage
 
 
 class Meter:
@@ -74,8 +79,10 @@ class Meter:
 
         Right after a restart only the memory is known.
         """
+        memory = memory_peak()
+        known = {} if memory is None else {"memory_peak": float(memory)}
         if step == self._step:
-            return {"memory_peak": float(memory_peak())}
+            return known
         seconds = max(time.monotonic() - self._since, 1e-9)
         steps_per_second = (step - self._step) / seconds
         rate = self._batch_size * steps_per_second
@@ -84,7 +91,7 @@ class Meter:
             "images_per_second": rate,
             "images_per_second_per_device": rate / self._devices,
             "data_wait": self._waited / seconds,
-            "memory_peak": float(memory_peak()),
+            **known,
         }
         peak = peak_flops(jax.devices()[0])
         if peak and self._step_flops:
