@@ -333,6 +333,24 @@ WIDE = dataclasses.replace(TINY, channels=32, num_classes=50)  # enough numbers 
 start = jax.jit(lambda key: WIDE.init(key, SHAPE), compiler_options=QUICKLY)
 
 
+def test_on_patches_it_is_the_network_of_the_smaller_image_whose_channels_are_the_pixels(key):
+    small = UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), out_multiplier=2)
+    patched = dataclasses.replace(small, patch_size=2)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, small.init(key, (2, 3, 12)))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, patched.init(key, (4, 6, 3)))
+    z = jax.random.normal(key, (2, 4, 6, 3))
+    patches = jnp.stack([z[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=3).reshape(2, 2, 3, 12)
+    seen = np.asarray(small.bind(params)(patches, 5))  # [2, 2, 3, 24]: 2 x 2 pixels of 6 channels
+    got = np.asarray(patched.bind(params)(z, 5))
+    for i, j in np.ndindex(2, 2):
+        np.testing.assert_allclose(got[:, i::2, j::2], seen[..., 6 * (2 * i + j) :][..., :6], atol=1e-6)
+
+
+def test_an_image_of_half_patches_is_an_error():
+    with pytest.raises(ValueError, match="image height is 6; with 2 levels and patches of 2 it must be divisible by 4"):
+        UNetSpec(channels=8, channel_multipliers=(1, 1), patch_size=2).check_image_shape((6, 8, 3))
+
+
 @pytest.fixture(scope="module")
 def started():
     """Fresh parameters."""
@@ -393,6 +411,7 @@ def test_the_network_starts_as_zero(started, batch):
         ("label_dropout", 0.1),
         ("out_multiplier", 0),
         ("norm_groups", 0),
+        ("patch_size", 0),
         ("dtype", "float16"),
     ],
 )

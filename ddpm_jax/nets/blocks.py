@@ -1,4 +1,4 @@
-"""The parts of the U-Net: normalisation, residual block, attention, halving and doubling the size.
+"""The parts of the U-Net: normalisation, residual block, attention, halving and doubling the size, patches.
 
 Everything is NHWC.  Convolutions and dense layers compute in `dtype`; the statistics of the
 normalisation and the softmax stay float32.
@@ -31,6 +31,20 @@ def norm(channels: int, name: str, dtype: str, groups: int) -> nn.GroupNorm:
     """
     most = next(count for count in range(max(min(groups, channels // 2), 1), 0, -1) if channels % count == 0)
     return nn.GroupNorm(most, epsilon=1e-6, dtype=dtype, name=name)
+
+
+def to_patches(x: Features, size: int) -> Float[Array, "batch rows columns pixels"]:
+    """`size` x `size` pixels at each place, all their channels side by side (space to depth)."""
+    batch, height, width, channels = x.shape
+    cut = x.reshape(batch, height // size, size, width // size, size, channels).swapaxes(2, 3)
+    return cut.reshape(batch, height // size, width // size, size * size * channels)
+
+
+def from_patches(x: Float[Array, "batch rows columns pixels"], size: int) -> Features:
+    """The inverse of `to_patches`."""
+    batch, rows, columns, pixels = x.shape
+    cut = x.reshape(batch, rows, columns, size, size, pixels // size**2).swapaxes(2, 3)
+    return cut.reshape(batch, rows * size, columns * size, pixels // size**2)
 
 
 class ResBlock(nn.Module):

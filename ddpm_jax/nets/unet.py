@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.check import require
+from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, ResBlock, Upsample, conv, dense, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
@@ -51,6 +52,9 @@ class UNetSpec:
     """How often a label is replaced by the null label in training, for guidance; 0 for a network without null label."""
     out_multiplier: int = 1
     """Output channels, as a multiple of the image's: 2 where the network also predicts variances."""
+    patch_size: int = 1
+    """The network sees the image as patches of this height and width, their pixels as channels: fewer places for less
+    time (Hoogeboom et al. 2023, 2301.11093)."""
     norm_groups: int = 32
     """Groups of the normalisation, of two channels or more; where they do not divide the channels, the most that do."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -59,7 +63,7 @@ class UNetSpec:
     """Recompute each block in the backward pass, for less memory and about a third more time."""
 
     def __post_init__(self) -> None:
-        for field in ("channels", "num_res_blocks", "num_heads", "out_multiplier", "norm_groups"):
+        for field in ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size", "norm_groups"):
             require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         require("channels", self.channels, self.channels >= 2, "at least 2")
         for field in ("channel_multipliers", "attention_resolutions"):
@@ -90,10 +94,10 @@ class UNetSpec:
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Params:
         """Fresh float32 parameters for images of `image_shape` = (height, width, channels).
 
-        Raises ValueError where the height or width is not divisible by 2^(levels - 1).
+        Raises ValueError where the height or width is not divisible by patch_size 2^(levels - 1).
         """
         self.check_image_shape(image_shape)
-        heights = [image_shape[0] >> level for level in range(len(self.channel_multipliers))]
+        heights = [(image_shape[0] // self.patch_size) >> level for level in range(len(self.channel_multipliers))]
         if absent := set(self.attention_resolutions) - set(heights):
             message = f"attention_resolutions: no feature map has height {', '.join(map(str, sorted(absent)))}"
             warnings.warn(f"{message}; those of this network have {', '.join(map(str, heights))}", stacklevel=2)
@@ -123,14 +127,16 @@ class UNetSpec:
         """Raise ValueError unless height and width halve evenly from level to level."""
         if len(image_shape) != 3:
             raise ValueError(f"image_shape is {image_shape}; expected (height, width, channels)")
-        factor = 2 ** (len(self.channel_multipliers) - 1)
+        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
         for axis, size in zip(("height", "width"), image_shape[:2], strict=True):
             if size % factor or size < factor:
                 below, above = size // factor * factor, (size // factor + 1) * factor
                 nearest = f"{below} and {above}" if below else str(above)
+                parts = f"{len(self.channel_multipliers)} levels"
+                parts += "" if self.patch_size == 1 else f" and patches of {self.patch_size}"
                 raise ValueError(
-                    f"image {axis} is {size}; with {len(self.channel_multipliers)} levels it must be divisible "
-                    f"by {factor}: the nearest sizes are {nearest}"
+                    f"image {axis} is {size}; with {parts} it must be divisible by {factor}: "
+                    f"the nearest sizes are {nearest}"
                 )
 
     def _module(self, image_channels: int, training: bool) -> "UNet":
@@ -190,7 +196,7 @@ class UNet(nn.Module):
         def attention(h: Array, name: str) -> Array:
             return attention_block(spec.num_heads, spec.norm_groups, spec.dtype, name=name)(h)
 
-        h = conv(spec.channels, "conv_in", spec.dtype)(z)
+        h = conv(spec.channels, "conv_in", spec.dtype)(blocks.to_patches(z, spec.patch_size))
         skips = [h]
         for level in range(levels):
             for i in range(spec.num_res_blocks):
@@ -216,7 +222,8 @@ class UNet(nn.Module):
         assert not skips
 
         h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, spec.norm_groups)(h))
-        return conv(self.out_channels, "conv_out", spec.dtype)(h).astype(jnp.float32)
+        h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype)(h)
+        return blocks.from_patches(h, spec.patch_size).astype(jnp.float32)
 
     def _embedding(self, t: Timesteps, labels: Labels | None) -> Array:
         """The embedding of t, and of the class, that every block sees: [batch, 4 channels]."""
