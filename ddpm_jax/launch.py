@@ -19,7 +19,7 @@ from ddpm_jax.commands import departure
 if TYPE_CHECKING:
     from ddpm_jax.experiment import Experiment
 
-COMMANDS = ("train", "sample", "prepare")
+COMMANDS = ("train", "sample", "evaluate", "prepare")
 USAGE = """\
 usage: ddpm-jax COMMAND ...
 
@@ -30,6 +30,8 @@ Denoising diffusion probabilistic models in JAX and Flax.
         in a folder that holds a run of it already, go on with that
   sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K] [--ema PROFILE]
         draw images from a trained run: uint8 in an .npz, and a picture
+  evaluate RUN [--metrics fid,kid,pr,nn,bpd] [--num-samples N] [--features NAME] [--sampler NAME] [--steps K]
+        score a trained run: a table, a JSON file and an HTML page with all that the numbers depend on
   prepare NAME SOURCE [--data-dir DIR]
         write a TFDS data set from an .npz or a folder of images, without a network
 

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -20,12 +21,12 @@ from jaxtyping import Float
 
 from ddpm_jax import specs
 from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
-from ddpm_jax.bound import bound
+from ddpm_jax.bound import bits_per_dim, bound, estimate
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.sources import Source
-from ddpm_jax.evaluation import over_examples
+from ddpm_jax.evaluation.examples import batches_of
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.guidance import guided
 from ddpm_jax.paths import run_path
@@ -97,29 +98,51 @@ class Run:
         source: Source,
         *,
         num_steps: int | None = None,
+        num_terms: int | None = None,
         clip: bool | Clipping | None = None,
         chunk: int | None = None,
     ) -> Float[np.ndarray, " n"]:
         """The variational bound of every example of a source, in bits for each of its elements (256 levels).
 
-        Example i has draws of its own, from (key, i).  num_steps: those of a strided chain; all T unless given.  clip:
-        the experiment's unless given.  chunk: examples at a time on each device.  Over all devices.
+        Example i has draws of its own, from (key, i).  num_steps: those of a strided chain; all T unless given.
+        num_terms: how many of the T terms are drawn for each example, for an estimate of their sum without bias; all of
+        them unless given.  clip: the experiment's unless given.  chunk: examples at a time on each device.  Over all
+        devices.
         """
+        options = {"num_steps": num_steps, "num_terms": num_terms, "clip": clip, "chunk": chunk}
+        return np.concatenate(list(self.bits_per_dim_of_batches(key, source, **options)))
+
+    def bits_per_dim_of_batches(
+        self,
+        key: Key,
+        source: Source,
+        *,
+        num_steps: int | None = None,
+        num_terms: int | None = None,
+        clip: bool | Clipping | None = None,
+        chunk: int | None = None,
+        start: int = 0,
+    ) -> Iterator[Float[np.ndarray, " batch"]]:
+        """`bits_per_dim`, batch by batch, from example `start` on."""
         experiment = self.experiment
-        options = {"clip": experiment.clip if clip is None else clip, "num_steps": num_steps}
         labelled = getattr(experiment.net, "num_classes", None) is not None
         require(
             "source", source, not labelled or "label" in source[0], "one with labels, for a class-conditional network"
         )
+        require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
+        how = {"clip": experiment.clip if clip is None else clip}
+        how |= {"target": experiment.target, "variance": experiment.variance}
 
         def bits(params: Any, key: Key, batch: dict[str, Any], first: Any) -> Any:
             labels = batch["label"] if labelled else None
             predict, x = bind(experiment, params, labels), to_unit(batch["image"])
-            how = {"target": experiment.target, "variance": experiment.variance, **options}
-            return bound(key, predict, self.schedule, x, first_index=first, **how).bits_per_dim
+            if num_terms is None:
+                options = {"num_steps": num_steps, "first_index": first, **how}
+                return bound(key, predict, self.schedule, x, **options).bits_per_dim
+            return bits_per_dim(estimate(key, predict, self.schedule, x, num_terms, first_index=first, **how), x)
 
         params = jax.device_put(self.params, replicated(self.mesh))
-        return over_examples(jax.tree_util.Partial(bits, params, key), source, self.mesh, chunk)
+        return batches_of(jax.tree_util.Partial(bits, params, key), source, self.mesh, chunk, start)
 
 
 def draw_images(

@@ -19,7 +19,7 @@ from ddpm_jax.data import Arrays, Digits
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import saved_for_backward
-from ddpm_jax.evaluation import over_examples
+from ddpm_jax.evaluation.examples import over_examples
 from ddpm_jax.objective import draw
 from ddpm_jax.training.loop import checked, train
 from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, local_rows, shardings

@@ -1,23 +1,18 @@
 """`ddpm-jax sample RUN`: draw images from a trained run into an .npz, and a picture beside it."""
 
-import dataclasses
 import io
 import time
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 from ddpm_jax.check import require
-from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
 from ddpm_jax.commands.cluster import ClusterOptions
+from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
 from ddpm_jax.paths import RunPath, run_path, write_bytes
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
 
-SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
-GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras": Karras}
-CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 IN_PICTURE = 100
 
 
@@ -34,18 +29,7 @@ class SampleOptions:
     of the first 100 of them; RUN/samples.npz unless given."""
     seed: int = 0
     """Image i is a function of the seed and i."""
-    sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] | None = None
-    """The sampler; the experiment's unless given."""
-    steps: int | None = None
-    """Steps of the sampler; its own number unless given."""
-    grid: Literal["uniform", "quadratic", "log-snr", "karras"] | None = None
-    """Which timesteps the steps visit; the sampler's own rule unless given."""
-    eta: float | None = None
-    """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
-    sde: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """The dpm-solver adds noise: its form for the stochastic equation."""
-    clip: Literal["static", "dynamic", "off"] | None = None
-    """What becomes of a predicted x beyond [-1, 1]; the experiment's choice unless given."""
+    how: Annotated[HowOptions, tyro.conf.arg(name="")] = HowOptions()
     guidance: float | None = None
     """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
     label: int | None = None
@@ -72,10 +56,10 @@ def main(arguments: list[str]) -> None:
 
     set_up_jax(options.cluster)
     run = load_run(options.run, ema=options.ema)
-    sampler = choose_sampler(run.experiment.sampler, options)
+    sampler = choose_sampler(run.experiment.sampler, options.how)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
     start = time.monotonic()
-    choices = {"sampler": sampler, "clip": choose_clipping(options), "labels": labels, "guidance": options.guidance}
+    choices = {"sampler": sampler, "clip": choose_clipping(options.how), "labels": labels, "guidance": options.guidance}
     x = run.sample(jax.random.key(options.seed), options.num_images, **choices)
     seconds = time.monotonic() - start
     if jax.process_index() > 0:
@@ -86,24 +70,6 @@ def main(arguments: list[str]) -> None:
     save_png(picture, grid(images[:IN_PICTURE]))
     average = "" if options.ema is None else f", average {run.ema},"
     print(f"{len(images)} images from step {run.step}{average} in {seconds:.1f} s: {output}, {picture}")
-
-
-def choose_sampler(default: Sampler, options: SampleOptions) -> Sampler:
-    """The run's sampler, or the one asked for, with the settings asked for."""
-    sampler = SAMPLERS[options.sampler]() if options.sampler else default
-    grid = GRIDS[options.grid]() if options.grid else None
-    asked = {"num_steps": options.steps, "grid": grid, "eta": options.eta, "sde": options.sde or None}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    fields = {field.name for field in dataclasses.fields(sampler)}
-    flags = {"num_steps": "--steps", "grid": "--grid", "eta": "--eta", "sde": "--sde"}
-    for name, value in changes.items():
-        require(flags[name], value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
-    return dataclasses.replace(sampler, **changes)
-
-
-def choose_clipping(options: SampleOptions) -> Clipping | None:
-    """The clipping asked for; None for the experiment's own."""
-    return CLIPPINGS[options.clip]() if options.clip else None
 
 
 def choose_labels(num_classes: int | None, options: SampleOptions) -> np.ndarray | None:

@@ -27,7 +27,7 @@ from ddpm_jax.check import RunError
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import step_flops
-from ddpm_jax.evaluation import numbers
+from ddpm_jax.evaluation.examples import numbers
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.paths import RunPath, run_path
 from ddpm_jax.run import draw_images

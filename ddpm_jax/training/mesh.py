@@ -103,9 +103,11 @@ def fetch(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def broadcast(value: bool) -> bool:
-    """What the first process says, on every process."""
-    return bool(multihost_utils.broadcast_one_to_all(np.array(value))) if jax.process_count() > 1 else value
+def broadcast(value: int) -> int:
+    """What the first process says, a boolean or a whole number, on every process."""
+    if jax.process_count() == 1:
+        return value
+    return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def on_all(value: bool) -> bool:

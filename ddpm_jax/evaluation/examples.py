@@ -4,7 +4,8 @@ Batches are cut over the mesh.  The last one is filled up with copies of the las
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -31,18 +32,47 @@ def over_examples(
     is compiled once; parameters belong in a pytree, `jax.tree_util.Partial(function, params)`.  chunk: examples at a
     time on each device, 256 unless given.  Each process reads its part.
     """
+    pieces = list(batches_of(function, source, mesh, chunk))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+
+
+def batches_of(
+    function: Callable[[dict[str, Any], Any], Any],
+    source: Source,
+    mesh: Mesh,
+    chunk: int | None = None,
+    start: int = 0,
+) -> Iterator[Any]:
+    """What `over_examples` puts together, batch by batch, from example `start` on."""
     if chunk is not None:
         whole("chunk", chunk, 1)
     count = len(source)
     batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))
     batch_size = math.ceil(count / (batches * mesh.size)) * mesh.size
     run = jax.jit(lambda function, batch, first: function(batch, first), out_shardings=by_example(mesh))
-    pieces = []
-    for batch in sequential(source, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
-        first = np.int32(len(pieces) * batch_size)
-        found = run(as_pytree(function), global_batch(mesh, numbers(batch), batch_size), first)
-        pieces.append(jax.tree.map(fetch, found))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *pieces)
+    rest = From(source, start) if start else source
+    for batch in sequential(rest, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
+        found = run(as_pytree(function), global_batch(mesh, numbers(batch), batch_size), np.int32(start))
+        yield jax.tree.map(lambda array, left=count - start: fetch(array)[:left], found)
+        start += batch_size
+
+
+@dataclass(frozen=True)
+class From:
+    """A source without its first examples."""
+
+    source: Source
+    start: int
+
+    def __len__(self) -> int:
+        return len(self.source) - self.start
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.source[self.start + index]
+
+    def __getitems__(self, indices: np.ndarray) -> Any:
+        fetch = getattr(self.source, "__getitems__", None)
+        return fetch(indices + self.start) if fetch else [self[int(index)] for index in indices]
 
 
 def numbers(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,96 @@
+"""`ddpm-jax evaluate RUN`: draw samples, score them, and write a report with all that the numbers depend on."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ddpm_jax.commands.cluster import ClusterOptions
+from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score a trained run: samples are drawn in shards, so that an evaluation that was killed goes on where it was."""
+
+    run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
+    """The folder of the run."""
+    metrics: Annotated[str, tyro.conf.arg(metavar="NAME,NAME...")] = "fid,kid,pr,nn,bpd"
+    """Of fid (Frechet distance), kid (kernel distance), pr (precision, recall, density, coverage), is (Inception score),
+    swd (sliced Wasserstein distance), nn (nearest training images) and bpd (bits/dim)."""
+    num_samples: int = 50_000
+    """How many images are drawn; with fewer than 10,000 the scores are named so."""
+    features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "inception"
+    """What the scores compare: inception (downloaded when first used), inception:PATH, a classifier's PATH.safetensors by
+    scripts/train_features.py, FILE.py:NAME for a function of your own, or pixels."""
+    reference: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|EXPERIMENT")] = None
+    """What samples are compared with: a split of the run's data, or the data of an experiment file; what the run was
+    trained on unless given."""
+    held_out: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|EXPERIMENT")] = None
+    """Real images that the run has not seen, which are scored too, and which bits/dim is of; the split called test or
+    validation unless given."""
+    bound_terms: int | None = None
+    """Draw so many terms of the bound for each image, an estimate of bits/dim without bias; all T terms unless given."""
+    seed: int = 0
+    """Image i is a function of the seed and i."""
+    how: Annotated[HowOptions, tyro.conf.arg(name="")] = HowOptions()
+    guidance: float | None = None
+    """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
+    ema: float | None = None
+    """Which average of the parameters draws, as in `ddpm-jax sample`."""
+    batch_size: int = 256
+    """Images drawn at a time on each device; what a kill can lose."""
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions()
+
+
+def main(arguments: list[str]) -> None:
+    """`ddpm-jax evaluate`."""
+    options = tyro.cli(EvaluateOptions, args=arguments, prog="ddpm-jax evaluate")
+
+    from ddpm_jax.commands.jax_setup import set_up_jax
+    from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
+    from ddpm_jax.features.extractor import read_extractor
+    from ddpm_jax.run import load_run
+    from ddpm_jax.training.log import format_time
+
+    evaluation = Evaluation(
+        metrics=tuple(name.strip() for name in options.metrics.split(",")),
+        num_samples=options.num_samples,
+        seed=options.seed,
+        guidance=options.guidance,
+        bound_terms=options.bound_terms,
+        per_device=options.batch_size,
+    )
+    set_up_jax(options.cluster)
+    run = load_run(options.run, ema=options.ema)
+    changes = {"sampler": choose_sampler(run.experiment.sampler, options.how)}
+    if clip := choose_clipping(options.how):
+        changes["clip"] = clip
+    run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, **changes))
+    data = run.experiment.data
+    sources = {name: choose_source(f"--{name}", data, getattr(options, name)) for name in ("reference", "held_out")}
+    start = time.monotonic()
+    found = evaluate(run, options.run, read_extractor(options.features), evaluation, **sources)
+    if found is not None:
+        report, place = found
+        print(report.as_text())
+        print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({format_time(time.monotonic() - start)})")
+
+
+def choose_source(flag: str, data: object, text: str | None) -> object:
+    """The split of the run's data, or the data of the experiment file, that a flag names; None where it is not given."""
+    from ddpm_jax.commands.train import read_experiment
+
+    if text is None:
+        return None
+    if Path(text).suffix in (".py", ".json"):
+        return read_experiment(Path(text)).data
+    flag = flag.replace("_", "-")
+    if not hasattr(data, "split"):
+        raise ValueError(
+            f"{flag} is {text!r}, but {type(data).__name__} has no splits; expected an experiment file, whose data it is"
+        )
+    return dataclasses.replace(data, split=text)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,51 @@
+"""How images are drawn, as options that several commands have."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from ddpm_jax.check import require
+from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
+
+SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
+GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras": Karras}
+CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """The sampler and its settings."""
+
+    sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] | None = None
+    """The sampler; the experiment's unless given."""
+    steps: int | None = None
+    """Steps of the sampler; its own number unless given."""
+    grid: Literal["uniform", "quadratic", "log-snr", "karras"] | None = None
+    """Which timesteps the steps visit; the sampler's own rule unless given."""
+    eta: float | None = None
+    """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
+    sde: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The dpm-solver adds noise: its form for the stochastic equation."""
+    clip: Literal["static", "dynamic", "off"] | None = None
+    """What becomes of a predicted x beyond [-1, 1]; the experiment's choice unless given."""
+
+
+def choose_sampler(default: Sampler, options: HowOptions) -> Sampler:
+    """The run's sampler, or the one asked for, with the settings asked for."""
+    sampler = SAMPLERS[options.sampler]() if options.sampler else default
+    grid = GRIDS[options.grid]() if options.grid else None
+    asked = {"num_steps": options.steps, "grid": grid, "eta": options.eta, "sde": options.sde or None}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(sampler)}
+    flags = {"num_steps": "--steps", "grid": "--grid", "eta": "--eta", "sde": "--sde"}
+    for name, value in changes.items():
+        require(flags[name], value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
+    return dataclasses.replace(sampler, **changes)
+
+
+def choose_clipping(options: HowOptions) -> Clipping | None:
+    """The clipping asked for; None for the experiment's own."""
+    return CLIPPINGS[options.clip]() if options.clip else None

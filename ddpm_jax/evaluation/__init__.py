@@ -1,0 +1,1 @@
+"""Numbers for a trained run: samples in shards, features, scores, reports."""

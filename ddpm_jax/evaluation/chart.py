@@ -1,0 +1,82 @@
+"""Line charts as SVG, for the page of a report: no JavaScript, no dependency."""
+
+import html
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+WIDTH, HEIGHT = 460, 280
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 30, 44
+COLOURS = ("#1f6fb4", "#d1622b", "#3a8a4d", "#8a4fa3", "#777777")
+MOST_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve through points (x, y)."""
+
+    name: str
+    x: Float[np.ndarray, " n"]
+    y: Float[np.ndarray, " n"]
+
+
+def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool = False) -> str:
+    """An SVG picture of the lines, with axes, ticks and a legend; points that are not finite are left out."""
+    kept = [_thinned(line, log_y) for line in lines]
+    kept = [line for line in kept if len(line.x) > 1]
+    if not kept:
+        return ""
+    values = np.log10 if log_y else np.asarray
+    x_low, x_high = _range(np.concatenate([line.x for line in kept]))
+    y_low, y_high = _range(values(np.concatenate([line.y for line in kept])))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return across, HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
+    parts.append(_text(WIDTH / 2, 16, title, "middle", "title"))
+    for tick in ticks(x_low, x_high):
+        x, y = place(tick, y_low)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{y:.1f}"/>')
+        parts.append(_text(x, y + 15, f"{tick:,.6g}", "middle"))
+    for tick in ticks(y_low, y_high):
+        x, y = place(x_low, tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text(x - 6, y + 4, f"{10**tick if log_y else tick:.3g}", "end"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
+    across = f'transform="rotate(-90 14 {HEIGHT / 2})"'
+    parts.append(_text(14, HEIGHT / 2, y_label, "middle", more=across))
+    for index, line in enumerate(kept):
+        colour = COLOURS[index % len(COLOURS)]
+        points = " ".join("{:.1f},{:.1f}".format(*place(*xy)) for xy in zip(line.x, values(line.y), strict=True))
+        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{points}"/>')
+        parts.append(_text(WIDTH - RIGHT - 4, TOP + 12 + 14 * index, line.name, "end", more=f'style="fill: {colour}"'))
+    return "".join([*parts, "</svg>"])
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers in low..high, about so many."""
+    step = 10 ** math.floor(math.log10((high - low) / about))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= about)
+    return [step * count for count in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _thinned(line: Line, log_y: bool) -> Line:
+    """The line without what cannot be drawn, in few points."""
+    x, y = np.asarray(line.x, float), np.asarray(line.y, float)
+    good = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log_y))
+    x, y = x[good], y[good]
+    every = np.unique(np.linspace(0, max(len(x) - 1, 0), min(len(x), MOST_POINTS)).astype(int))
+    return Line(line.name, x[every], y[every])
+
+
+def _text(x: float, y: float, text: str, anchor: str, style: str = "", more: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}" {more}>{html.escape(text)}</text>'

@@ -1,0 +1,93 @@
+"""A report as one HTML page that holds everything: it can be mailed, archived, and opened without a network."""
+
+import base64
+import html
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddpm_jax.data.images import png_image
+from ddpm_jax.evaluation.report import Report, row, summary
+
+STYLE = """
+:root { color-scheme: light dark; --line: #ccd3da; --soft: #667; --back: #fff; --text: #1b2430; --panel: #f5f7f9 }
+@media (prefers-color-scheme: dark) { :root { --line: #3a434d; --soft: #9aa6b2; --back: #14181d; --text: #e4e9ee;
+  --panel: #1d232a } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 980px; padding: 24px; background: var(--back);
+  color: var(--text) }
+h1 { font-size: 24px; margin: 0 } h2 { font-size: 18px; margin: 36px 0 8px } p { margin: 6px 0 12px }
+.soft { color: var(--soft) } .wide { overflow-x: auto }
+table { border-collapse: collapse; width: 100% } th { font-weight: 600; text-align: left; color: var(--soft) }
+td, th { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap } td.key { white-space: nowrap }
+img { max-width: 100%; height: auto; border-radius: 4px } figure { margin: 12px 0 } figcaption { color: var(--soft) }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px }
+svg { width: 100%; height: auto; background: var(--panel); border-radius: 4px; font-size: 11px }
+svg text { fill: var(--text) } svg .title { font-size: 13px; font-weight: 600 }
+svg .grid { stroke: var(--line); stroke-width: 0.6 }
+pre { background: var(--panel); padding: 12px; border-radius: 4px; overflow-x: auto; font-size: 12px }
+code { overflow-wrap: anywhere }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, uint8 [height, width, channels], and what it shows."""
+
+    title: str
+    caption: str
+    pixels: np.ndarray
+
+
+def page(report: Report, pictures: list[Picture], charts: list[str]) -> str:
+    """The page of a report."""
+    drawing = report.conditions["drawing"]
+    title = f"{drawing['experiment']}, step {drawing['step']}"
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="soft">{report.conditions["num_samples"]:,} samples, evaluated with ddpm_jax</p>',
+        scores(report),
+        *(f"<p>{html.escape(note)}</p>" for note in report.notes),
+        *map(figure, pictures),
+    ]
+    if shown := [chart for chart in charts if chart]:
+        parts += ["<h2>Curves</h2>", '<div class="charts">', *shown, "</div>"]
+    parts += ["<h2>Conditions</h2>", "<p>All that the numbers depend on.</p>", conditions(report)]
+    text = json.dumps(report.conditions, indent=2)
+    parts.append(f"<details><summary>as JSON</summary><pre>{html.escape(text)}</pre></details>")
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def scores(report: Report) -> str:
+    """The table of scores."""
+    lines = ['<div class="wide"><table><tr><th>score<th>samples<th><th>held-out images<th>what it is</tr>']
+    for score in report.scores:
+        name, value, sure, held_out = map(html.escape, row(score))
+        lines.append(
+            f'<tr><td class="key"><b>{name}</b><td class="number"><b>{value}</b><td class="number">{sure}'
+            f'<td class="number">{held_out}<td class="soft">{html.escape(score.about)}</tr>'
+        )
+    return "\n".join([*lines, "</table></div>"])
+
+
+def conditions(report: Report) -> str:
+    """The table of conditions."""
+    lines = [
+        f'<tr><td class="key soft">{label}<td><code>{html.escape(value)}</code></tr>'
+        for label, value in summary(report.conditions).items()
+    ]
+    return "\n".join(['<div class="wide"><table>', *lines, "</table></div>"])
+
+
+def figure(picture: Picture) -> str:
+    """A picture, inside the page."""
+    file = io.BytesIO()
+    png_image(picture.pixels).save(file, format="PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    title, caption = html.escape(picture.title), html.escape(picture.caption)
+    return f'<h2>{title}</h2><figure><img alt="{title}" src="{source}"><figcaption>{caption}</figcaption></figure>'

@@ -1,0 +1,90 @@
+"""Where a number comes from: which code, which weights, which data."""
+
+import hashlib
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import ddpm_jax
+from ddpm_jax import specs
+from ddpm_jax.data.sources import Source
+
+# Examples of a data set that its digest looks at, evenly spread.
+LOOKED_AT = 64
+
+
+def digest(value: Any) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def digest_of_arrays(tree: Any) -> str:
+    """The SHA-256 of a tree of arrays: their places, shapes, dtypes and bytes."""
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        content.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
+
+
+def of_source(source: Source) -> dict[str, Any]:
+    """What a data set is: how it is called for, how many examples, and a digest of some of them, evenly spread."""
+    count, content = len(source), hashlib.sha256()
+    for index in np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)):
+        image = np.asarray(source[int(index)]["image"])
+        content.update(f"{index} {image.shape}".encode())
+        content.update(np.ascontiguousarray(image).data)
+    return {
+        "data": described(source),
+        "split": getattr(source, "split", None),
+        "count": count,
+        "digest": content.hexdigest()[:12],
+    }
+
+
+def described(spec: Any) -> Any:
+    """A spec as JSON; of what cannot be written so, its representation."""
+    try:
+        return specs.encode(spec)
+    except ValueError:
+        return repr(spec)
+
+
+def of_code() -> dict[str, Any]:
+    """The versions of this package and of JAX, the commit, where it is known, and the device."""
+    return {
+        "ddpm_jax": ddpm_jax.__version__,
+        "commit": commit(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def commit() -> str | None:
+    """The commit of this package: of the repository that it lies in, or that pip installed it from; None for unknown.
+
+    Followed by "with changes" where files of the package differ from it.
+    """
+    package = Path(ddpm_jax.__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            found = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return found.stdout.strip() if found.returncode == 0 else None
+
+    # A repository may hold the environment that the package is installed in: only files it tracks count.
+    if git("ls-files", "--error-unmatch", "__init__.py") is not None and (head := git("rev-parse", "HEAD")):
+        return f"{head} with changes" if git("diff", "--quiet", "HEAD", "--", ".") is None else head
+    try:
+        direct = json.loads(distribution("ddpm-jax").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return None
+    return direct.get("vcs_info", {}).get("commit_id")

@@ -1,0 +1,122 @@
+"""The samples of a run, drawn in shards that outlive the process: image i is always the same image.
+
+    RUN/evaluations/samples-DIGEST/
+        conditions.json          all that image i depends on, but i; DIGEST is its digest
+        images/                  uint8 [n, height, width, channels], in shards
+        NAME-DIGEST/             features of these images by an extractor, and logits where it has some, in shards
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.check import require
+from ddpm_jax.data.images import to_pixels
+from ddpm_jax.evaluation import provenance
+from ddpm_jax.evaluation.progress import Waiting
+from ddpm_jax.evaluation.shards import First, Shards
+from ddpm_jax.features.extractor import Extracted, Extractor, extract
+from ddpm_jax.paths import RunPath, write_bytes
+from ddpm_jax.run import Run
+from ddpm_jax.training.mesh import broadcast
+
+# Images in a shard, for each device; they are drawn at once.
+PER_DEVICE = 256
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which images: those of a run with the sampler and clipping of its experiment, from a seed."""
+
+    run: Run
+    seed: int = 0
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        require("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, less than 2^32")
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """All that image i depends on, but i."""
+        run, experiment = self.run, self.run.experiment
+        parts = ("net", "schedule", "target", "variance", "sampler", "clip")
+        conditional = getattr(experiment.net, "num_classes", None) is not None
+        return {
+            "experiment": experiment.name,
+            "step": run.step,
+            "ema": run.ema,
+            "weights": provenance.digest_of_arrays(run.params),
+            **{part: provenance.described(getattr(experiment, part)) for part in parts},
+            "image_shape": list(run.image_shape),
+            "labels": "all classes in turn" if conditional else None,
+            "guidance": self.guidance,
+            "seed": self.seed,
+            "rounding": "clipped to [-1, 1], then round(127.5 (x + 1)) as uint8",
+        }
+
+
+def draw(drawing: Drawing, folder: RunPath, n: int, per_device: int = PER_DEVICE) -> Shards:
+    """Images 0..n-1 of a drawing, and perhaps a few more, in FOLDER/images; those that are there are kept.
+
+    Over all devices; of many processes, the first one writes.
+    """
+    require("num_samples", n, n >= 1, "at least 1")
+    first_process = jax.process_index() == 0
+    conditions = folder / "conditions.json"
+    if first_process and not conditions.exists():
+        write_bytes(conditions, (json.dumps(drawing.conditions, indent=2) + "\n").encode())
+    shards = Shards(folder / "images")
+    devices = drawing.run.mesh.size
+    size = min(per_device, math.ceil(n / devices)) * devices
+    done, key = broadcast(len(shards)), jax.random.key(drawing.seed)
+    with Waiting("drawing", n, min(done, n), quiet=not first_process) as waiting:
+        while done < n:
+            x = drawing.run.sample(key, size, guidance=drawing.guidance, first_index=done)
+            if first_process:
+                shards.append(np.asarray(to_pixels(x)))
+            done += size
+            waiting.reached(min(done, n))
+    return shards
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of images, and their logits where the extractor has some: rows on disk."""
+
+    features: Any
+    logits: Any = None
+
+    def first(self, n: int) -> "Features":
+        """Those of the first n images."""
+        return Features(First(self.features, n), None if self.logits is None else First(self.logits, n))
+
+
+def features_of(images: Any, extractor: Extractor, folder: RunPath, what: str, mesh: Mesh | None = None) -> Features:
+    """The features of images in FOLDER/features and FOLDER/logits, in shards; those that are there are kept.
+
+    images: uint8 rows, anything with a length whose slices are arrays.  mesh: the devices that share the work, all of
+    this process; one of them unless given.
+    """
+    features, logits = Shards(folder / "features"), Shards(folder / "logits")
+    with_logits = len(logits) > 0
+    done = min(len(features), len(logits)) if with_logits else len(features)
+    with Waiting(what, len(images), done) as waiting:
+        while done < len(images):
+            block = extract(extractor, images[done : done + PER_DEVICE], mesh=mesh)
+            _append(features, logits, block, done)
+            with_logits = block.logits is not None
+            done += len(block.features)
+            waiting.reached(done)
+    return Features(features, logits if with_logits else None)
+
+
+def _append(features: Shards, logits: Shards, block: Extracted, done: int) -> None:
+    """Write a block; the process may have died between the one and the other, so each only where it is missing."""
+    for shards, rows in ((logits, block.logits), (features, block.features)):
+        if rows is not None and len(shards) == done:
+            shards.append(np.asarray(rows))

@@ -1,0 +1,198 @@
+"""The scores of samples against a reference, each beside the same score of real images that were held out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax.check import require
+from ddpm_jax.evaluation.chart import Line, chart
+from ddpm_jax.evaluation.reference import Reference
+from ddpm_jax.evaluation.report import FEW, Score
+from ddpm_jax.evaluation.samples import Features
+from ddpm_jax.evaluation.shards import First
+from ddpm_jax.features.extractor import PUBLISHED_INCEPTION
+from ddpm_jax.metrics.frechet import frechet_distance, moments
+from ddpm_jax.metrics.inception_score import inception_score
+from ddpm_jax.metrics.jackknife import frechet_estimate
+from ddpm_jax.metrics.kernel import kernel_distance
+from ddpm_jax.metrics.manifold import manifold
+from ddpm_jax.metrics.neighbours import memorisation, neighbours
+from ddpm_jax.metrics.sliced import sliced_wasserstein
+
+# Precision and its kind compare every row with every other: at most so many of each set.
+MANIFOLD_ROWS, MANIFOLD_K = 10_000, 5
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Samples, reference and held-out images, all through one extractor."""
+
+    samples: Features
+    reference: Reference
+    held_out: Reference | None
+    seed: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return len(self.samples.features)
+
+    def named(self, published: str, other: str) -> str:
+        """The name of a score: the field's own only in the field's features and of enough samples."""
+        known = self.reference.extractor.name == PUBLISHED_INCEPTION and self.count >= FEW
+        return f"{published if known else other}-{in_short(self.count)}"
+
+    def against(self, what: str) -> str:
+        """What was compared with what."""
+        count = self.reference.about["count"]
+        return f"{what} between {self.count:,} samples and the {count:,} images of {self.reference.name}"
+
+    def of_held_out(self, measure: Callable[[Features], float]) -> float | None:
+        """The same measure of the held-out images."""
+        return None if self.held_out is None else measure(self.held_out.features)
+
+    @cached_property
+    def nearest(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The distances of samples, and of held-out images, to their nearest reference images."""
+        reference = self.reference.features.features
+
+        def closest(features: Features) -> np.ndarray:
+            return neighbours(features.features, reference).distance[:, 0]
+
+        return closest(self.samples), None if self.held_out is None else closest(self.held_out.features)
+
+    def distances_chart(self) -> str:
+        """How many samples, and held-out images, have a reference image within a distance."""
+        samples, held_out = self.nearest
+        sets = {"samples": samples} | ({} if held_out is None else {"held-out images": held_out})
+        lines = [Line(name, np.sort(x), np.arange(1, len(x) + 1) / len(x)) for name, x in sets.items()]
+        return chart("Distance to the nearest reference image", "distance in the features", "share within", lines)
+
+
+def in_short(count: int) -> str:
+    """10k for 10,000; other numbers as they are."""
+    return f"{count // 1000}k" if count % 1000 == 0 else str(count)
+
+
+def frechet(seen: Seen) -> list[Score]:
+    """The Frechet distance; of few samples with an interval."""
+    reference = seen.reference.moments
+    held_out = seen.of_held_out(lambda _: frechet_distance(seen.held_out.moments, reference))  # pyright: ignore
+    score = Score(
+        seen.named("FID", "FD"),
+        frechet_distance(moments(seen.samples.features), reference),
+        f"{seen.against('Frechet distance')}; less is better",
+        held_out=held_out,
+    )
+    if seen.count >= FEW:
+        return [score]
+    estimate = frechet_estimate(seen.samples.features, reference)
+    about = f"{score.about}, and more samples give less; interval of other {seen.count:,} samples (jackknife)"
+    return [replace(score, about=about, interval=estimate.interval())]
+
+
+def kernel(seen: Seen) -> list[Score]:
+    """The kernel distance."""
+
+    def distance(features: Features) -> Any:
+        return kernel_distance(features.features, seen.reference.features.features, seed=seen.seed)
+
+    found, about = distance(seen.samples), "unbiased kernel distance (polynomial, degree 3; 100 subsets)"
+    held_out = seen.of_held_out(lambda features: distance(features).value)
+    about = f"{seen.against(about)}; less is better"
+    return [Score(seen.named("KID", "KD"), found.value, about, found.standard_error, held_out=held_out)]
+
+
+def manifolds(seen: Seen) -> list[Score]:
+    """Precision, recall, density and coverage."""
+    reference = spread(seen.reference.features.features, MANIFOLD_ROWS)
+
+    def measure(features: Features) -> Any:
+        return manifold(First(features.features, min(len(features.features), MANIFOLD_ROWS)), reference, MANIFOLD_K)
+
+    found, held_out = measure(seen.samples), None if seen.held_out is None else measure(seen.held_out.features)
+    used = min(seen.count, MANIFOLD_ROWS)
+    of = f"k = {MANIFOLD_K}; {used:,} samples, {len(reference):,} images of {seen.reference.name}"
+    about = {
+        "precision": "share of samples amid reference images",
+        "recall": "share of reference images amid samples",
+        "density": "how densely samples lie amid reference images, 1 for the reference itself",
+        "coverage": "share of reference images with a sample nearby",
+    }
+    return [
+        Score(
+            f"{name}-{in_short(used)}",
+            getattr(found, name),
+            f"{text} ({of}); more is better",
+            held_out=None if held_out is None else getattr(held_out, name),
+        )
+        for name, text in about.items()
+    ]
+
+
+def inception(seen: Seen) -> list[Score]:
+    """The Inception score, in classes that the extractor knows."""
+    logits, name = seen.samples.logits, seen.reference.extractor.name
+    require("metrics", "is", logits is not None, f"metrics without it, as the features {name} know no classes")
+    found = inception_score(logits, min(10, seen.count))
+
+    def of_held_out(features: Features) -> float:
+        return inception_score(features.logits, min(10, len(features.logits))).value
+
+    title = f"IS-{in_short(seen.count)}" if name == PUBLISHED_INCEPTION else f"class score-{in_short(seen.count)}"
+    about = f"exp of the information in a class ({name}) of an image, mean of 10 splits; ± is their spread; more is better"
+    return [Score(title, found.value, about, found.spread, held_out=seen.of_held_out(of_held_out))]
+
+
+def sliced(seen: Seen) -> list[Score]:
+    """The sliced Wasserstein distance."""
+    key = jax.random.key(seen.seed)
+
+    def distance(features: Features) -> Any:
+        return sliced_wasserstein(key, features.features, seen.reference.features.features)
+
+    found, held_out = distance(seen.samples), seen.of_held_out(lambda features: distance(features).value)
+    about = f"{seen.against('sliced Wasserstein distance (order 2, 512 directions)')}; less is better"
+    return [Score(f"SWD-{in_short(seen.count)}", found.value, about, found.standard_error, held_out=held_out)]
+
+
+def memorised(seen: Seen) -> list[Score]:
+    """Whether samples are copies of what was learned from."""
+    samples, held_out = seen.nearest
+    if held_out is None:
+        about = f"median distance to the nearest image of {seen.reference.name}"
+        return [Score("nearest", float(np.median(samples)), about)]
+    found = memorisation(samples, held_out)
+    about = (
+        f"share of samples closer to an image of {seen.reference.name} than all but {100 * found.expected:.2g}% of the "
+        f"held-out images are; of images that are not copies {100 * found.expected:.2g} ± "
+        f"{100 * found.expected_spread:.1g}%"
+    )
+    error = found.standard_error
+    return [Score("copies", found.fraction, about, error, held_out=found.expected)]
+
+
+def spread(rows: Any, most: int) -> Any:
+    """All rows, or so many of them, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
+def nearest(features: Any, reference: Any, k: int) -> np.ndarray:
+    """The indices of the k nearest reference rows of each row."""
+    return neighbours(features, reference, min(k, len(reference))).index
+
+
+OF: dict[str, Callable[[Seen], list[Score]]] = {
+    "fid": frechet,
+    "kid": kernel,
+    "pr": manifolds,
+    "is": inception,
+    "swd": sliced,
+    "nn": memorised,
+}

@@ -1,0 +1,93 @@
+"""The rows of an array that grows on disk.  What is there after a kill is whole; memory holds one shard at a time.
+
+    FOLDER/000000000-000000256.npy      rows 0..255
+    FOLDER/000000256-000000512.npy      rows 256..511, and so on
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.check import require
+from ddpm_jax.paths import RunPath, is_remote, write_bytes
+
+NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
+
+
+class Shards:
+    """Rows 0, 1, ... that were appended, shard by shard; `Rows` for the metrics.
+
+    A shard that is missing or cannot be read ends them: what comes after it is made again.
+    """
+
+    def __init__(self, folder: RunPath) -> None:
+        self.folder = folder
+        self._stops: list[int] = []
+        self._read = lru_cache(maxsize=2)(self._load)
+        found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        for match in filter(None, map(NAME.fullmatch, found)):
+            start, stop = int(match[1]), int(match[2])
+            if start == len(self) and self._is_whole(start, stop):
+                self._stops.append(stop)
+
+    def __len__(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write the next rows, all of them or, if this is interrupted, none."""
+        start, stop = len(self), len(self) + len(rows)
+        file = io.BytesIO()
+        np.save(file, rows, allow_pickle=False)
+        write_bytes(self._path(start, stop), file.getvalue())
+        self._stops.append(stop)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Rows of a slice, or of increasing indices."""
+        indices = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
+        inside = len(indices) == 0 or (indices[0] >= 0 and indices[-1] < len(self))
+        require("index", index, bool(inside), f"rows 0..{len(self) - 1}")
+        pieces = [shard[own - start] for start, shard, own in self._cut(indices)]
+        return np.concatenate(pieces) if pieces else self._read(0, self._stops[0])[:0]
+
+    def _cut(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(first row of a shard, the shard, those of the indices that it holds), for each shard that holds some."""
+        starts = [0, *self._stops[:-1]]
+        bounds = np.searchsorted(indices, [*starts, len(self)])
+        for place, (start, stop) in enumerate(zip(starts, self._stops, strict=True)):
+            own = indices[bounds[place] : bounds[place + 1]]
+            if len(own):
+                yield start, self._read(start, stop), own
+
+    def _path(self, start: int, stop: int) -> RunPath:
+        return self.folder / f"{start:09d}-{stop:09d}.npy"
+
+    def _load(self, start: int, stop: int) -> Any:
+        path = self._path(start, stop)
+        if is_remote(path):
+            return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def _is_whole(self, start: int, stop: int) -> bool:
+        """Whether a shard has as many rows as its name says."""
+        try:
+            return len(self._load(start, stop)) == stop - start
+        except (OSError, ValueError, EOFError):
+            return False
+
+
+class First:
+    """The first n rows of others."""
+
+    def __init__(self, rows: Any, n: int) -> None:
+        require("n", n, 0 <= n <= len(rows), f"0..{len(rows)}, the rows there are")
+        self._rows, self._n = rows, n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return self._rows[slice(*index.indices(self._n)) if isinstance(index, slice) else index]

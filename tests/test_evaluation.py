@@ -1,0 +1,264 @@
+"""Evaluation: the same numbers however often it was interrupted, and none without its conditions."""
+
+import dataclasses
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddpm_jax import load_run
+from ddpm_jax.data import Arrays, Digits
+from ddpm_jax.evaluation import evaluate as evaluations
+from ddpm_jax.evaluation import provenance, samples
+from ddpm_jax.evaluation.chart import Line, chart, ticks
+from ddpm_jax.evaluation.evaluate import Evaluation, evaluate, other_split
+from ddpm_jax.evaluation.report import Report, Score
+from ddpm_jax.evaluation.samples import Drawing, draw
+from ddpm_jax.evaluation.shards import Shards
+from ddpm_jax.features.extractor import read_extractor
+
+ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, per_device=16, bound_terms=2)
+
+
+@pytest.fixture(scope="module")
+def run(finished, one):
+    return load_run(finished, mesh=one)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def flat(images):
+    """Features of a test: the mean of each quarter of an image, and ten scores for classes."""
+    quarters = images.reshape(len(images), 2, 4, 2, 4).mean((2, 4)).reshape(len(images), 4)
+    return quarters, np.pad(quarters, ((0, 0), (0, 6)))
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    from ddpm_jax.features.extractor import of_function
+
+    return of_function(flat)
+
+
+@pytest.fixture(scope="module")
+def reported(run, extractor, tmp_path_factory):
+    """(report, place) of an evaluation that nothing interrupted, and its folder."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        return *evaluate(run, folder, extractor, ALL), folder
+
+
+def test_image_i_is_the_same_however_many_are_drawn_and_from_wherever_one_goes_on(run, tmp_path):
+    drawing = Drawing(run, seed=3)
+    few, all_at_once = draw(drawing, tmp_path / "few", 16, 16), draw(drawing, tmp_path / "all", 48, 16)
+    assert (len(few), len(all_at_once)) == (16, 48)
+    more = draw(drawing, tmp_path / "few", 40, 16)
+    np.testing.assert_array_equal(more[:], all_at_once[:])
+    expected = run.sample(jax.random.key(3), 16, first_index=16)
+    np.testing.assert_allclose(all_at_once[16:32], 127.5 * (expected + 1), atol=0.51)
+
+
+def test_the_digest_of_a_drawing_changes_with_all_that_changes_an_image(run):
+    def digest(**changes):
+        return provenance.digest(Drawing(**{"run": run, **changes}).conditions)
+
+    experiment = dataclasses.replace(run.experiment, sampler=dataclasses.replace(run.experiment.sampler, num_steps=3))
+    params = jax.tree.map(lambda leaf: leaf + 1e-3, run.params)
+    others = [
+        digest(seed=1),
+        digest(guidance=2.0),
+        digest(run=dataclasses.replace(run, experiment=experiment)),
+        digest(run=dataclasses.replace(run, params=params)),
+    ]
+    assert len({digest(), *others}) == 5
+    longer = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, num_steps=7, batch_size=3))
+    assert digest(run=longer) == digest()
+
+
+@pytest.mark.parametrize("where", ["drawing", "features", "bits", "writing"])
+def test_interrupted_and_resumed_it_gives_the_same_files(run, extractor, reported, tmp_path, monkeypatch, where):
+    _, place, folder = reported
+    target, name = {
+        "drawing": (samples, "to_pixels"),
+        "features": (samples, "extract"),
+        "bits": (evaluations.Shards, "append"),
+        "writing": (evaluations, "page"),
+    }[where]
+    kept, calls = getattr(target, name), []
+
+    def fails_later(*arguments, **options):
+        calls.append(name)
+        if len(calls) == (1 if where == "writing" else 2):
+            raise KeyboardInterrupt
+        return kept(*arguments, **options)
+
+    monkeypatch.setattr(target, name, fails_later)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, tmp_path, extractor, ALL)
+    monkeypatch.setattr(target, name, kept)
+    _, again = evaluate(run, tmp_path, extractor, ALL)
+    for file in ("report.json", "report.html"):
+        assert (again / file).read_bytes() == (place / file).read_bytes()
+    assert again.relative_to(tmp_path) == place.relative_to(folder)
+
+
+def test_a_second_evaluation_makes_nothing_again(run, extractor, reported, monkeypatch):
+    report, place, folder = reported
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for target, name in ((samples, "extract"), (samples, "to_pixels"), (evaluations.Shards, "append")):
+        monkeypatch.setattr(target, name, lambda *_, **__: pytest.fail("made again"))
+    assert evaluate(run, folder, extractor, ALL) == (report, place)
+
+
+def test_a_report_says_all_that_its_numbers_depend_on(reported, run):
+    report, place, _ = reported
+    stored = json.loads((place / "report.json").read_text())
+    said = stored["conditions"]
+    assert said["num_samples"] == 40
+    assert said["reference"]["split"] == "train"
+    assert said["reference"]["count"] == 1437
+    assert said["held_out"]["count"] == 360
+    assert said["features"] == {"name": "flat", "digest": said["features"]["digest"], "preprocessing": "its own"}
+    assert re.fullmatch("[0-9a-f]{64}", said["features"]["digest"])
+    assert said["drawing"]["sampler"]["num_steps"] == said["evaluations"] == 2
+    assert said["drawing"]["ema"] == run.ema
+    assert said["drawing"]["seed"] == 0
+    assert "round" in said["drawing"]["rounding"]
+    assert set(said["code"]) == {"ddpm_jax", "commit", "jax", "device"}
+    assert [score.name for score in report.scores] == list(stored["metrics"])
+    text = report.as_text()
+    for word in ("flat", "Ddim(num_steps=2", "1,437 images", "360 images", "seed 0", "average 0.9", "step 6"):
+        assert word in text
+
+
+def test_the_score_of_few_samples_is_not_called_fid(reported):
+    names = [score.name for score in reported[0].scores]
+    assert "FD-40" in names
+    assert not any("FID" in name for name in names)
+    score = reported[0].scores[names.index("FD-40")]
+    assert score.interval is not None
+    assert score.interval[0] < score.value < score.interval[1]
+
+
+def test_bits_per_dim_are_of_every_held_out_image(reported, run):
+    score = reported[0].scores[-1]
+    assert score.name == "bits/dim"
+    assert "all 360 images" in score.about
+    bits = run.bits_per_dim(jax.random.key(0), Digits(split="test"), num_terms=2)
+    assert score.value == pytest.approx(bits.mean(), rel=1e-6)
+
+
+def test_bits_per_dim_from_drawn_terms_are_those_of_the_whole_bound_in_the_mean(run):
+    source = Arrays.of(Digits().arrays["image"][:64], Digits().arrays["label"][:64])
+    whole = run.bits_per_dim(jax.random.key(1), source)
+    some = np.concatenate([run.bits_per_dim(jax.random.key(k), source, num_terms=10) for k in range(2)])
+    spread = np.sqrt(some.var() / len(some) + whole.var() / len(whole))
+    assert abs(some.mean() - whole.mean()) < 4 * spread
+
+
+class Parser(HTMLParser):
+    """What a page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.text = [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [(tag, value) for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_holds_everything_itself(reported):
+    report, place, _ = reported
+    parser = Parser()
+    parser.feed((place / "report.html").read_text())
+    assert [tag for tag, _ in parser.found] == ["img", "img"]
+    assert all(value.startswith("data:image/png;base64,") for _, value in parser.found)
+    for score in report.scores:
+        assert score.name in parser.text
+    assert "Conditions" in parser.text
+
+
+def test_what_a_page_is_told_is_no_markup():
+    from ddpm_jax.evaluation.page import scores
+
+    score = Score("<b>", 1.0, "a & b")
+    assert "&lt;b&gt;" in scores(Report({}, (score,)))
+    assert "a &amp; b" in scores(Report({}, (score,)))
+
+
+def test_ticks_are_round_and_inside():
+    for low, high in ((0, 14_000), (-3.2, 0.7), (0.0012, 0.0019)):
+        found = ticks(low, high)
+        assert 2 <= len(found) <= 6
+        assert low <= found[0] < found[-1] <= high + 1e-12
+        assert np.allclose(np.diff(found), found[1] - found[0])
+
+
+def test_a_chart_leaves_out_what_cannot_be_drawn():
+    assert chart("t", "x", "y", []) == ""
+    assert chart("t", "x", "y", [Line("a", np.array([1.0]), np.array([1.0]))]) == ""
+    drawn = chart("t", "x", "y", [Line("a", np.arange(5.0), np.array([1, np.nan, 0, 10, 100.0]))], log_y=True)
+    points = re.search(r'points="([^"]*)"', drawn)[1].split()
+    assert len(points) == 3
+    assert "nan" not in drawn
+
+
+def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
+    import ddpm_jax
+
+    found = provenance.commit()
+    assert found is None or re.match("[0-9a-f]{40}", found)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "__init__.py").write_text("")
+    monkeypatch.setattr(ddpm_jax, "__file__", str(tmp_path / "site" / "__init__.py"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert provenance.commit() != head  # an environment inside some repository
+    for command in (["add", "."], ["commit", "-q", "-m", "two"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert provenance.commit() == head
+    (tmp_path / "site" / "__init__.py").write_text("changed = 1")
+    assert provenance.commit() == f"{head} with changes"
+
+
+def test_the_other_split_of_a_data_set_is_found():
+    assert other_split(Digits()) == Digits(split="test")
+    assert other_split(Digits(split="test")) is None
+    assert other_split(Arrays.of(np.zeros((2, 4, 4), np.uint8))) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ("fud",)}, "metrics is 'fud'; expected one or more of fid,kid"),
+        ({"metrics": ()}, "expected one or more of fid"),
+        ({"num_samples": 1}, "num_samples is 1; expected a whole number, at least 2"),
+        ({"bound_terms": 0}, "bound_terms is 0"),
+        ({"per_device": 0}, "per_device is 0"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_it(changes, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        Evaluation(**changes)
+
+
+def test_images_of_another_shape_are_refused_before_anything_is_drawn(run, extractor, tmp_path):
+    other = Arrays.of(np.zeros((4, 6, 6), np.uint8))
+    with pytest.raises(ValueError, match=r"reference are \(6, 6, 1\); expected those of the run, \(8, 8, 1\)"):
+        evaluate(run, tmp_path, extractor, ALL, reference=other)
+    assert not list(tmp_path.glob("evaluations/*"))
