@@ -199,7 +199,7 @@ def test_what_a_page_is_told_is_no_markup():
 
 
 def test_ticks_are_round_and_inside():
-    for low, high in ((0, 14_000), (-3.2, 0.7), (0.0012, 0.0019)):
+    for low, high in ((0.0, 14_000.0), (-3.2, 0.7), (0.0012, 0.0019)):
         found = ticks(low, high)
         assert 2 <= len(found) <= 6
         assert low <= found[0] < found[-1] <= high + 1e-12

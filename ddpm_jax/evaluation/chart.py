@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-WIDTH, HEIGHT = 460, 280
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 30, 44
+WIDTH, HEIGHT = 460.0, 280.0
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 30.0, 44.0
 COLOURS = ("#1f6fb4", "#d1622b", "#3a8a4d", "#8a4fa3", "#777777")
 MOST_POINTS = 400
 
@@ -36,8 +36,8 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    parts.append(_text(WIDTH / 2, 16, title, "middle", "title"))
+    parts = [f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{html.escape(title)}">']
+    parts.append(_text(WIDTH / 2, 16.0, title, "middle", "title"))
     for tick in ticks(x_low, x_high):
         x, y = place(tick, y_low)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{y:.1f}"/>')
@@ -48,7 +48,7 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
         parts.append(_text(x - 6, y + 4, f"{10**tick if log_y else tick:.3g}", "end"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
     across = f'transform="rotate(-90 14 {HEIGHT / 2})"'
-    parts.append(_text(14, HEIGHT / 2, y_label, "middle", more=across))
+    parts.append(_text(14.0, HEIGHT / 2, y_label, "middle", more=across))
     for index, line in enumerate(kept):
         colour = COLOURS[index % len(COLOURS)]
         points = " ".join("{:.1f},{:.1f}".format(*place(*xy)) for xy in zip(line.x, values(line.y), strict=True))
@@ -59,8 +59,8 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers in low..high, about so many."""
-    step = 10 ** math.floor(math.log10((high - low) / about))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= about)
+    step = 10.0 ** math.floor(math.log10((high - low) / about))
+    step *= next(factor for factor in (1.0, 2.0, 5.0, 10.0) if (high - low) / (factor * step) <= about)
     return [step * count for count in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 

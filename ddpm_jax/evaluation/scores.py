@@ -1,7 +1,7 @@
 """The scores of samples against a reference, each beside the same score of real images that were held out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -82,17 +82,12 @@ def frechet(seen: Seen) -> list[Score]:
     """The Frechet distance; of few samples with an interval."""
     reference = seen.reference.moments
     held_out = seen.of_held_out(lambda _: frechet_distance(seen.held_out.moments, reference))  # pyright: ignore
-    score = Score(
-        seen.named("FID", "FD"),
-        frechet_distance(moments(seen.samples.features), reference),
-        f"{seen.against('Frechet distance')}; less is better",
-        held_out=held_out,
-    )
+    name, about = seen.named("FID", "FD"), f"{seen.against('Frechet distance')}; less is better"
     if seen.count >= FEW:
-        return [score]
+        return [Score(name, frechet_distance(moments(seen.samples.features), reference), about, held_out=held_out)]
     estimate = frechet_estimate(seen.samples.features, reference)
-    about = f"{score.about}, and more samples give less; interval of other {seen.count:,} samples (jackknife)"
-    return [replace(score, about=about, interval=estimate.interval())]
+    about = f"{about}, and more samples give less; the interval is that of other {seen.count:,} samples (jackknife)"
+    return [Score(name, estimate.value, about, interval=estimate.interval(), held_out=held_out)]
 
 
 def kernel(seen: Seen) -> list[Score]:
