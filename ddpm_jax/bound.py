@@ -19,11 +19,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals, per_example
-from ddpm_jax.check import whole
+from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import check_step, diffuse, marginal, posterior_weights
@@ -237,28 +238,43 @@ def estimate(
     bins: int | None = PIXEL_LEVELS,
     first_index: Int[Array, ""] | int = 0,
 ) -> PerExample:
-    """An unbiased estimate of each example's bound in nats from `num_terms` random ones of its T terms.
+    """An unbiased estimate of each example's bound in nats from `num_terms` <= T random ones of its T terms.
 
-    The timesteps are stratified: term k draws its own from the k-th of `num_terms` equal parts of 1..T.
+    The timesteps are stratified: term k draws its own from the k-th of the `parts` of 1..T.
     """
     whole("num_terms", num_terms, 1)
+    require("num_terms", num_terms, num_terms <= schedule.num_steps, f"at most {schedule.num_steps}, all terms")
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     return _estimate(key, decoder, jnp.asarray(x), first_index, num_terms=num_terms, bins=bins)
+
+
+def parts(num_steps: int, count: int) -> Int[np.ndarray, " ends"]:
+    """1 = a_0 < a_1 < ... < a_K = T + 1, K = count: part k of 1..T is a_k, ..., a_{k+1} - 1.
+
+    As nearly as whole numbers allow their lengths grow by one factor: where x is predicted about as well as it can be
+    (an error of z_t's own noise), term t is in proportion to 1/t, so each part has about as much of the sum, and the
+    first terms, which are large, all count.
+    """
+    ends = np.rint((num_steps + 1.0) ** (np.arange(count + 1) / count)).astype(int)
+    ends = np.maximum.accumulate(ends - np.arange(count + 1)) + np.arange(count + 1)  # each at least one longer
+    return np.minimum(ends, num_steps + 1 - np.arange(count, -1, -1))
 
 
 @partial(jax.jit, static_argnames=("num_terms", "bins"))
 def _estimate(key: Key, decoder: Decoder, x: Array, first_index: Any, *, num_terms: int, bins: int | None) -> Array:
     keys, num_steps = example_keys(key, first_index, len(x)), decoder.schedule.num_steps
+    ends = parts(num_steps, num_terms)
 
-    def step(total: Array, k: Array) -> tuple[Array, None]:
+    def step(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        k, start, length = part
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (), jnp.float32))(keys)
-        t = 1 + jnp.floor(num_steps * (k + u) / num_terms).astype(jnp.int32)
-        t = jnp.minimum(t, num_steps)  # where rounding reaches the end
+        t = start + jnp.minimum(jnp.floor(length * u).astype(jnp.int32), length - 1)  # where rounding reaches the end
         eps = normals(keys, num_terms + k, x.shape)
-        return total + _term(decoder, x, t, t - 1, eps, bins).nats, None
+        return total + length * _term(decoder, x, t, t - 1, eps, bins).nats, None
 
-    total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), jnp.arange(num_terms))
-    return prior(decoder.schedule, x) + num_steps / num_terms * total
+    of_parts = jnp.arange(num_terms), jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends))
+    total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), of_parts)
+    return prior(decoder.schedule, x) + total
 
 
 def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:

@@ -18,12 +18,12 @@ import scipy.stats
 from jax.tree_util import Partial
 
 from ddpm_jax.arrays import example_keys, lookup
-from ddpm_jax.bound import bits_per_dim, bound, discretised_log_prob, estimate, prior, term
+from ddpm_jax.bound import bits_per_dim, bound, discretised_log_prob, estimate, parts, prior, term
 from ddpm_jax.clipping import Clip
 from ddpm_jax.forward import diffuse, posterior_weights
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.grids import Given, Karras, Quadratic, Uniform
-from ddpm_jax.schedule import Cosine, Linear
+from ddpm_jax.schedule import Cosine, Linear, from_betas
 from ddpm_jax.targets import V, X
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, lower, upper
 
@@ -390,6 +390,17 @@ def test_an_estimate_with_as_many_terms_as_steps_visits_each_once(fixed_terms):
     whole, estimate = fixed_terms
     for seed in range(3):
         np.testing.assert_allclose(estimate(jax.random.key(seed), 20), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("num_steps", "count"), [(1000, 1), (1000, 20), (1000, 999), (20, 20), (5, 3), (1, 1)])
+def test_the_parts_of_an_estimate_hold_every_timestep_once_and_grow(num_steps, count):
+    ends = parts(num_steps, count)
+    lengths = np.diff(ends)
+    assert (len(ends), ends[0], ends[-1]) == (count + 1, 1, num_steps + 1)
+    assert lengths.min() >= 1
+    assert np.all(np.diff(lengths) >= -1)  # rounding apart
+    with pytest.raises(ValueError, match="num_terms is 6; expected at most 5"):
+        estimate(jax.random.key(0), lambda z, t: z, from_betas(np.full(5, 0.1)), jnp.zeros((2, 3)), 6)
 
 
 def test_an_estimate_is_unbiased(fixed_terms):
