@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,12 +14,10 @@ from ddpm_jax import load_run
 from ddpm_jax.data import Arrays, Digits
 from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation import provenance, samples
-from ddpm_jax.evaluation.chart import Line, chart, ticks
+from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate, other_split
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import Drawing, draw
-from ddpm_jax.evaluation.shards import Shards
-from ddpm_jax.features.extractor import read_extractor
 
 ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, per_device=16, bound_terms=2)
 
@@ -204,6 +201,14 @@ def test_ticks_are_round_and_inside():
         assert 2 <= len(found) <= 6
         assert low <= found[0] < found[-1] <= high + 1e-12
         assert np.allclose(np.diff(found), found[1] - found[0])
+
+
+def test_ticks_of_a_logarithmic_axis_are_round_too():
+    for low, high in ((1e-4, 3.0), (0.2, 0.7), (0.11, 0.13), (3.0, 90.0)):
+        found = 10 ** np.array(log_ticks(np.log10(low), np.log10(high)))
+        assert 2 <= len(found) <= 8
+        assert low <= found[0] < found[-1] <= high * (1 + 1e-9)
+        assert all(f"{value:.2g}" == f"{value:.4g}" for value in found)
 
 
 def test_a_chart_leaves_out_what_cannot_be_drawn():

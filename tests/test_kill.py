@@ -5,6 +5,7 @@ Real processes, killed while they train and while they save.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,12 @@ if __name__ == "__main__":
 def start(file: Path, workdir: Path, devices: int = 1) -> subprocess.Popen:
     """The training in a process of its own."""
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    command, pipe = [sys.executable, str(file), "--workdir", str(workdir)], subprocess.PIPE
+    return process([str(file), "--workdir", str(workdir)], flags)
+
+
+def process(arguments: list[str], flags: str) -> subprocess.Popen:
+    """Python with these arguments, its output kept."""
+    command, pipe = [sys.executable, *arguments], subprocess.PIPE
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
@@ -129,3 +135,34 @@ def test_killed_and_started_again_is_bitwise_the_same(tmp_path, one):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert logged(broken) == logged(whole) == list(range(1, 25))
     assert (broken / "samples" / "00000024.png").exists()
+
+
+FEATURES = """
+def flat(images):
+    return images.reshape(len(images), -1)[:, ::7] / 255
+"""
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_killed_reports_what_it_would_have(tmp_path, finished, monkeypatch):
+    (tmp_path / "features.py").write_text(FEATURES)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def evaluation(folder: Path) -> subprocess.Popen:
+        if not folder.exists():
+            shutil.copytree(finished, folder)
+        how = f"--num-samples 96 --batch-size 16 --features {tmp_path}/features.py:flat --bound-terms 2"
+        arguments = ["-m", "ddpm_jax", "evaluate", str(folder), *how.split()]
+        return process(arguments, "--xla_backend_optimization_level=0")
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(evaluation(whole))
+    for pattern in ("bits-*/*", "samples-*/images/*16-*", "samples-*/images/*64-*", "samples-*/f*/features/*"):
+        killed = evaluation(broken)
+        wait_until(lambda found=pattern: list((broken / "evaluations").glob(found)) or killed.poll() == 0, killed)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    finish(evaluation(broken))
+    [expected], [found] = (list(folder.glob("evaluations/*/report.json")) for folder in (whole, broken))
+    assert found.read_bytes() == expected.read_bytes()
+    assert found.with_suffix(".html").read_bytes() == expected.with_suffix(".html").read_bytes()

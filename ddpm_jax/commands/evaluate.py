@@ -19,13 +19,13 @@ class EvaluateOptions:
     run: Annotated[str, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
     """The folder of the run."""
     metrics: Annotated[str, tyro.conf.arg(metavar="NAME,NAME...")] = "fid,kid,pr,nn,bpd"
-    """Of fid (Frechet distance), kid (kernel distance), pr (precision, recall, density, coverage), is (Inception score),
-    swd (sliced Wasserstein distance), nn (nearest training images) and bpd (bits/dim)."""
+    """Of fid (Frechet distance), kid (kernel distance), pr (precision, recall, density, coverage), is (Inception
+    score), swd (sliced Wasserstein distance), nn (nearest training images) and bpd (bits/dim)."""
     num_samples: int = 50_000
     """How many images are drawn; with fewer than 10,000 the scores are named so."""
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "inception"
-    """What the scores compare: inception (downloaded when first used), inception:PATH, a classifier's PATH.safetensors by
-    scripts/train_features.py, FILE.py:NAME for a function of your own, or pixels."""
+    """What the scores compare: inception (downloaded when first used), inception:PATH, a classifier's PATH.safetensors
+    by scripts/train_features.py, FILE.py:NAME for a function of your own, or pixels."""
     reference: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|EXPERIMENT")] = None
     """What samples are compared with: a split of the run's data, or the data of an experiment file; what the run was
     trained on unless given."""
@@ -33,7 +33,7 @@ class EvaluateOptions:
     """Real images that the run has not seen, which are scored too, and which bits/dim is of; the split called test or
     validation unless given."""
     bound_terms: int | None = None
-    """Draw so many terms of the bound for each image, an estimate of bits/dim without bias; all T terms unless given."""
+    """Draw so many terms of the bound for each image: bits/dim without bias, in less time; all T terms unless given."""
     seed: int = 0
     """Image i is a function of the seed and i."""
     how: Annotated[HowOptions, tyro.conf.arg(name="")] = HowOptions()
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
 
 
 def choose_source(flag: str, data: object, text: str | None) -> object:
-    """The split of the run's data, or the data of the experiment file, that a flag names; None where it is not given."""
+    """The split of the run's data, or the data of an experiment file, that a flag names; None where it is not given."""
     from ddpm_jax.commands.train import read_experiment
 
     if text is None:
@@ -90,7 +90,6 @@ def choose_source(flag: str, data: object, text: str | None) -> object:
         return read_experiment(Path(text)).data
     flag = flag.replace("_", "-")
     if not hasattr(data, "split"):
-        raise ValueError(
-            f"{flag} is {text!r}, but {type(data).__name__} has no splits; expected an experiment file, whose data it is"
-        )
+        kind = type(data).__name__
+        raise ValueError(f"{flag} is {text!r}, but {kind} has no splits; expected an experiment file, for its data")
     return dataclasses.replace(data, split=text)  # pyright: ignore[reportArgumentType]

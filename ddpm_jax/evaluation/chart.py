@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 WIDTH, HEIGHT = 460.0, 280.0
-LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 30.0, 44.0
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 44.0, 44.0
 COLOURS = ("#1f6fb4", "#d1622b", "#3a8a4d", "#8a4fa3", "#777777")
 MOST_POINTS = 400
 
@@ -42,18 +42,20 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
         x, y = place(tick, y_low)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{y:.1f}"/>')
         parts.append(_text(x, y + 15, f"{tick:,.6g}", "middle"))
-    for tick in ticks(y_low, y_high):
+    for tick in log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high):
         x, y = place(x_low, tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(x - 6, y + 4, f"{10**tick if log_y else tick:.3g}", "end"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
     across = f'transform="rotate(-90 14 {HEIGHT / 2})"'
     parts.append(_text(14.0, HEIGHT / 2, y_label, "middle", more=across))
+    legend = LEFT
     for index, line in enumerate(kept):
         colour = COLOURS[index % len(COLOURS)]
         points = " ".join("{:.1f},{:.1f}".format(*place(*xy)) for xy in zip(line.x, values(line.y), strict=True))
         parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{points}"/>')
-        parts.append(_text(WIDTH - RIGHT - 4, TOP + 12 + 14 * index, line.name, "end", more=f'style="fill: {colour}"'))
+        parts.append(_text(legend, TOP - 8, f"— {line.name}", "start", more=f'style="fill: {colour}"'))
+        legend += 7.0 * (len(line.name) + 4)
     return "".join([*parts, "</svg>"])
 
 
@@ -62,6 +64,17 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = 10.0 ** math.floor(math.log10((high - low) / about))
     step *= next(factor for factor in (1.0, 2.0, 5.0, 10.0) if (high - low) / (factor * step) <= about)
     return [step * count for count in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """The decimal logarithms of 1, 2, 5, 10, ... in low..high, and if these are fewer than three, of more numbers."""
+    for factors in ((1, 2, 5), range(1, 10), (f / 10 for f in range(10, 100))):
+        digits = [math.log10(factor) for factor in factors]
+        found = [exponent + digit for exponent in range(math.floor(low), math.ceil(high)) for digit in digits]
+        found = [tick for tick in found if low <= tick <= high]
+        if len(found) >= 3:
+            return found[:: math.ceil(len(found) / 8)]
+    return ticks(low, high)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -94,7 +95,9 @@ def evaluate(
     job = Job(run, folder, extractor, evaluation, reference, held_out)
     bits = job.bits() if "bpd" in evaluation.metrics else None
     images = job.draw() if job.draws else None
-    return job.report(images, bits) if jax.process_index() == 0 else None
+    found = job.report(images, bits) if jax.process_index() == 0 else None
+    broadcast(True)  # the others wait: who leaves early is taken for dead
+    return found
 
 
 def other_split(source: Source) -> Source | None:
@@ -109,7 +112,7 @@ def other_split(source: Source) -> Source | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One evaluation."""
 
@@ -125,7 +128,7 @@ class Job:
         """Whether samples are needed."""
         return set(self.evaluation.metrics) != {"bpd"}
 
-    @property
+    @cached_property
     def drawing(self) -> Drawing:
         """The images that are scored."""
         return Drawing(self.run, self.evaluation.seed, self.evaluation.guidance)
@@ -134,7 +137,7 @@ class Job:
         """The samples, on disk."""
         return draw(self.drawing, self._samples, self.evaluation.num_samples, self.evaluation.per_device)
 
-    @property
+    @cached_property
     def _samples(self) -> RunPath:
         return self.folder / f"samples-{provenance.digest(self.drawing.conditions)}"
 

@@ -24,10 +24,10 @@ def digest(value: Any) -> str:
 
 
 def digest_of_arrays(tree: Any) -> str:
-    """The SHA-256 of a tree of arrays: their places, shapes, dtypes and bytes."""
+    """The SHA-256 of a tree of arrays, each whole on every device: their places, shapes, dtypes and bytes."""
     content = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
+        array = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
         content.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()

@@ -1,9 +1,9 @@
 """The images that samples are compared with: their features and statistics, computed once and kept with their origin.
 
-    ~/.cache/ddpm_jax/reference/DIGEST/
-        provenance.json          the data, the split, how many, the extractor; DIGEST is its digest
-        features/, logits/       in shards
-        statistics.npz           mean, cov, count and the provenance
+~/.cache/ddpm_jax/reference/DIGEST/
+    provenance.json          the data, the split, how many, the extractor; DIGEST is its digest
+    features/, logits/       in shards
+    statistics.npz           mean, cov, count and the provenance
 """
 
 import json
@@ -83,7 +83,12 @@ class Reference:
     @property
     def _provenance(self) -> dict[str, Any]:
         extractor = self.extractor
-        return {**self.about, "features": extractor.name, "weights": extractor.digest, "images": extractor.preprocessing}
+        return {
+            **self.about,
+            "features": extractor.name,
+            "weights": extractor.digest,
+            "images": extractor.preprocessing,
+        }
 
     @cached_property
     def _folder(self) -> Path:

@@ -1,14 +1,15 @@
 """The samples of a run, drawn in shards that outlive the process: image i is always the same image.
 
-    RUN/evaluations/samples-DIGEST/
-        conditions.json          all that image i depends on, but i; DIGEST is its digest
-        images/                  uint8 [n, height, width, channels], in shards
-        NAME-DIGEST/             features of these images by an extractor, and logits where it has some, in shards
+RUN/evaluations/samples-DIGEST/
+    conditions.json          all that image i depends on, but i; DIGEST is its digest
+    images/                  uint8 [n, height, width, channels], in shards
+    NAME-DIGEST/             features of these images by an extractor, and logits where it has some, in shards
 """
 
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from ddpm_jax.training.mesh import broadcast
 PER_DEVICE = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """Which images: those of a run with the sampler and clipping of its experiment, from a seed."""
 
@@ -40,7 +41,7 @@ class Drawing:
     def __post_init__(self) -> None:
         require("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, less than 2^32")
 
-    @property
+    @cached_property
     def conditions(self) -> dict[str, Any]:
         """All that image i depends on, but i."""
         run, experiment = self.run, self.run.experiment

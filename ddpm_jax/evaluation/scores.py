@@ -139,7 +139,9 @@ def inception(seen: Seen) -> list[Score]:
         return inception_score(features.logits, min(10, len(features.logits))).value
 
     title = f"IS-{in_short(seen.count)}" if name == PUBLISHED_INCEPTION else f"class score-{in_short(seen.count)}"
-    about = f"exp of the information in a class ({name}) of an image, mean of 10 splits; ± is their spread; more is better"
+    about = (
+        f"exp of the information in a class ({name}) of an image, mean of 10 splits; ± is their spread; more is better"
+    )
     return [Score(title, found.value, about, found.spread, held_out=seen.of_held_out(of_held_out))]
 
 

@@ -1,7 +1,7 @@
 """The rows of an array that grows on disk.  What is there after a kill is whole; memory holds one shard at a time.
 
-    FOLDER/000000000-000000256.npy      rows 0..255
-    FOLDER/000000256-000000512.npy      rows 256..511, and so on
+FOLDER/000000000-000000256.npy      rows 0..255
+FOLDER/000000256-000000512.npy      rows 256..511, and so on
 """
 
 import io
