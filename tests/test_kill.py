@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -156,10 +157,14 @@ def test_an_evaluation_that_was_killed_reports_what_it_would_have(tmp_path, fini
         return process(arguments, "--xla_backend_optimization_level=0")
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def reached(running: subprocess.Popen, pattern: str) -> bool:
+        return bool(list((broken / "evaluations").glob(pattern))) or running.poll() == 0
+
     finish(evaluation(whole))
     for pattern in ("bits-*/*", "samples-*/images/*16-*", "samples-*/images/*64-*", "samples-*/f*/features/*"):
         killed = evaluation(broken)
-        wait_until(lambda found=pattern: list((broken / "evaluations").glob(found)) or killed.poll() == 0, killed)
+        wait_until(partial(reached, killed, pattern), killed)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     finish(evaluation(broken))

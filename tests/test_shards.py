@@ -46,7 +46,7 @@ def test_they_end_where_one_is_missing_damaged_or_half_written(shards):
 def test_rows_that_are_not_there_are_an_error(shards):
     with pytest.raises(ValueError, match=r"index is .*expected rows 0..9"):
         shards[np.array([3, 10])]
-    with pytest.raises(ValueError, match="n is 11; expected 0..10"):
+    with pytest.raises(ValueError, match=r"n is 11; expected 0\.\.10"):
         First(shards, 11)
 
 

@@ -74,7 +74,7 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
     drawing, reference, held_out = conditions["drawing"], conditions["reference"], conditions["held_out"]
     features, code = conditions["features"], conditions["code"]
     sampler = short(drawing["sampler"])
-    lines = {
+    return {
         "run": f"{drawing['experiment']}, step {drawing['step']}, average {drawing['ema']}, "
         f"weights {drawing['weights'][:12]}",
         "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {drawing['labels'] or 'none'}, "
@@ -84,9 +84,9 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
         "reference": images_of(reference),
         "held out": images_of(held_out) if held_out else "none",
         "features": f"{features['name']}, sha256 {features['digest'][:12]}; {features['preprocessing']}",
-        "code": f"ddpm_jax {code['ddpm_jax']}, commit {(code['commit'] or 'unknown')}; jax {code['jax']} on {code['device']}",
+        "code": f"ddpm_jax {code['ddpm_jax']}, commit {code['commit'] or 'unknown'}; "
+        f"jax {code['jax']} on {code['device']}",
     }
-    return lines
 
 
 def images_of(about: dict[str, Any]) -> str:
