@@ -11,7 +11,7 @@ the names, `jax.random.fold_in` the steps, `example_keys` the examples.
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.core
@@ -33,6 +33,18 @@ Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
 
 # The seam between the mathematics and the networks: output = predict(z_t, t), whatever made it.
 Predict = Callable[[Any, Any], Any]
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """n vectors of one width d, such as the features of n images: an array, a memory map, or files read in parts.
+
+    `rows[i:j]` and `rows[indices]`, where the indices are an increasing integer array, give an array [m, d].
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcastable"]:

@@ -1,16 +1,86 @@
-"""The Frechet distance, against its closed forms and SciPy's matrix root."""
+"""The metrics, against closed forms, sums in full, and torch-fidelity, prdc and SciPy on the same features."""
 
+import json
+import sys
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 
-from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+import metrics_reference as reference
+
+from ddpm_jax.arrays import Rows
+from ddpm_jax.metrics.bootstrap import bootstrap, weighted_frechet
+from ddpm_jax.metrics.estimate import Estimate
+from ddpm_jax.metrics.frechet import Moments, frechet_distance, load_moments, merge, moments, save_moments
+from ddpm_jax.metrics.inception_score import inception_score
+from ddpm_jax.metrics.jackknife import frechet_estimate, leave_one_out
+from ddpm_jax.metrics.kernel import Polynomial, kernel_distance, mmd2
+from ddpm_jax.metrics.manifold import manifold
+from ddpm_jax.metrics.memorisation import memorisation
+from ddpm_jax.metrics.neighbours import neighbours
+from ddpm_jax.metrics.sliced import merged_steps, sliced_wasserstein, unit_directions, wasserstein
+
+STORED = reference.stored()
+
+
+class Parts:
+    """Rows that give a few at a time: whoever wants all at once fails."""
+
+    def __init__(self, rows: np.ndarray, most: int):
+        self.rows, self.most = rows, most
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        part = self.rows[index]
+        assert len(part) <= self.most
+        return part
 
 
 @pytest.fixture
 def sets():
     rng = np.random.default_rng(0)
     return rng.normal(size=(300, 8)) @ rng.normal(size=(8, 8)), 0.3 + rng.normal(size=(200, 8))
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def all_distances(a, b):
+    return np.sqrt(((a[:, None].astype(np.float64) - b[None]) ** 2).sum(-1))
+
+
+# Independent implementations.
+
+
+@pytest.mark.parametrize("case", reference.CASES)
+def test_they_agree_with_torch_fidelity_and_prdc(case):
+    ours = {name: STORED[f"{case}/{name}"] for name in ("frechet", "kernel", "subsets", "prdc", "precision_recall")}
+    found = reference.ours(case)
+    np.testing.assert_allclose(found["frechet"], ours["frechet"], rtol=1e-6)
+    size = np.abs(ours["subsets"]).max() if case == "far" else 1.0  # a far origin makes large kernels
+    np.testing.assert_allclose(found["subsets"], ours["subsets"], rtol=0, atol=1e-4 * size if case == "far" else 1e-7)
+    np.testing.assert_allclose(found["kernel"], ours["kernel"], rtol=0, atol=1e-4 * size if case == "far" else 1e-7)
+    np.testing.assert_allclose(found["prdc"], ours["prdc"], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(found["precision_recall"], ours["precision_recall"], rtol=0, atol=1e-7)  # their float32
+
+
+def test_the_inception_score_is_torch_fidelitys():
+    np.testing.assert_allclose(reference.our_score(), STORED["score"], rtol=1e-12)
+
+
+def test_ill_conditioned_covariances_are_as_by_scipys_root():
+    assert frechet_distance(*reference.ill_conditioned()) == pytest.approx(float(STORED["ill"]), rel=1e-6)
+
+
+# The Frechet distance.
 
 
 def test_it_is_the_formula_with_scipys_root(sets):
@@ -36,16 +106,347 @@ def test_it_is_finite_for_singular_covariances(sets):
     few = moments(narrow[:5])
     assert np.isfinite(frechet_distance(few, moments(narrow)))
     assert frechet_distance(few, few) == pytest.approx(0.0, abs=1e-6)
+    same = moments(np.ones((4, 3), np.float32))
+    assert frechet_distance(same, same) == 0.0
+
+
+@pytest.mark.parametrize("block", [1, 7, 100, 1000])
+def test_moments_do_not_depend_on_blocks(sets, block):
+    far = sets[0] + 1e6
+    found = moments(Parts(far, block), block)
+    np.testing.assert_allclose(found.mean, far.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(found.cov, np.cov(far, rowvar=False), rtol=1e-8, atol=1e-9)
+    assert found.count == 300
+
+
+def test_moments_of_parts_merge(sets):
+    whole, parts = moments(sets[0]), [moments(sets[0][i:j]) for i, j in ((0, 2), (2, 150), (150, 300))]
+    merged = merge(merge(parts[0], parts[1]), parts[2])
+    np.testing.assert_allclose(merged.cov, whole.cov, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+    assert merged.count == 300
+    with pytest.raises(ValueError, match=r"b.count is None; expected a number"):
+        merge(whole, Moments(whole.mean, whole.cov))
+
+
+def test_moments_survive_a_file(sets, tmp_path):
+    whole, path = moments(sets[0]), tmp_path / "deeper" / "moments.npz"
+    save_moments(path, whole, {"features": "a network", "images": 300})
+    found, provenance = load_moments(path)
+    np.testing.assert_array_equal(found.cov, whole.cov)
+    assert (found.count, provenance) == (300, {"features": "a network", "images": 300})
+    np.savez(tmp_path / "published.npz", mu=whole.mean.astype(np.float32), sigma=whole.cov)
+    found, provenance = load_moments(str(tmp_path / "published.npz"))
+    np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-6)
+    assert (found.count, provenance) == (None, {})
 
 
 @pytest.mark.parametrize(
-    ("features", "message"),
+    ("arrays", "message"),
     [
-        (np.zeros((1, 3)), r"features have shape \(1, 3\)"),
-        (np.zeros(3), "n >= 2"),
-        (np.array([[0.0], [np.nan], [1.0]]), r"image 1 are not all finite \(1 such"),
+        ({"mu": np.zeros(3)}, "'mu'; expected `mu` and `sigma`"),
+        ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"mu \(3,\), sigma \(2, 2\)'; expected mu \[D\] and sigma \[D, D\]"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "expected finite"),
+        ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [0.0, 1.0]])}, "is 2.0; expected 0: a covariance"),
+        ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "a covariance"),
+        ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "floating-point"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "provenance": np.array("{")}, "cannot be read"),
     ],
 )
-def test_wrong_features_are_an_error(features, message, unchecked):
+def test_files_that_hold_no_moments_are_refused(arrays, message, tmp_path):
+    np.savez(tmp_path / "file.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        moments(features)
+        load_moments(tmp_path / "file.npz")
+
+
+def test_broken_files_are_refused(tmp_path):
+    save_moments(tmp_path / "file.npz", Moments(np.zeros(2), np.eye(2)), {})
+    whole = (tmp_path / "file.npz").read_bytes()
+    (tmp_path / "file.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"expected an \.npz"):
+        load_moments(tmp_path / "file.npz")
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        load_moments(tmp_path / "none.npz")
+
+
+# Its standard error.
+
+
+@pytest.mark.parametrize(("n", "dead"), [(6, 0), (12, 0), (13, 0), (14, 0), (30, 0), (30, 3)])
+def test_leaving_out_each_row_is_exact(n, dead):
+    rows = (normal(n, n, 12) * np.arange(1, 13) ** -0.5).astype(np.float64)
+    rows[:, :dead] = 0.5  # features that never change
+    base = moments(normal(1, 50, 12))
+    expected = [frechet_distance(moments(np.delete(rows, i, 0)), base) for i in range(n)]
+    found = leave_one_out(Parts(rows, 8), moments(rows), base, block=8)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_standard_error_of_a_frechet_distance_is_its_spread():
+    """Over 200 sets of 60 rows."""
+    base = moments(normal(0, 500, 6))
+    found = [frechet_estimate(normal(i, 60, 6) * 1.2, base) for i in range(1, 201)]
+    spread = np.std([estimate.value for estimate in found])
+    error = np.sqrt(np.mean([estimate.standard_error**2 for estimate in found]))
+    assert 0.9 * spread < error < 1.4 * spread
+
+
+def test_rows_that_are_all_the_same_have_no_spread():
+    estimate = frechet_estimate(np.ones((5, 3), np.float32), Moments(np.ones(3), np.eye(3)))
+    assert (estimate.value, estimate.standard_error) == (pytest.approx(3.0), pytest.approx(0.0, abs=1e-9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [24, 48, 96, 320])
+def test_intervals_cover_the_mean_frechet_distance(n):
+    """The table of `bootstrap`: rows with d = 32, 300 sets of them; the mean is that of 3,000 sets."""
+    d = 32
+    rng = np.random.default_rng(n)
+    stds = np.arange(1, d + 1) ** -0.5
+    base = Moments(np.zeros(d), np.diag(stds**2))
+
+    def made():
+        return rng.normal(size=(n, d)) * stds * 1.2 + 0.1 / np.sqrt(d)
+
+    mean = np.mean([frechet_distance(moments(made()), base) for _ in range(3000)])
+    covers = []
+    for i in range(300):
+        rows = made()
+        estimates = frechet_estimate(rows, base), bootstrap(weighted_frechet(rows, base), n, seed=i)
+        covers.append([low < mean < high for low, high in (estimate.interval() for estimate in estimates)])
+    jackknife, drawn = np.mean(covers, 0)
+    print(f"n = {n}: jackknife {jackknife:.3f}, bootstrap {drawn:.3f}")
+    assert jackknife > 0.91
+    assert drawn > 0.93
+
+
+@pytest.mark.parametrize("n", [9, 40])
+def test_weighted_rows_are_repeated_rows(n):
+    rows, base = normal(n, n, 12).astype(np.float64), moments(normal(1, 50, 12))
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n))
+    statistic = weighted_frechet(rows, base)
+    repeated = frechet_distance(moments(np.repeat(rows, weights, 0)), base)
+    assert statistic(weights.astype(np.float64)) == pytest.approx(repeated, rel=1e-6)
+    assert statistic(np.ones(n)) == pytest.approx(frechet_distance(moments(rows), base), rel=1e-6)
+
+
+def test_the_bootstrap_knows_the_standard_error_of_a_mean():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    found = bootstrap(lambda weights: float(weights @ values / 400), 400, replicates=400)
+    assert found.value == pytest.approx(values.mean())
+    assert found.standard_error == pytest.approx(2 / 20, rel=0.15)
+    low, high = found.interval(0.95)
+    assert (high - low) / 2 == pytest.approx(1.96 * found.standard_error, rel=1e-3)
+
+
+# The kernel distance.
+
+
+def test_mmd2_is_the_sum_in_full():
+    x, y = normal(0, 20, 5).astype(np.float64), 0.5 + normal(1, 20, 5).astype(np.float64)
+    for kernel in (Polynomial(), Polynomial(degree=2, gamma=0.5, coef0=0.0)):
+        xx, yy, xy = ((kernel.gamma or 0.2) * a @ b.T + kernel.coef0 for a, b in ((x, x), (y, y), (x, y)))
+        off = 1 - np.eye(20)
+        expected = ((off * xx**kernel.degree).sum() + (off * yy**kernel.degree).sum()) / 380
+        assert mmd2(x, y, kernel).value == pytest.approx(expected - 2 * (xy**kernel.degree).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "subsets", "size"), [(0.0, 3, 12), (0.4, 3, 12), (0.0, 2, 24)])
+def test_the_standard_error_of_a_kernel_distance_is_its_spread(shift, subsets, size):
+    """Over 150 pairs of sets; with and without a difference, few subsets that overlap, and all rows in each."""
+    found = [
+        kernel_distance(normal(2 * i, 24, 3), shift + normal(2 * i + 1, 30, 3), subsets, size, seed=i)
+        for i in range(150)
+    ]
+    spread = np.std([estimate.value for estimate in found])
+    error = np.sqrt(np.mean([estimate.standard_error**2 for estimate in found]))
+    assert 0.8 * spread < error < 1.25 * spread
+    if shift == 0:
+        assert abs(np.mean([estimate.value for estimate in found])) < 4 * spread / np.sqrt(150)
+
+
+def test_the_order_of_rows_does_not_matter_to_the_kernel_distance():
+    x, y = normal(0, 24, 3), normal(1, 30, 3)
+    whole = kernel_distance(x, y[:24], subsets=2)
+    assert whole.value == pytest.approx(kernel_distance(x[::-1], y[:24], subsets=2).value, abs=1e-6)
+    assert whole.spread == pytest.approx(0.0, abs=1e-6)
+    assert kernel_distance(Parts(x, 12), Parts(y, 12), 3, 12).subsets.shape == (3,)
+
+
+# Neighbours, manifolds, copies.
+
+
+@pytest.mark.parametrize("offset", [0.0, 3e4])
+def test_neighbours_are_those_of_all_distances(offset):
+    a, b = normal(0, 50, 6) + np.float32(offset), normal(1, 70, 6) + np.float32(offset)
+    b[7], b[60] = a[3], a[3]
+    distances = all_distances(a, b)
+    for block in (16, 1000):
+        found = neighbours(Parts(a, 1000), Parts(b, 1000), 3, block=block)
+        np.testing.assert_allclose(found.distances, np.sort(distances, 1)[:, :3], rtol=1e-12)
+        np.testing.assert_array_equal(np.take_along_axis(distances, found.indices, 1), found.distances)
+    assert set(found.indices[3, :2]) == {7, 60}
+    assert list(found.distances[3, :2]) == [0, 0]
+
+
+def test_a_row_is_not_its_own_neighbour_but_its_copy_is():
+    rows = normal(0, 40, 4)
+    rows[30] = rows[2]
+    distances = all_distances(rows, rows) + np.diag(np.full(40, np.inf))
+    for k, block in ((1, 1000), (39, 16)):
+        found = neighbours(rows, rows, k, exclude_self=True, block=block)
+        np.testing.assert_allclose(found.distances, np.sort(distances, 1)[:, :k], rtol=1e-12)
+    assert neighbours(rows, rows, 1, exclude_self=True).indices[2] == 30
+
+
+def lattice(seed, n):
+    """Whole numbers, of which many pairs are equally far."""
+    return np.random.default_rng(seed).integers(0, 4, (n, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [30, 1000])
+def test_manifolds_are_exact_where_many_distances_are_equal(block):
+    x, y, k = lattice(0, 60), 1 + lattice(1, 60), 5
+    across = all_distances(x, y)
+    r, s = (np.sort(all_distances(rows, rows), 1)[:, k] for rows in (x, y))
+    in_x, in_y = across < r[:, None], across < s
+    expected = in_x.any(0).mean(), in_y.any(1).mean(), in_x.sum(0).mean() / k, in_x.any(1).mean()
+    assert manifold(Parts(y, 60), Parts(x, 60), k, block) == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_set_is_its_own_manifold():
+    rows = normal(0, 60, 3)
+    assert manifold(rows, rows, 5) == pytest.approx((1.0, 1.0, 1.0, 1.0), abs=1e-15)
+    assert manifold(rows[::-1], rows, 5) == pytest.approx((1.0, 1.0, 1.0, 1.0), abs=1e-15)
+    assert manifold(rows + 100, rows, 5) == (0.0, 0.0, 0.0, 0.0)
+    same = np.ones((10, 3), np.float32)
+    assert manifold(same, same, 5) == (0.0, 0.0, 0.0, 0.0)  # balls of radius 0 hold nothing
+
+
+def test_copies_of_training_images_are_found():
+    train, held_out, samples = normal(0, 60, 4), normal(1, 50, 4), normal(2, 50, 4)
+    samples[::5] = train[:10]  # a fifth of them
+    near = [neighbours(rows, train).distances[:, 0] for rows in (held_out, samples)]
+    found = memorisation(near[1], near[0], quantile=0.02)
+    assert 0.2 <= found.fraction < 0.4
+    assert found.expected == pytest.approx(1 / 51)
+    assert found.fraction > found.expected + 4 * found.expected_spread
+
+
+def test_the_memorised_fraction_is_as_expected_where_nothing_is():
+    """Over 500 draws, of any distribution."""
+    rng = np.random.default_rng(0)
+    found = [memorisation(rng.exponential(size=80), rng.exponential(size=120), 0.05) for _ in range(500)]
+    assert found[0].expected == 6 / 121
+    fractions = [value.fraction for value in found]
+    assert np.mean(fractions) == pytest.approx(6 / 121, abs=5 * found[0].expected_spread / np.sqrt(500))
+    assert np.std(fractions) == pytest.approx(found[0].expected_spread, rel=0.12)
+
+
+# The Inception Score.
+
+
+def test_the_inception_score_of_what_is_known():
+    assert inception_score(np.zeros((20, 5), np.float32)).value == pytest.approx(1.0)
+    sure = np.tile(1000.0 * np.eye(5, dtype=np.float32), (20, 1))  # each class in turn
+    assert inception_score(sure, shuffle_seed=None).value == pytest.approx(5.0)
+    assert inception_score(sure[:50], 1).spread == 0
+
+
+def test_the_inception_score_does_not_depend_on_blocks():
+    logits = 3 * normal(0, 103, 7)
+    assert inception_score(Parts(logits, 10), block=10).value == pytest.approx(inception_score(logits).value, rel=1e-12)
+
+
+# The sliced Wasserstein distance.
+
+
+def test_a_shift_is_at_its_length_over_the_root_of_the_width(key):
+    rows, shift = normal(0, 40, 5), np.array([3, 0, 4, 0, 0], np.float32)
+    found = sliced_wasserstein(key, rows + shift, rows, directions=512, group=512)
+    assert abs(found.value - 5 / np.sqrt(5)) < 4 * found.standard_error
+    assert found.standard_error < 0.1
+    exact = np.sqrt(np.mean((np.asarray(unit_directions(key, 0, 512, 5)) @ shift) ** 2))
+    assert found.value == pytest.approx(exact, rel=1e-5)
+
+
+def test_sets_of_other_sizes_are_as_by_scipy(key):
+    a, b = normal(0, 12, 5), 1 + normal(1, 18, 5)
+    theta = np.asarray(unit_directions(key, 0, 8, 5))
+    lines, sorted_lines = (a @ theta.T, b @ theta.T), [np.sort(rows @ theta.T, 0).T for rows in (a, b)]
+    expected = [scipy.stats.wasserstein_distance(lines[0][:, i], lines[1][:, i]) for i in range(8)]
+    np.testing.assert_allclose(wasserstein(*sorted_lines, merged_steps(12, 18), 1.0), expected, rtol=1e-5)
+    one = sliced_wasserstein(key, Parts(a, 6), Parts(b, 6), p=1.0, directions=8, group=4, block=6)
+    assert one.value == pytest.approx(np.mean(expected), rel=1e-5)
+    # Sets repeated are the same distributions: W_p of 12 and 18 rows is that of 36 and 36.
+    repeated = [np.repeat(x, n, 1) for x, n in zip(sorted_lines, (3, 2), strict=True)]
+    repeated = wasserstein(*repeated, merged_steps(36, 36), 2.0)
+    np.testing.assert_allclose(wasserstein(*sorted_lines, merged_steps(12, 18), 2.0), repeated, rtol=1e-12)
+
+
+def test_order_does_not_matter_and_equal_sets_are_at_0(key):
+    rows = 50 + normal(0, 40, 5)
+    assert sliced_wasserstein(key, rows[::-1], rows, directions=8) == Estimate(0.0, 0.0)
+
+
+# What no metric can use.
+
+GOOD = normal(0, 20, 3)
+METRICS = {
+    "moments": lambda rows: moments(rows),
+    "frechet_estimate": lambda rows: frechet_estimate(rows, Moments(np.zeros(3), np.eye(3))),
+    "weighted_frechet": lambda rows: weighted_frechet(rows, Moments(np.zeros(3), np.eye(3))),
+    "kernel": lambda rows: kernel_distance(rows, GOOD, 2),
+    "kernel, second": lambda rows: kernel_distance(GOOD, rows, 2),
+    "manifold": lambda rows: manifold(rows, GOOD, 2),
+    "manifold, second": lambda rows: manifold(GOOD, rows, 2),
+    "neighbours": lambda rows: neighbours(rows, GOOD),
+    "inception_score": lambda rows: inception_score(rows, 2),
+    "sliced": lambda rows: sliced_wasserstein(jax.random.key(0), rows, GOOD, directions=2),
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_cannot_be_used_are_refused(metric, unchecked):
+    broken = GOOD.copy()
+    broken[11, 1] = np.inf
+    with pytest.raises(ValueError, match=r"\w+\[11\] is inf; expected finite numbers"):
+        METRICS[metric](broken)
+    for rows in (GOOD[:0], GOOD[0], GOOD[None]):
+        with pytest.raises(ValueError, match=r"the shape of \w+ is .*; expected \[n, d\] with n >= \d and d >= 1"):
+            METRICS[metric](rows)
+    if metric not in ("moments", "inception_score"):
+        with pytest.raises(ValueError, match=r"the width of \w+ is \d; expected \d, that of \w+"):
+            METRICS[metric](GOOD[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: moments(GOOD[:1]), r"the shape of features is \(1, 3\); expected \[n, d\] with n >= 2"),
+        (lambda: frechet_distance(moments(GOOD), moments(GOOD[:, :2])), "features of sizes 3 and 2"),
+        (lambda: kernel_distance(GOOD[:3], GOOD), "n >= 4"),
+        (lambda: kernel_distance(GOOD, GOOD, subsets=1), "subsets is 1; expected a whole number, at least 2"),
+        (lambda: Polynomial(gamma=0.0), "gamma is 0.0; expected a number above 0"),
+        (lambda: manifold(GOOD, GOOD[:5], 5), "k is 5; expected less than 5"),
+        (lambda: neighbours(GOOD, GOOD, 21), "k is 21; expected at most 20: b has 20 rows"),
+        (lambda: neighbours(GOOD, GOOD, 20, exclude_self=True), "expected at most 19"),
+        (lambda: inception_score(GOOD[:5]), r"\(5, 3\); expected \[n, d\] with n >= 10"),
+        (lambda: sliced_wasserstein(jax.random.key(0), GOOD, GOOD, p=0.5), "p is 0.5; expected 1 or more"),
+        (lambda: memorisation(np.ones(3), np.ones(3), 1.0), "quantile is 1.0; expected a number between 0 and 1"),
+        (lambda: memorisation(np.ones(3), np.array([np.nan])), "held_out_distances is nan; expected finite, 0 or more"),
+        (lambda: Estimate(1.0, 0.1).interval(95), "level is 95; expected a number between 0 and 1"),
+        (lambda: moments(GOOD, block=0), "block is 0; expected a whole number, at least 1"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+def test_arrays_memory_maps_and_parts_are_rows(tmp_path):
+    np.save(tmp_path / "rows.npy", GOOD)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert all(isinstance(rows, Rows) for rows in (GOOD, mapped, Parts(GOOD, 1)))
+    np.testing.assert_array_equal(moments(mapped).cov, moments(GOOD).cov)
+    assert json.dumps(manifold(mapped, GOOD + 1, 2))  # plain numbers

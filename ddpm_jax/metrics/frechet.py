@@ -2,36 +2,77 @@
 
     d^2 = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 
-With Inception-v3 features of 50,000 images this is FID; with others, or fewer, it is another number, and only to
-be compared with itself.  It falls with the number of images: a finite sample has a covariance of its own.
+m and C are the mean [d] and the unbiased covariance [d, d].  With Inception-v3 features of 50,000 images this is FID;
+with others, or fewer, it is another number, and only to be compared with itself.  It falls with the number of images:
+a finite sample has a covariance of its own.  `jackknife` says how far chance moves it.
+
+Moments are sums over rows, so they are gathered block by block.  Blocks a and b, of n_a and n_b rows with
+scatters S = (n - 1) C, have together (Chan, Golub and LeVeque 1979, updating formulae for computing variances)
+
+    m = m_a + (n_b / n) delta,    S = S_a + S_b + (n_a n_b / n) delta delta^T,    delta = m_b - m_a,  n = n_a + n_b
+
+which subtracts no large numbers: in float64 it keeps its digits for any number of rows.
 """
 
+import io
+import json
+import zipfile
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
+
+from ddpm_jax.arrays import Rows
+from ddpm_jax.check import require
+from ddpm_jax.metrics.rows import blocks, width
+from ddpm_jax.paths import failures, run_path, write_bytes
+
+Vector = Float64[np.ndarray, " D"]
+Matrix = Float64[np.ndarray, "D D"]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The mean [D] and covariance [D, D] of features, float64."""
+    """The mean [D] and unbiased covariance [D, D] of features, float64, and of how many rows they are."""
 
-    mean: Float64[np.ndarray, " D"]
-    cov: Float64[np.ndarray, "D D"]
+    mean: Vector
+    cov: Matrix
+    count: int | None = None
+    """None where it is not known: the field's published files do not say."""
 
 
-def moments(features: Float[np.ndarray, "n D"]) -> Moments:
-    """The mean and the unbiased covariance of n >= 2 feature vectors.
+def moments(features: Rows, block: int = 4096) -> Moments:
+    """The mean and the unbiased covariance of n >= 2 feature vectors; memory O(D^2) for any n.
 
     Raises ValueError where one of them is not finite.
     """
-    features = np.asarray(features, np.float64)
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features have shape {features.shape}; expected [n, D] with n >= 2")
-    wrong = np.flatnonzero(~np.isfinite(features).all(1))
-    if wrong.size:
-        raise ValueError(f"the features of image {wrong[0]} are not all finite ({wrong.size} such images)")
-    return Moments(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
+    d = width("features", features, least=2)
+    count, mean, scatter = 0, np.zeros(d), np.zeros((d, d))
+    for _, rows in blocks("features", features, block):
+        rows = rows.astype(np.float64)
+        centre = rows.mean(0)
+        rows -= centre
+        count, mean, scatter = _chan(count, mean, scatter, len(rows), centre, rows.T @ rows)
+    return Moments(mean, scatter / (count - 1), count)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of the rows of both: as if they had been gathered in one go."""
+    _same_size(a, b)
+    for name, count in (("a.count", a.count), ("b.count", b.count)):
+        require(name, count, count is not None, "a number of rows: moments that do not say theirs cannot be merged")
+    n_a, n_b = int(a.count or 0), int(b.count or 0)
+    count, mean, scatter = _chan(n_a, a.mean, a.cov * (n_a - 1), n_b, b.mean, b.cov * (n_b - 1))
+    return Moments(mean, scatter / (count - 1), count)
+
+
+def _chan(
+    n_a: int, mean_a: Vector, scatter_a: Matrix, n_b: int, mean_b: Vector, scatter_b: Matrix
+) -> tuple[int, Vector, Matrix]:
+    n, delta = n_a + n_b, mean_b - mean_a
+    return n, mean_a + (n_b / n) * delta, scatter_a + scatter_b + (n_a * n_b / n) * np.outer(delta, delta)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -40,10 +81,80 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     The trace of the root of a product of covariances is that of the root of R C_b R, R^2 = C_a, which is symmetric:
     two eigenvalue problems, finite also where a covariance is singular.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of sizes {len(a.mean)} and {len(b.mean)} cannot be compared")
-    values, vectors = np.linalg.eigh(a.cov)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b.cov @ root), 0.0)).sum()
+    _same_size(a, b)
+    r = root(a.cov)
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(r @ b.cov @ r), 0.0)).sum()
     distance = np.sum((a.mean - b.mean) ** 2) + np.trace(a.cov) + np.trace(b.cov) - 2.0 * cross
     return float(max(distance, 0.0))
+
+
+def root(cov: Matrix) -> Matrix:
+    """The symmetric R with R^2 = C; eigenvalues that rounding made negative count as 0."""
+    values, vectors = np.linalg.eigh(cov)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def _same_size(a: Moments, b: Moments) -> None:
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of sizes {len(a.mean)} and {len(b.mean)} cannot be compared")
+
+
+class Stored(NamedTuple):
+    """Moments read from a file, and where they come from."""
+
+    moments: Moments
+    provenance: dict[str, Any]
+    """What `save_moments` was told; empty for a file of another program."""
+
+
+def save_moments(path: str | PathLike, moments: Moments, provenance: dict[str, Any]) -> None:
+    """Write an .npz that pytorch-fid, TTUR and clean-fid read too: `mu`, `sigma`; and `count`, `provenance`.
+
+    provenance: what JSON can hold, such as the features' network and its digest, the data set, the date.
+    """
+    arrays: dict[str, Any] = {"mu": moments.mean, "sigma": moments.cov, "provenance": np.array(json.dumps(provenance))}
+    if moments.count is not None:
+        arrays["count"] = np.array(moments.count)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    write_bytes(run_path(path), file.getvalue())
+
+
+def load_moments(path: str | PathLike) -> Stored:
+    """Read moments from an .npz, ours or one with `mu` [D] and `sigma` [D, D] as others publish them.
+
+    Raises FileNotFoundError, or ValueError where the file is not of this kind or its numbers are no moments.
+    """
+    file = run_path(path)
+    try:
+        content = io.BytesIO(file.read_bytes())
+    except failures(file) as error:
+        raise FileNotFoundError(f"path is {str(path)!r}, which cannot be read: {error}") from None
+    require(
+        "path", str(path), zipfile.is_zipfile(content), "an .npz file with `mu` and `sigma`; save_moments writes one"
+    )
+    try:
+        with np.load(content) as stored:
+            found = {name: stored[name] for name in stored.files if name in ("mu", "sigma", "count", "provenance")}
+            names = ", ".join(sorted(stored.files))
+        provenance = json.loads(str(found.get("provenance", "{}")))
+    except Exception as error:  # a broken archive raises one of many
+        raise ValueError(f"{path} cannot be read ({error}); make it again") from None
+    require(f"the arrays of {path}", names, {"mu", "sigma"} <= set(found), "`mu` and `sigma` among them")
+    count = int(found["count"]) if "count" in found else None
+    return Stored(Moments(*_checked(str(path), found["mu"], found["sigma"]), count), provenance)
+
+
+def _checked(path: str, mu: Any, sigma: Any) -> tuple[Vector, Matrix]:
+    """mu and sigma in float64, if they can be a mean and a covariance."""
+    shapes = f"mu {mu.shape}, sigma {sigma.shape}"
+    require(f"what {path} holds", shapes, mu.ndim == 1 and sigma.shape == (len(mu), len(mu)), "mu [D] and sigma [D, D]")
+    number = np.issubdtype(mu.dtype, np.floating) and np.issubdtype(sigma.dtype, np.floating)
+    require(f"what {path} holds", f"mu {mu.dtype}, sigma {sigma.dtype}", number, "floating-point numbers")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    finite = bool(np.isfinite(mu).all() and np.isfinite(sigma).all())
+    require(f"what {path} holds", "not finite", finite, "finite numbers")
+    skew = float(np.abs(sigma - sigma.T).max())
+    symmetric = skew <= 1e-4 * float(np.abs(sigma).max())
+    require(f"sigma - sigma^T of {path}", skew, symmetric and bool((np.diag(sigma) >= 0).all()), "0: a covariance")
+    return mu, sigma
