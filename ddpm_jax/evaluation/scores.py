@@ -20,7 +20,8 @@ from ddpm_jax.metrics.inception_score import inception_score
 from ddpm_jax.metrics.jackknife import frechet_estimate
 from ddpm_jax.metrics.kernel import kernel_distance
 from ddpm_jax.metrics.manifold import manifold
-from ddpm_jax.metrics.neighbours import memorisation, neighbours
+from ddpm_jax.metrics.memorisation import memorisation
+from ddpm_jax.metrics.neighbours import neighbours
 from ddpm_jax.metrics.sliced import sliced_wasserstein
 
 # Precision and its kind compare every row with every other: at most so many of each set.
