@@ -50,7 +50,7 @@ BLOCKS: dict[str, tuple[Layer, str, dict[str, int]]] = {
 
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A weight that keeps activations near 1: He et al.'s variance, and a normalisation that is none of the identity."""
+    """A weight that keeps activations near 1: He et al.'s variance, and a normalisation that does something."""
     values = numbers(name, shape)
     if len(shape) == 4:
         return values * np.sqrt(2 / np.prod(shape[1:]), dtype=np.float32)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from ddpm_jax.check import RunError
 
 # Seconds without a byte after which a server is given up.
-TIMEOUT = 30
+TIMEOUT = 30.0
 BLOCK = 2**18
 
 

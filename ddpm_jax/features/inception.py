@@ -52,6 +52,7 @@ PREPROCESSING = (
 Weights = dict[str, Any]
 """{UNIT.kernel: [height, width, in, out], UNIT.bias: [out]} and fc.kernel [2048, 1008], fc.bias [1008]."""
 Activations = Float[Array, "batch height width channels"]
+Output = Float[Array, "batch out_height out_width out_channels"]
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ STAGES: dict[str, Layer] = {
 }
 
 
-def run_layer(layer: Layer, weights: Weights, x: Activations) -> Activations:
+def run_layer(layer: Layer, weights: Weights, x: Activations) -> Output:
     """A layer's output."""
     match layer:
         case Unit():
@@ -174,7 +175,7 @@ def run_layer(layer: Layer, weights: Weights, x: Activations) -> Activations:
     return x
 
 
-def _unit(unit: Unit, weights: Weights, x: Activations) -> Activations:
+def _unit(unit: Unit, weights: Weights, x: Activations) -> Output:
     # Full float32: by default GPUs (TF32) and TPUs (bfloat16) round the factors to 11 or 8 bits, which would move
     # distances by as much as papers report, and make them depend on the device.
     x = jax.lax.conv_general_dilated(
@@ -188,7 +189,7 @@ def _unit(unit: Unit, weights: Weights, x: Activations) -> Activations:
     return jax.nn.relu(x + weights[f"{unit.name}.bias"])
 
 
-def _pool(pool: Pool, x: Activations) -> Activations:
+def _pool(pool: Pool, x: Activations) -> Float[Array, "batch out_height out_width channels"]:
     window, strides, padding = (1, 3, 3, 1), (1, pool.stride, pool.stride, 1), "SAME" if pool.stride == 1 else "VALID"
     if pool.kind == "max":
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
