@@ -168,7 +168,10 @@ def their_network(extractor: Any, shape: tuple[int, int, int]) -> dict[str, np.n
 
 
 def write_torch_files() -> None:
-    """Small files as torch writes them, in both layouts: views, and every type of number."""
+    """Small files as torch writes them, in both layouts: views, and every type of number.
+
+    The older layout holds addresses in memory, so its bytes differ from run to run.
+    """
     import torch  # pyright: ignore[reportMissingImports]
 
     base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) / 8

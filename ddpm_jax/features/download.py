@@ -67,15 +67,11 @@ def fetch(wanted: WeightsFile, folder: Path | None = None, timeout: float = TIME
                     raise
                 os.replace(part, target)
     except OSError as error:
-        raise RunError(f"{target} cannot be written ({error.strerror or error}); {_by_hand(wanted, target)}") from None
+        raise RunError(
+            f"{target} cannot be written ({error.strerror or error}); make room there, set XDG_CACHE_HOME to another "
+            f"folder, or get {' or '.join(wanted.urls)} yourself and name its place: inception:PATH"
+        ) from None
     return target
-
-
-def _by_hand(wanted: WeightsFile, target: Path) -> str:
-    return (
-        f"get {' or '.join(wanted.urls)} on another machine and put it at {target}, "
-        "or name the place where it is: inception:PATH"
-    )
 
 
 def _check(path: Path, wanted: WeightsFile, remedy: str) -> None:
@@ -129,8 +125,8 @@ def _download(wanted: WeightsFile, target: Path, part: Path, timeout: float) -> 
         except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             reasons.append(f"{url}: {_words(error)}")
     raise RunError(
-        f"{wanted.name} cannot be downloaded ({'; '.join(reasons)}). Try again, which goes on where it stopped; "
-        f"or {_by_hand(wanted, target)}"
+        f"{wanted.name} cannot be downloaded ({'; '.join(reasons)}). Try again, which goes on where it stopped; or get "
+        f"the file from there on another machine and put it at {target}, or name its place: inception:PATH"
     )
 
 

@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Extractor:
     """sha256 in hexadecimal: of the file of weights, or of the source of a plain function."""
     preprocessing: str
     """What becomes of the pixels first, in one phrase: size, rounding, range, channels."""
-    apply: Callable[[Any], Extracted]
+    apply: Callable[[Any], Extracted] = field(repr=False)
     """uint8 images [b, height, width, channels] to Extracted.  Those with weights are pytrees of them and may be
     called inside `jit`; a plain function gets NumPy arrays."""
 

@@ -23,8 +23,6 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ddpm_jax.paths import failures
-
 STORAGES = {
     "FloatStorage": np.dtype(np.float32),
     "DoubleStorage": np.dtype(np.float64),
@@ -74,25 +72,20 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises ValueError where the file holds anything else or is damaged, and OSError where it cannot be opened.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(LEGACY_START))
-            file.seek(0)
+    with Path(path).open("rb") as file:
+        start = file.read(len(LEGACY_START))
+        file.seek(0)
+        try:
             if start.startswith(ZIP_START):
                 return _read_zip(file)
-            if start == LEGACY_START:
-                return _read_legacy(file)
-        return _read_safetensors(path)
-    except _RefusedError as error:
-        raise ValueError(f"{path} is not read: {error}") from None
-    except failures(path):
-        raise
-    except Exception as error:  # of pickle, zipfile, struct, safetensors, ...: whatever a damaged file leads to
-        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as weights ({told}); it is damaged, cut off, or neither a .pth nor a .safetensors"
-        ) from None
+            return _read_legacy(file) if start == LEGACY_START else _read_safetensors(file)
+        except _RefusedError as error:
+            raise ValueError(f"{path} is not read: {error}") from None
+        except Exception as error:  # of pickle, zipfile, struct, safetensors, ...: whatever a damaged file leads to
+            told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ValueError(
+                f"{path} cannot be read as weights ({told}); it is damaged, or neither a .pth nor a .safetensors"
+            ) from None
 
 
 class _Unpickler(pickle.Unpickler):
@@ -214,7 +207,7 @@ def _content(content: bytes, storage: Storage, order: str) -> np.ndarray:
     return array.byteswap() if (order == "little") != (np.little_endian) else array
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
 
-    return load_file(path)
+    return load(file.read())
