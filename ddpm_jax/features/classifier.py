@@ -1,0 +1,283 @@
+"""Features by a classifier that is trained on the data at hand: what Inception is for photographs.
+
+    classifier = train_classifier(source)                        any source with labels
+    save_classifier("mnist.safetensors", classifier, about)
+    extractor = load_classifier("mnist.safetensors")             from the file alone
+
+Inception-v3 has learned from photographs of 299 pixels, and knows little of digits of 28 or 8.  Distances in the
+features of another classifier are no FID, and compare only with one another.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ddpm_jax import specs
+from ddpm_jax.arrays import Key, Pixels, stream
+from ddpm_jax.check import require, whole
+from ddpm_jax.data import Folder, Npz, Source, Tfds
+from ddpm_jax.data.images import to_unit
+from ddpm_jax.data.sources import image_shape
+from ddpm_jax.data.stream import batches, sequential
+from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
+from ddpm_jax.nets.classifier import ClassifierSpec
+from ddpm_jax.paths import write_bytes
+from ddpm_jax.training.optimizer import Adam
+
+FORMAT = "ddpm_jax classifier 1"
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier of images of one shape."""
+
+    spec: ClassifierSpec
+    image_shape: tuple[int, int, int]
+    params: Any
+
+    @property
+    def apply(self) -> Callable[[Any], Extracted]:
+        """uint8 images to features and logits: a pytree that holds the parameters."""
+        return jax.tree_util.Partial(functools.partial(_classify, self.spec, self.image_shape), self.params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _classify(spec: ClassifierSpec, shape: tuple[int, int, int], params: Any, images: Any) -> Extracted:
+    if images.shape[1:] != shape:
+        given, taken = ("x".join(map(str, sizes)) for sizes in (images.shape[1:], shape))
+        raise ValueError(f"images are {given}; this classifier was trained on {taken} and takes no others")
+    with jax.default_matmul_precision("highest"):  # as in inception.py: the same numbers on every device
+        return Extracted(*spec.apply(params, to_unit(images)))
+
+
+def train_classifier(
+    source: Source,
+    *,
+    num_classes: int | None = None,
+    width: int = 32,
+    features: int = 64,
+    num_steps: int = 1500,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    report: Callable[[int, float], None] | None = None,
+) -> Classifier:
+    """A classifier trained on a source with labels: Adam with a cosine, images moved by a pixel or two at random.
+
+    num_classes: one more than the highest label unless given, for which all labels are read.  report: called with the
+    step and the loss, every 100 steps.  The same arguments give the same parameters on the same machine.
+
+    Raises ValueError where there are no labels, or where one is out of range.
+    """
+    whole("num_steps", num_steps, 1)
+    shape = image_shape(source)
+    spec = ClassifierSpec(count_classes(source) if num_classes is None else num_classes, width, features)
+    key = jax.random.key(seed)
+    params = spec.init(stream(key, "init"), shape)
+    optimizer = Adam(learning_rate, warmup_steps=num_steps // 10, decay="cosine", weight_decay=1e-4).build(num_steps)
+    state = optimizer.init(params)
+    step_of = _step(spec, optimizer)
+    # One jitted step at a time: on CPUs gradients of convolutions are 20 times slower inside a scan.
+    for step, batch in zip(range(num_steps), batches(source, batch_size, seed), strict=False):
+        _check_labels(batch, spec.num_classes)
+        step_key = jax.random.fold_in(stream(key, "shift"), step)
+        params, state, loss = step_of(params, state, step_key, batch["image"], batch["label"])
+        if report is not None and (step + 1) % 100 == 0:
+            report(step + 1, float(loss))
+    return Classifier(spec, shape, params)
+
+
+def _step(spec: ClassifierSpec, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    @jax.jit
+    def step(params: Any, state: Any, key: Key, images: Any, labels: Any) -> Any:
+        x = to_unit(moved(key, images))
+
+        def loss_of(params: Any) -> jax.Array:
+            return optax.softmax_cross_entropy_with_integer_labels(spec.apply(params, x)[1], labels).mean()
+
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    return step
+
+
+def moved(key: Key, images: Pixels) -> Any:
+    """Each image moved by up to 1/14 of its size (1 pixel at least) in each direction, its edge repeated."""
+    far = max(1, min(images.shape[1:3]) // 14)
+    padded = jnp.pad(images, ((0, 0), (far, far), (far, far), (0, 0)), mode="edge")
+    starts = jax.random.randint(key, (len(images), 2), 0, 2 * far + 1)
+    size = images.shape[1:]
+    return jax.vmap(lambda image, start: jax.lax.dynamic_slice(image, (start[0], start[1], 0), size))(padded, starts)
+
+
+def count_classes(source: Source) -> int:
+    """One more than the highest label; reads every example."""
+    highest = -1
+    for batch in sequential(source, CHUNK):
+        _check_labels(batch, None)
+        highest = max(highest, int(batch["label"].max()))
+    require("num_classes", highest + 1, highest >= 1, "two or more different labels")
+    return highest + 1
+
+
+def _check_labels(batch: dict[str, np.ndarray], num_classes: int | None) -> None:
+    if "label" not in batch:
+        raise ValueError("the data have no labels, which a classifier learns from")
+    labels = batch["label"]
+    wrong = labels[(labels < 0) | (labels >= (num_classes or np.inf))]
+    if wrong.size:
+        raise ValueError(f"a label is {wrong[0]}; expected 0..{'' if num_classes is None else num_classes - 1}")
+
+
+def accuracy(classifier: Classifier, source: Source) -> float:
+    """The share of the examples whose largest logit is that of their label."""
+    right = []
+    for batch in sequential(source, min(CHUNK, len(source)), fill=True):
+        right.append(np.asarray(classifier.apply(batch["image"]).logits).argmax(-1) == batch["label"])
+    return float(np.concatenate(right)[: len(source)].mean())
+
+
+class Subset:
+    """Some examples of a source."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
+        self._source, self._indices = source, np.asarray(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._source[int(self._indices[index])]
+
+
+def labelled(source: Source) -> Source:
+    """The source with labels: where it can have some and was not asked for them, it is.
+
+    Raises ValueError where it has none.
+    """
+    if "label" in source[0]:
+        return source
+    if isinstance(source, Tfds):
+        return dataclasses.replace(source, label_key="label")
+    if isinstance(source, Npz):
+        return dataclasses.replace(source, labels=source.images.replace("images", "labels"))
+    if isinstance(source, Folder):
+        return dataclasses.replace(source, labels=True)
+    raise ValueError(f"data is {source!r}, whose examples have no label, an integer; a classifier learns from them")
+
+
+def held_out(source: Source, seed: int = 0) -> tuple[Source, Source, str]:
+    """(what to train on, what to test on, its name): the split called test where there is one, or else a tenth."""
+    test = _test_split(source)
+    if test is not None:
+        return source, test, "the split test"
+    count = len(source)
+    require("data", f"{count} examples", count >= 10, "10 at least, a tenth of which is held out")
+    order = np.random.RandomState(seed).permutation(count)
+    chosen, rest = np.sort(order[: count // 10]), np.sort(order[count // 10 :])
+    return Subset(source, rest), Subset(source, chosen), f"a held-out tenth, {len(chosen)} images"
+
+
+def _test_split(source: Any) -> Source | None:
+    """The split called test of a source with a field `split`, or of an .npz with train_ and test_ arrays."""
+    if isinstance(source, Npz) and "train" in source.images and source.labels:
+        changes = {name: getattr(source, name).replace("train", "test") for name in ("images", "labels")}
+    elif dataclasses.is_dataclass(source) and "test" not in str(getattr(source, "split", "test")):
+        changes = {"split": "test"}
+    else:
+        return None
+    try:
+        test: Any = dataclasses.replace(source, **changes)  # pyright: ignore[reportArgumentType]
+        return test if len(test) else None
+    except (ValueError, OSError):  # there is none of this name
+        return None
+
+
+def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict[str, Any]) -> None:
+    """Write a classifier as safetensors; about: what else to tell of it (accuracy, data, seed), kept as text.
+
+    A reader sees the old file or the new one; equal classifiers give equal files.
+    """
+    from safetensors.numpy import save
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(classifier.params)
+    arrays = {"/".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+    known = {"format": FORMAT, "image_shape": json.dumps(classifier.image_shape)}
+    known |= {name: str(value) for name, value in dataclasses.asdict(classifier.spec).items()}
+    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    write_bytes(Path(path), _sorted_header(save(arrays, metadata={**told, **known})))
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """A safetensors file with its header's entries in the order of their names: safetensors leaves that to chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def described(source: Any) -> Any:
+    """A source as JSON, or as text where it is no spec."""
+    try:
+        return specs.encode(source)
+    except specs.SpecError:
+        return repr(source)
+
+
+def load_classifier(path: str | os.PathLike) -> Extractor:
+    """The extractor of a classifier in a file that `save_classifier` wrote.
+
+    Raises FileNotFoundError where there is none, and ValueError where it holds something else.
+    """
+    found = existing_file(path, "a classifier, which scripts/train_features.py writes")
+    classifier, _ = read_classifier(found)
+    shape = "x".join(map(str, classifier.image_shape))
+    preprocessing = f"pixels / 127.5 - 1, {shape} as they are"
+    with found.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Extractor(f"classifier {found.stem}", digest, preprocessing, classifier.apply)
+
+
+def read_classifier(path: Path) -> tuple[Classifier, dict[str, str]]:
+    """A classifier, and what its file tells of it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in list(file.keys())}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); it is damaged or of another kind") from None
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is no classifier; expected one that scripts/train_features.py wrote. Weights of Inception-v3 are "
+            f"named inception:{path}"
+        )
+    try:
+        height, width, channels = json.loads(about["image_shape"])
+        spec = ClassifierSpec(*(int(about[field.name]) for field in dataclasses.fields(ClassifierSpec)))
+        shape = (int(height), int(width), int(channels))
+        shapes = jax.eval_shape(lambda key: spec.init(key, shape), jax.random.key(0))
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: its description cannot be read ({error})") from None
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    names = ["/".join(entry.key for entry in path) for path, _ in leaves]
+    right = {name: (leaf.shape, np.dtype(np.float32)) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    if {name: (array.shape, array.dtype) for name, array in arrays.items()} != right:
+        raise ValueError(f"{path} is damaged: its arrays are not those of {spec} for images of {shape}")
+    params = jax.tree_util.tree_unflatten(tree, [jnp.asarray(arrays[name]) for name in names])
+    return Classifier(spec, shape, params), about

@@ -1,0 +1,223 @@
+"""Feature extractors: what turns images into the vectors that metrics compare.
+
+    extractor = read_extractor("inception")                  or "FILE.py:NAME", "PATH.safetensors", "inception:PATH"
+    extractor = of_function(lambda images: images.reshape(len(images), -1) / 255)
+    features, logits = extract(extractor, images)            images uint8 [n, h, w, c], features float32 [n, d]
+
+A distance between features means something only beside another in the same ones, so an extractor says who it is: its
+name, the digest of its weights or source, and what it does to the pixels first.
+"""
+
+import functools
+import hashlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ddpm_jax.check import require, whole
+from ddpm_jax.specs import load_file
+from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
+
+# Images at a time: on each device, where there are several.
+CHUNK = 64
+
+ACCEPTED = """\
+inception (the network of FID; its weights are downloaded once), inception:PATH (weights in a file), \
+PATH.safetensors (a classifier by scripts/train_features.py) or FILE.py:NAME (a function or an Extractor)"""
+
+
+class Extracted(NamedTuple):
+    """What an extractor makes of b images."""
+
+    features: Any
+    """float32 [b, d]"""
+    logits: Any = None
+    """float32 [b, k], of the k classes that it knows, for the Inception score; None for none."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A function of images, and what a report must say of it."""
+
+    name: str
+    """"inception-v3", for example."""
+    digest: str
+    """sha256 in hexadecimal: of the file of weights, or of the source of a plain function."""
+    preprocessing: str
+    """What becomes of the pixels first, in one phrase: size, rounding, range, channels."""
+    apply: Callable[[Any], Extracted] = field(repr=False)
+    """uint8 images [b, height, width, channels] to Extracted.  Those with weights are pytrees of them and may be
+    called inside `jit`; a plain function gets NumPy arrays."""
+
+    def __post_init__(self) -> None:
+        require("name", self.name, bool(self.name), "a name for reports")
+        holds = len(self.digest) == 64 and set(self.digest) <= set("0123456789abcdef")
+        require("digest", self.digest, holds, "a sha256: 64 hexadecimal digits")
+        require("apply", self.apply, callable(self.apply), "a function of uint8 images")
+
+
+def of_function(
+    function: Callable[[Any], Any],
+    name: str | None = None,
+    *,
+    digest: str | None = None,
+    preprocessing: str = "its own",
+) -> Extractor:
+    """The extractor of any function of uint8 images [b, h, w, c], a NumPy array: features [b, d], or a pair of
+    features and logits [b, k].
+
+    It is called as it is, not inside `jit`.  name: the function's own unless given.  digest: what tells it from others,
+    that of its source unless given, which knows nothing of weights or functions that it uses.
+
+    Raises ValueError where there is no source to read and no digest, and where the function gives something else.
+    """
+    called = name or getattr(function, "__name__", type(function).__name__)
+    return Extractor(
+        called, digest or _source_digest(function), preprocessing, functools.partial(_call, function, called)
+    )
+
+
+def _source_digest(function: Callable[..., Any]) -> str:
+    inner: Any = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    is_code = inspect.isroutine(inner) or inspect.isclass(inner)
+    try:
+        source = inspect.getsource(inner if is_code else type(inner))
+    except (OSError, TypeError):
+        raise ValueError(f"the source of {function!r} cannot be read; define it in a file, or give a digest") from None
+    return hashlib.sha256(inspect.cleandoc(source).encode()).hexdigest()
+
+
+def _call(function: Callable[[Any], Any], name: str, images: Any) -> Extracted:
+    """function(images), checked."""
+    found = function(images)
+    features, logits = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    features, logits = _float32(name, features), None if logits is None else _float32(name, logits)
+    for array in (features, features if logits is None else logits):
+        if array.ndim != 2 or len(array) != len(images):
+            raise ValueError(
+                f"{name} made an array of shape {array.shape} of {len(images)} images; expected features "
+                f"[{len(images)}, d], or a pair of them and of logits [{len(images)}, k]"
+            )
+    return Extracted(features, logits)
+
+
+def _float32(name: str, array: Any) -> Any:
+    if isinstance(array, jax.Array):
+        return array.astype(np.float32)
+    try:
+        return np.asarray(array, np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} gives a {type(array).__name__}, which is no array of numbers ({error})") from None
+
+
+def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | None = None) -> Extracted:
+    """The features, and the logits where there are some, of n images: NumPy float32 [n, d] and [n, k].
+
+    images: uint8 [n, h, w, c], or anything with a length whose slices are that.  chunk: images at a time, on each
+    device; the last chunk is filled up with copies of its last image, so that one shape is compiled.  mesh: the devices
+    that share the work, for an extractor with weights; of many processes, each calls this with the same images.
+    """
+    whole("chunk", chunk, 1)
+    n = len(images)
+    require("number of images", n, n >= 1, "at least 1")
+    run, count = extractor.apply, 1
+    if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see arrays.as_pytree
+        run, count = functools.partial(_on_mesh, jax.device_put(run, replicated(mesh)), mesh), mesh.size
+    size = min(chunk, -(-n // count)) * count
+    pieces = []
+    for start in range(0, n, size):
+        block = checked_pixels(images[start : start + size])
+        full = np.concatenate([block, np.repeat(block[-1:], size - len(block), 0)]) if len(block) < size else block
+        found = run(full)
+        pieces.append([None if array is None else fetch_float32(array)[: len(block)] for array in found])
+    features, logits = zip(*pieces, strict=True)
+    return Extracted(np.concatenate(features), None if logits[0] is None else np.concatenate(logits))
+
+
+def _on_mesh(apply: Callable[[Any], Extracted], mesh: Mesh, images: np.ndarray) -> Extracted:
+    return apply(global_batch(mesh, {"image": images[local_rows(mesh, len(images))]}, len(images))["image"])
+
+
+def fetch_float32(array: Any) -> np.ndarray:
+    """An array of this or of all devices, as NumPy float32."""
+    return np.asarray(fetch(array) if isinstance(array, jax.Array) else array, np.float32)
+
+
+def checked_pixels(images: Any) -> np.ndarray:
+    """The images as a NumPy array; ValueError unless they are uint8 [n, height, width, channels]."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(
+            f"images are {images.dtype} {list(images.shape)}; expected uint8 [n, height, width, channels] with values "
+            "0..255: data.images.to_pixels makes them from [-1, 1]"
+        )
+    return images
+
+
+def read_extractor(text: str) -> Extractor:
+    """The extractor that a command line names.
+
+        inception              Inception-v3 as for FID; the weights are downloaded when first used
+        inception:PATH         the same network with the weights in a file, .pth or .safetensors
+        PATH.safetensors       a classifier trained by scripts/train_features.py
+        FILE.py:NAME           a function of uint8 images, or an Extractor, in a Python file, which is executed
+
+    Raises ValueError, FileNotFoundError or RunError with what is wrong and what is accepted.
+    """
+    if text == "inception" or text.startswith("inception:"):
+        from ddpm_jax.features.inception import load_inception
+
+        return load_inception(text.partition(":")[2] or None)
+    file, separator, name = text.rpartition(":")
+    if separator and file.endswith(".py"):
+        return _of_file(Path(file).expanduser(), name)
+    if text.endswith(".safetensors"):
+        from ddpm_jax.features.classifier import load_classifier
+
+        return load_classifier(text)
+    raise ValueError(f"the features are {text!r}; expected {ACCEPTED}")
+
+
+def existing_file(path: str | os.PathLike, what: str) -> Path:
+    """The path; FileNotFoundError where there is no such file."""
+    found = Path(path).expanduser()
+    if not found.is_file():
+        raise FileNotFoundError(f"there is no file {found}; expected {what}")
+    return found
+
+
+def _of_file(path: Path, name: str) -> Extractor:
+    """The function or Extractor called `name` in a Python file; its digest is that of the whole file."""
+    existing_file(path, "a Python file with a function of uint8 images, or an Extractor: FILE.py:NAME")
+    sys.path.insert(0, str(path.resolve().parent))  # as for `python FILE.py`
+    try:
+        module = load_file(path)
+    except Exception as error:
+        here = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.resolve())]
+        line = error.lineno if isinstance(error, SyntaxError) else here[-1] if here else "?"
+        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if isinstance(found, Extractor):
+        return found
+    if not callable(found) or isinstance(found, type):
+        names = [key for key, value in vars(module).items() if _is_candidate(value, module.__name__)]
+        raise ValueError(
+            f"{path} has no function or Extractor called {name!r}; it has {', '.join(names) or 'none at all'}"
+        )
+    return of_function(found, f"{path.name}:{name}", digest=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _is_candidate(value: Any, module: str) -> bool:
+    own = callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) == module
+    return isinstance(value, Extractor) or own
