@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.nets.blocks import AttentionBlock, norm
+from ddpm_jax.nets.blocks import AttentionBlock, Norms, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.unet import UNetSpec
 
@@ -189,7 +189,7 @@ def test_heads_that_are_all_alike_attend_as_one(heads):
     channels = 8
     shape = (2, 3, 4, channels)
     x = reference.numbers("x", shape)
-    one, many = (AttentionBlock(count, 4, "float32") for count in (1, heads))
+    one, many = (AttentionBlock(count, Norms(4), "float32") for count in (1, heads))
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: reference.weight(tuple(entry.key for entry in path), leaf.shape),
         jax.eval_shape(one.init, jax.random.key(0), jnp.zeros(shape))["params"],
@@ -303,7 +303,7 @@ def test_any_number_of_channels_will_do(channels, image_channels):
     [(128, 32, 32), (48, 32, 24), (50, 32, 25), (32, 32, 16), (8, 8, 4), (7, 4, 1), (24, 5, 4), (2, 32, 1)],
 )
 def test_groups_are_the_most_that_divide_the_channels_and_have_two_or_more(channels, groups, expected):
-    assert norm(channels, "norm", "float32", groups).num_groups == expected
+    assert norm(channels, "norm", "float32", Norms(groups)).num_groups == expected
 
 
 @pytest.mark.parametrize(
