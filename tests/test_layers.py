@@ -27,7 +27,7 @@ LAYERS = [
     ["specs"],
     ["experiment"],
     ["run", "dryrun"],
-    ["training.start"],
+    ["training.start", "interop"],
     ["training.loop"],
     ["commands"],
     ["launch"],

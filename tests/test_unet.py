@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.interop.names import diffusers_name, paths
 from ddpm_jax.nets.blocks import AttentionBlock, Norms, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.unet import UNetSpec
@@ -43,7 +44,7 @@ apply = jax.jit(lambda net, z, t: net(z, t), compiler_options=QUICKLY)
 
 def leaves(tree) -> list[tuple[str, jax.Array]]:
     """("layer/.../array", value) of every parameter."""
-    return [("/".join(path), leaf) for path, leaf in reference.paths(tree)]
+    return [("/".join(path), leaf) for path, leaf in paths(tree)]
 
 
 def replace(net, **changes):
@@ -88,13 +89,13 @@ def test_it_computes_what_diffusers_computes_with_the_same_weights(name):
 def test_every_parameter_has_its_own_name_in_diffusers():
     case = reference.CIFAR10
     shapes = jax.eval_shape(lambda key: case.spec.init(key, case.shape[1:]), jax.random.key(0))
-    paths = [path for path, _ in reference.paths(shapes)]
-    names = {reference.diffusers_name(path, levels=4) for path in paths}
-    assert len(names) == len(paths)
+    found = [path for path, _ in paths(shapes)]
+    names = {diffusers_name(path, levels=4) for path in found}
+    assert len(names) == len(found)
     assert "up_blocks.0.resnets.2.time_emb_proj.weight" in names  # our up_3_block_2/embedding/kernel
     assert "mid_block.attentions.0.to_out.0.bias" in names
     with pytest.raises(ValueError, match="no layer of a U-Net is called sideways_1"):
-        reference.diffusers_name(("sideways_1", "conv1", "kernel"), levels=4)
+        diffusers_name(("sideways_1", "conv1", "kernel"), levels=4)
 
 
 @pytest.mark.parametrize(

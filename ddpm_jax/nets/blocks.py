@@ -16,9 +16,7 @@ Embedding = Float[Array, "batch size"]
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 
-def conv(
-    features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1, padding: Padding = "SAME"
-) -> nn.Conv:
+def conv(features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1, padding: Padding = "SAME") -> nn.Conv:
     """A `size` x `size` convolution; at stride 2, SAME pads (0, 1) on even sizes, as published."""
     return nn.Conv(features, (size, size), stride, padding, dtype=dtype, name=name)
 
