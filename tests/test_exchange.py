@@ -463,9 +463,6 @@ def test_an_imported_run_is_read_like_any_other(imported, model, one):
     assert (run.step, run.image_shape, run.experiment.net) == (0, (8, 8, 1), model.net)
     assert run.experiment.schedule == model.diffusion.schedule
     jax.tree.map(np.testing.assert_array_equal, run.params, model.params)
-    with np.load(REFERENCE / "diffusers.npz") as stored:
-        z, t, _ = exchange.inputs(model.net, model.image_shape)
-        np.testing.assert_allclose(exchange.apply(run.predict, z, t), stored["outputs"], rtol=0, atol=1e-4)
 
 
 def tuned(imported: Path, images: Npz) -> Experiment:

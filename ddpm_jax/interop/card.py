@@ -14,6 +14,8 @@ from ddpm_jax.check import require
 from ddpm_jax.paths import RunPath
 from ddpm_jax.run import Run
 
+# The file of an imported run that says where its weights came from.
+ORIGIN = "imported.json"
 NO_LICENSE = "None was given: ask the author before you use the weights for more than a look."
 
 
@@ -32,6 +34,7 @@ def card_text(run: Run, folder: RunPath, name: str, license: str | None) -> str:
     return "\n".join(
         [
             *_front_matter(license),
+            "",
             f"# {name}",
             "",
             f"A denoising diffusion model{kind} of {height}x{width}x{channels} images, with {count:,} parameters,",
@@ -39,7 +42,7 @@ def card_text(run: Run, folder: RunPath, name: str, license: str | None) -> str:
             "",
             "## Recipe",
             "",
-            *_table(("what", "value"), _recipe(run)),
+            *_table(("what", "value"), _recipe(run, folder)),
             "",
             "## Data",
             "",
@@ -75,15 +78,21 @@ def _front_matter(license: str | None) -> list[str]:
     ]
 
 
-def _recipe(run: Run) -> list[tuple[str, str]]:
-    """How the weights were made, part by part."""
-    of = run.experiment
-    parts = ("net", "schedule", "target", "variance", "objective", "timesteps", "optimizer", "clip", "sampler")
-    averages = f"`{describe(of.ema)}`; these weights: {run.ema}"
-    rows = [(part, f"`{describe(getattr(of, part))}`") for part in parts]
-    steps = f"{run.step:,} of {of.num_steps:,}" if run.step else "0: imported weights, not trained further"
-    rows += [("averages", averages), ("steps", steps), ("batch", str(of.batch_size)), ("flips", str(of.flip))]
-    return [*rows, ("seed", str(of.seed))]
+def _recipe(run: Run, folder: RunPath) -> list[tuple[str, str]]:
+    """How the weights were made, part by part; of imported ones that were not trained here, what they are."""
+    of, origin = run.experiment, folder / ORIGIN
+    what, how = ("net", "schedule", "target", "variance", "clip", "sampler"), ("objective", "timesteps", "optimizer")
+    rows = [(part, f"`{describe(getattr(of, part))}`") for part in what + how]
+    rows += [
+        ("averages", f"`{describe(of.ema)}`; these weights: {run.ema}"),
+        ("steps", f"{run.step:,} of {of.num_steps:,}"),
+    ]
+    rows += [("batch", str(of.batch_size)), ("flips", str(of.flip)), ("seed", str(of.seed))]
+    if origin.exists():
+        name = json.loads(origin.read_text()).get("from")
+        rows = rows if run.step else rows[: len(what)]
+        rows.append(("began as", f"imported weights, {name}, whose own recipe and data are not known here"))
+    return rows
 
 
 def describe(value: Any) -> str:

@@ -8,6 +8,7 @@ network, the schedule and the target; all else may be chosen anew until its firs
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import PurePath
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ from ddpm_jax import specs
 from ddpm_jax.data.later import Later
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.interop import diffusers
-from ddpm_jax.interop.card import card_text
-from ddpm_jax.interop.folder import appearing
+from ddpm_jax.interop.card import ORIGIN, card_text
+from ddpm_jax.interop.folder import appearing, write_json
 from ddpm_jax.interop.scheduler_config import Diffusion
 from ddpm_jax.objective import Hybrid, SquaredError
 from ddpm_jax.paths import RunPath, run_path
@@ -53,6 +54,7 @@ def import_run(
             checkpoints.finish(0, as_items((jax.tree.map(jax.numpy.asarray, model.params),)), about)
         finally:
             checkpoints.close()
+        write_json(made / ORIGIN, {"from": PurePath(str(folder)).name})
         specs.save(experiment, made / "experiment.json")
     return experiment
 
