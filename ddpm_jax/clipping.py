@@ -39,20 +39,24 @@ class Clip(Clipping):
 
 @dataclass(frozen=True)
 class DynamicThreshold(Clipping):
-    """Clipped to [-s, s] and divided by s, the `quantile` of |x| in the example or 1, whichever is larger.
+    """Clipped to [-s, s] and divided by s, the `quantile` of |x| in the example, but at least 1 and at most `maximum`.
 
     Saharia et al. 2022 (Imagen, arXiv 2205.11487), section 2.3.
     """
 
     quantile: float = 0.995
     """The share of an example's elements that the threshold leaves alone."""
+    maximum: float | None = None
+    """The largest threshold; None for any."""
 
     def __post_init__(self) -> None:
         require("quantile", self.quantile, 0 < self.quantile <= 1, "more than 0, at most 1")
+        require("maximum", self.maximum, self.maximum is None or self.maximum > 1, "None or more than 1")
 
     def __call__(self, x: Batch) -> Float[Array, "batch *dims"]:
         axes = tuple(range(1, x.ndim))
-        threshold = jnp.maximum(jnp.quantile(jnp.abs(x), self.quantile, axis=axes, keepdims=True), 1.0)
+        quantile = jnp.quantile(jnp.abs(x), self.quantile, axis=axes, keepdims=True)
+        threshold = jnp.clip(quantile, 1.0, self.maximum)
         return jnp.clip(x, -threshold, threshold) / threshold
 
 

@@ -182,14 +182,21 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-def conflicts(old: Experiment, new: Experiment) -> list[str]:
+# What weights that were imported know; the rest may change until the first step is taken, and these fields of net.
+KNOWN_BY_WEIGHTS = ("net", "schedule", "target")
+UNKNOWN_TO_WEIGHTS = ("net.dropout:", "net.dtype:", "net.remat:")
+
+
+def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]:
     """Why a run of `old` cannot be resumed as `new`: the fields that differ, none where it can.
 
-    The length may change only if the learning rate does not depend on it.
+    The length may change only if the learning rate does not depend on it.  begun: False where no step is taken yet.
     """
     free = FREE_TO_CHANGE - ({"num_steps"} if old.optimizer.decay != "constant" else set())
     fixed = [field.name for field in dataclasses.fields(old) if field.name not in free]
+    fixed = [name for name in fixed if begun or name in KNOWN_BY_WEIGHTS]
     encoded_old, encoded_new = specs.encode(old), specs.encode(new)
     lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
+    lines = [line for line in lines if begun or not line.startswith(UNKNOWN_TO_WEIGHTS)]
     changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
     return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]

@@ -11,7 +11,7 @@ import jax.core
 import numpy as np
 from jaxtyping import Float, Int
 
-from ddpm_jax.check import require
+from ddpm_jax.check import require, whole
 from ddpm_jax.schedule import NoiseSchedule
 
 
@@ -45,6 +45,32 @@ class Uniform(Grid):
 
     def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
         return np.linspace(schedule.num_steps, 0, num_steps + 1)[:-1]
+
+
+@dataclass(frozen=True)
+class Leading(Grid):
+    """Even steps of a whole number, T // steps, up from t = 1: what diffusers calls leading.
+
+    Few steps so begin below T, where z_t is not quite noise (Lin et al. 2024, arXiv 2305.08891, section 3.3); `Uniform`
+    is what they call trailing.
+    """
+
+    offset: int = 0
+    """Added to every timestep."""
+
+    def __post_init__(self) -> None:
+        whole("offset", self.offset, 0)
+
+    def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
+        return 1.0 + self.offset + np.arange(num_steps)[::-1] * (schedule.num_steps // num_steps)
+
+
+@dataclass(frozen=True)
+class Linspace(Grid):
+    """Even steps from T to 1, both of which are visited: what diffusers calls linspace."""
+
+    def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
+        return 1.0 + np.rint(np.linspace(0, schedule.num_steps - 1, num_steps))[::-1]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ of the case (`inputs`); both are made of raw PCG64 output, which NumPy promises 
 makes the same numbers without torch.
 """
 
-import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,67 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpm_jax.interop.names import ParamPath, to_diffusers
+from ddpm_jax.interop.unet_config import write_config
 from ddpm_jax.nets.unet import UNetSpec
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "unet.npz"
-
-# Our layers and diffusers' names of them.  {l} is the level, {m} the level counted from the other end (diffusers
-# numbers the way up in the order of execution), {i} the number within the level.
-LAYERS = (
-    ("conv_in", "conv_in"),
-    ("embedding_0", "time_embedding.linear_1"),
-    ("embedding_1", "time_embedding.linear_2"),
-    ("class_embedding", "class_embedding"),
-    ("down_{l}_block_{i}", "down_blocks.{l}.resnets.{i}"),
-    ("down_{l}_attention_{i}", "down_blocks.{l}.attentions.{i}"),
-    ("down_{l}_downsample", "down_blocks.{l}.downsamplers.0"),
-    ("middle_block_{i}", "mid_block.resnets.{i}"),
-    ("middle_attention", "mid_block.attentions.0"),
-    ("up_{l}_block_{i}", "up_blocks.{m}.resnets.{i}"),
-    ("up_{l}_attention_{i}", "up_blocks.{m}.attentions.{i}"),
-    ("up_{l}_upsample", "up_blocks.{m}.upsamplers.0"),
-    ("norm_out", "conv_norm_out"),
-    ("conv_out", "conv_out"),
-)
-# The parts of a block that are called differently, and the arrays of a layer.
-PARTS = {
-    "embedding": "time_emb_proj",
-    "shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "out": "to_out.0",
-}
-ARRAYS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-
-ParamPath = tuple[str, ...]  # ("down_0_block_1", "conv1", "kernel")
-
-
-def diffusers_name(path: ParamPath, levels: int) -> str:
-    """The name in diffusers' state dict of our parameter at `path` of a U-Net with that many levels."""
-    layer, *parts, array = path
-    for ours, theirs in LAYERS:
-        match = re.fullmatch(re.sub(r"{(\w)}", r"(?P<\1>\\d+)", ours), layer)
-        if match:
-            numbers = {name: int(digits) for name, digits in match.groupdict().items()}
-            name = theirs.format(**numbers, m=levels - 1 - numbers.get("l", 0))
-            return ".".join([name, *(PARTS.get(part, part) for part in parts), ARRAYS[array]])
-    raise ValueError(f"no layer of a U-Net is called {layer}")
-
-
-def diffusers_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
-    """Our parameter in torch's layout: OIHW for HWIO, [out, in] for [in, out], 1x1 convolution for shortcuts."""
-    if path[-1] != "kernel":
-        return value
-    value = np.moveaxis(value, (-1, -2), (0, 1))
-    return value[:, :, None, None] if path[-2] == "shortcut" else value
-
-
-def paths(tree: Any) -> list[tuple[ParamPath, Any]]:
-    """Every (path, leaf) of a tree of nested dicts."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(tuple(entry.key for entry in path), leaf) for path, leaf in leaves]
 
 
 def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -169,29 +112,7 @@ def diffusers_net(case: Case) -> Any:
     """diffusers' U-Net of the same architecture, in evaluation mode."""
     from diffusers import UNet2DModel  # pyright: ignore[reportMissingImports]
 
-    spec, levels = case.spec, len(case.spec.channel_multipliers)
-    listed = [case.shape[1] // 2**level in spec.attention_resolutions for level in range(levels)]
-    widths = {spec.channels * spec.channel_multipliers[level] for level in range(levels) if listed[level]}
-    widths.add(spec.channels * spec.channel_multipliers[-1])
-    if spec.num_heads > 1 and len(widths) > 1:
-        raise ValueError("diffusers fixes the size of a head: with several heads, attention must have one width")
-    return UNet2DModel(
-        in_channels=case.shape[3],
-        out_channels=spec.out_multiplier * case.shape[3],
-        freq_shift=1,
-        flip_sin_to_cos=False,
-        down_block_types=tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in listed),
-        up_block_types=tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(listed)),
-        block_out_channels=tuple(spec.channels * multiplier for multiplier in spec.channel_multipliers),
-        layers_per_block=spec.num_res_blocks,
-        downsample_padding=0,
-        dropout=spec.dropout,
-        attention_head_dim=None if spec.num_heads == 1 else widths.pop() // spec.num_heads,
-        norm_num_groups=spec.norm_groups,
-        norm_eps=1e-6,
-        add_attention=True,
-        num_class_embeds=spec.num_classes,
-    ).eval()
+    return UNet2DModel.from_config(write_config(case.spec, case.shape[1:])).eval()
 
 
 def theirs(name: str, case: Case) -> np.ndarray:
@@ -200,10 +121,7 @@ def theirs(name: str, case: Case) -> np.ndarray:
 
     z, t, labels = inputs(name, case)
     net, levels = diffusers_net(case), len(case.spec.channel_multipliers)
-    state = {
-        diffusers_name(path, levels): torch.from_numpy(diffusers_array(path, value).copy())
-        for path, value in paths(parameters(case))
-    }
+    state = {name: torch.from_numpy(value) for name, value in to_diffusers(parameters(case), levels).items()}
     net.load_state_dict(state, strict=True)
     with torch.no_grad():
         output = net(

@@ -5,11 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.grids import Given, Grid, Karras, LogSnr, Quadratic, Uniform, tail
+from ddpm_jax.grids import Given, Grid, Karras, Leading, Linspace, LogSnr, Quadratic, Uniform, tail
 from ddpm_jax.sampling import Ancestral, Ddim, Heun, sample
 from ddpm_jax.schedule import Betas, Cosine, Linear, Sigmoid
 
-GRIDS = (Uniform(), Quadratic(), LogSnr(), Karras(), Karras(rho=3.0, sigma_min=0.05, sigma_max=5.0))
+GRIDS = (
+    Uniform(),
+    Leading(),
+    Leading(offset=1),
+    Linspace(),
+    Quadratic(),
+    LogSnr(),
+    Karras(),
+    Karras(rho=3.0, sigma_min=0.05, sigma_max=5.0),
+)
 CHAINS = (
     Linear(),
     Linear(num_steps=20),
@@ -200,3 +209,20 @@ def test_under_jit_the_others_take_any_schedule(sampler):
         Linear(num_steps=20).build(),
     )
     assert shape.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "count", "expected"),
+    [
+        # What set_timesteps of diffusers' DDPMScheduler gives for 1000 steps, and 1 more.
+        (Leading(), 10, [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]),
+        (Leading(), 3, [667, 334, 1]),
+        (Leading(offset=1), 4, [752, 502, 252, 2]),
+        (Linspace(), 4, [1000, 667, 334, 1]),
+        (Linspace(), 3, [1000, 501, 1]),
+        (Uniform(), 3, [1000, 667, 333]),
+    ],
+    ids=repr,
+)
+def test_the_timesteps_of_diffusers(grid, count, expected):
+    np.testing.assert_array_equal(grid.times(Linear().build(), count), [*expected, 0])

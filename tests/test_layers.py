@@ -28,7 +28,7 @@ LAYERS = [
     ["features"],
     ["experiment"],
     ["run", "dryrun"],
-    ["training.start"],
+    ["training.start", "interop"],
     ["training.loop"],
     ["commands"],
     ["launch"],

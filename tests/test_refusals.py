@@ -18,7 +18,7 @@ TRAIN, OWN, RUN = ("train",), ("train", "own.py"), ("train", "own.py", "--workdi
 SAMPLE = ("sample", "run", "--output", "images.npz")
 
 COMMANDS = [
-    (("tarin",), "the command is 'tarin'; expected one of train, sample, prepare"),
+    (("tarin",), "the command is 'tarin'; expected one of train, sample, "),
     ((*TRAIN, "nosuch.py"), "there is no file nosuch.py; expected an experiment, FILE.py or FILE.json"),
     ((*TRAIN, "notes.txt"), "notes.txt is no experiment; expected FILE.py or FILE.json"),
     ((*TRAIN, "--batch-size", "3"), "the first argument is '--batch-size'; expected an experiment"),

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.nets.blocks import AttentionBlock, norm
+from ddpm_jax.interop.names import diffusers_name, paths
+from ddpm_jax.nets.blocks import AttentionBlock, Norms, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.unet import UNetSpec
 
@@ -43,7 +44,7 @@ apply = jax.jit(lambda net, z, t: net(z, t), compiler_options=QUICKLY)
 
 def leaves(tree) -> list[tuple[str, jax.Array]]:
     """("layer/.../array", value) of every parameter."""
-    return [("/".join(path), leaf) for path, leaf in reference.paths(tree)]
+    return [("/".join(path), leaf) for path, leaf in paths(tree)]
 
 
 def replace(net, **changes):
@@ -88,13 +89,13 @@ def test_it_computes_what_diffusers_computes_with_the_same_weights(name):
 def test_every_parameter_has_its_own_name_in_diffusers():
     case = reference.CIFAR10
     shapes = jax.eval_shape(lambda key: case.spec.init(key, case.shape[1:]), jax.random.key(0))
-    paths = [path for path, _ in reference.paths(shapes)]
-    names = {reference.diffusers_name(path, levels=4) for path in paths}
-    assert len(names) == len(paths)
+    found = [path for path, _ in paths(shapes)]
+    names = {diffusers_name(path, levels=4) for path in found}
+    assert len(names) == len(found)
     assert "up_blocks.0.resnets.2.time_emb_proj.weight" in names  # our up_3_block_2/embedding/kernel
     assert "mid_block.attentions.0.to_out.0.bias" in names
     with pytest.raises(ValueError, match="no layer of a U-Net is called sideways_1"):
-        reference.diffusers_name(("sideways_1", "conv1", "kernel"), levels=4)
+        diffusers_name(("sideways_1", "conv1", "kernel"), levels=4)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_heads_that_are_all_alike_attend_as_one(heads):
     channels = 8
     shape = (2, 3, 4, channels)
     x = reference.numbers("x", shape)
-    one, many = (AttentionBlock(count, 4, "float32") for count in (1, heads))
+    one, many = (AttentionBlock(count, Norms(4), "float32") for count in (1, heads))
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: reference.weight(tuple(entry.key for entry in path), leaf.shape),
         jax.eval_shape(one.init, jax.random.key(0), jnp.zeros(shape))["params"],
@@ -303,7 +304,7 @@ def test_any_number_of_channels_will_do(channels, image_channels):
     [(128, 32, 32), (48, 32, 24), (50, 32, 25), (32, 32, 16), (8, 8, 4), (7, 4, 1), (24, 5, 4), (2, 32, 1)],
 )
 def test_groups_are_the_most_that_divide_the_channels_and_have_two_or_more(channels, groups, expected):
-    assert norm(channels, "norm", "float32", groups).num_groups == expected
+    assert norm(channels, "norm", "float32", Norms(groups)).num_groups == expected
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ Everything is NHWC.  Convolutions and dense layers compute in `dtype`; the stati
 normalisation and the softmax stay float32.
 """
 
+from dataclasses import dataclass
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,12 @@ from jaxtyping import Array, Float
 
 Features = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch size"]
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 
-def conv(features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1) -> nn.Conv:
+def conv(features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1, padding: Padding = "SAME") -> nn.Conv:
     """A `size` x `size` convolution; at stride 2, SAME pads (0, 1) on even sizes, as published."""
-    return nn.Conv(features, (size, size), stride, "SAME", dtype=dtype, name=name)
+    return nn.Conv(features, (size, size), stride, padding, dtype=dtype, name=name)
 
 
 def dense(features: int, name: str, dtype: str) -> nn.Dense:
@@ -23,14 +26,25 @@ def dense(features: int, name: str, dtype: str) -> nn.Dense:
     return nn.Dense(features, dtype=dtype, name=name)
 
 
-def norm(channels: int, name: str, dtype: str, groups: int) -> nn.GroupNorm:
-    """Group normalisation in `groups` groups, or the most that divide `channels`; epsilon 1e-6.
+@dataclass(frozen=True)
+class Norms:
+    """How a network's normalisations group the channels."""
 
-    A group has two channels or more: alone in its group, a channel would lose what the embedding of t
-    adds to it, and the network would not know the time.
-    """
-    most = next(count for count in range(max(min(groups, channels // 2), 1), 0, -1) if channels % count == 0)
-    return nn.GroupNorm(most, epsilon=1e-6, dtype=dtype, name=name)
+    groups: int
+    min_size: int = 2
+    """Channels of a group, at least: alone in its group, a channel would lose what the embedding of t adds to it, and
+    the network would not know the time."""
+    epsilon: float = 1e-6
+
+    def of(self, channels: int) -> int:
+        """How many groups `channels` channels have: `groups`, or the most that divide them."""
+        most = max(min(self.groups, channels // self.min_size), 1)
+        return next(count for count in range(most, 0, -1) if channels % count == 0)
+
+
+def norm(channels: int, name: str, dtype: str, norms: Norms) -> nn.GroupNorm:
+    """Group normalisation of `channels` channels."""
+    return nn.GroupNorm(norms.of(channels), epsilon=norms.epsilon, dtype=dtype, name=name)
 
 
 def to_patches(x: Features, size: int) -> Float[Array, "batch rows columns pixels"]:
@@ -48,20 +62,30 @@ def from_patches(x: Float[Array, "batch rows columns pixels"], size: int) -> Fea
 
 
 class ResBlock(nn.Module):
-    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + dense(silu(embedding))))))."""
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + dense(silu(embedding)))))).
+
+    adaptive: norm(conv(...)) (1 + scale) + shift, (scale, shift) = dense(silu(embedding)), in the place of the sum.
+    """
 
     features: int
     dropout: float
     training: bool
-    groups: int
+    norms: Norms
+    adaptive: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: Features, embedding: Embedding) -> Float[Array, "batch height width {self.features}"]:
-        h = conv(self.features, "conv1", self.dtype)(nn.silu(norm(x.shape[-1], "norm1", self.dtype, self.groups)(x)))
-        h += dense(self.features, "embedding", self.dtype)(nn.silu(embedding))[:, None, None, :]
-        h = nn.silu(norm(self.features, "norm2", self.dtype, self.groups)(h))
-        h = nn.Dropout(self.dropout, deterministic=not self.training)(h)
+        h = conv(self.features, "conv1", self.dtype)(nn.silu(norm(x.shape[-1], "norm1", self.dtype, self.norms)(x)))
+        size = self.features * (2 if self.adaptive else 1)
+        condition = dense(size, "embedding", self.dtype)(nn.silu(embedding))[:, None, None, :]
+        norm2 = norm(self.features, "norm2", self.dtype, self.norms)
+        if self.adaptive:
+            scale, shift = jnp.split(condition, 2, axis=-1)
+            h = norm2(h) * (1 + scale) + shift
+        else:
+            h = norm2(h + condition)
+        h = nn.Dropout(self.dropout, deterministic=not self.training)(nn.silu(h))
         h = conv(self.features, "conv2", self.dtype)(h)
         if x.shape[-1] != self.features:
             x = dense(self.features, "shortcut", self.dtype)(x)
@@ -69,16 +93,17 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + attention over all positions of the normalised x, in `heads` heads."""
+    """x + attention over all positions of the normalised x, in `heads` heads; norms: None for x as it is."""
 
     heads: int
-    groups: int
+    norms: Norms | None
     dtype: str
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         batch, height, width, channels = x.shape
-        h = norm(channels, "norm", self.dtype, self.groups)(x).reshape(batch, height * width, channels)
+        h = x if self.norms is None else norm(channels, "norm", self.dtype, self.norms)(x)
+        h = h.reshape(batch, height * width, channels)
         query, key, value = (
             dense(channels, name, self.dtype)(h).reshape(batch, height * width, self.heads, channels // self.heads)
             for name in ("query", "key", "value")
@@ -88,13 +113,15 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width, by a convolution of stride 2."""
+    """Half the height and width, by a convolution of stride 2, padded at the end or at both ends."""
 
+    both_sides: bool
     dtype: str
 
     @nn.compact
     def __call__(self, x: Features) -> Float[Array, "batch height//2 width//2 channels"]:
-        return conv(x.shape[-1], "conv", self.dtype, stride=2)(x)
+        padding = ((1, 1), (1, 1)) if self.both_sides else "SAME"
+        return conv(x.shape[-1], "conv", self.dtype, stride=2, padding=padding)(x)
 
 
 class Upsample(nn.Module):

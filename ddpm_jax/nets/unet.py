@@ -4,6 +4,9 @@ Down: at each level `num_res_blocks` residual blocks, each followed by attention
 height is listed, then half the size.  Middle: block, attention, block.  Up: the same levels backwards
 with one block more, each block taking one skip from the way down; then twice the size.
 
+The last fields of UNetSpec, whose defaults are the published network, are for networks trained with other libraries
+(`ddpm_jax.interop`).
+
 The CIFAR-10 network, UNetSpec(), has 35,746,307 parameters for 32x32x3; the 256-pixel one,
 channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
 """
@@ -22,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.check import require
 from ddpm_jax.nets import blocks
-from ddpm_jax.nets.blocks import AttentionBlock, Downsample, ResBlock, Upsample, conv, dense, norm
+from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, conv, dense, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
 
@@ -46,6 +49,8 @@ class UNetSpec:
     """Dropout rate in the residual blocks, in training."""
     num_heads: int = 1
     """Attention heads."""
+    head_channels: int | None = None
+    """Channels of an attention head, so that wider levels have more heads; None for num_heads at every level."""
     num_classes: int | None = None
     """Number of class labels 0..num_classes-1; None for an unconditional network."""
     label_dropout: float = 0.0
@@ -56,14 +61,30 @@ class UNetSpec:
     """The network sees the image as patches of this height and width, their pixels as channels: fewer places for less
     time (Hoogeboom et al. 2023, 2301.11093)."""
     norm_groups: int = 32
-    """Groups of the normalisation, of two channels or more; where they do not divide the channels, the most that do."""
+    """Groups of the normalisation; where they do not divide the channels, the most that do."""
+    min_group_size: int = 2
+    """Channels that a group has at least; alone in its group, a channel loses what the embedding of t adds to it."""
+    norm_epsilon: float = 1e-6
+    """Added to the variance in the normalisation."""
+    adaptive_norm: bool = False
+    """The embedding scales and shifts what the second normalisation of a block gives (Dhariwal & Nichol 2021, section
+    3); False: it is added before that, as published."""
+    middle_attention: Literal["normalised", "plain", "none"] = "normalised"
+    """Attention between the two blocks in the middle: of what a normalisation gives, as published, without it, none."""
+    frequency_shift: float = 1.0
+    """The frequencies of the embedding of t are 10000^(-i / (half - frequency_shift)), i = 0..half-1."""
+    cos_first: bool = False
+    """The embedding of t begins with the cosines; False: with the sines, as published."""
+    pad_both_sides: bool = False
+    """Convolutions that halve the size pad at both ends; False: at the end only, as published."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the layers compute in; parameters, statistics, softmax and output are float32 always."""
     remat: bool = False
     """Recompute each block in the backward pass, for less memory and about a third more time."""
 
     def __post_init__(self) -> None:
-        for field in ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size", "norm_groups"):
+        positive = ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size")
+        for field in (*positive, "norm_groups", "min_group_size"):
             require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
         require("channels", self.channels, self.channels >= 2, "at least 2")
         for field in ("channel_multipliers", "attention_resolutions"):
@@ -79,12 +100,25 @@ class UNetSpec:
         labelled = self.num_classes is not None or self.label_dropout == 0
         require("label_dropout", self.label_dropout, labelled, "0, as num_classes is None")
         require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
+        self._check_variants()
+        heads = "num_heads" if self.head_channels is None else "head_channels"
         for level, multiplier in enumerate(multipliers):
             width = self.channels * multiplier
-            if width % self.num_heads:
+            if width % getattr(self, heads):
                 raise ValueError(
-                    f"num_heads is {self.num_heads}, which does not divide the {width} channels of level {level}"
+                    f"{heads} is {getattr(self, heads)}, which does not divide the {width} channels of level {level}"
                 )
+
+    def _check_variants(self) -> None:
+        """Raise ValueError where one of the fields that depart from the published network is wrong."""
+        alone = self.head_channels is None or (self.head_channels >= 1 and self.num_heads == 1)
+        require("head_channels", self.head_channels, alone, "None, or at least 1 with num_heads = 1")
+        require("norm_epsilon", self.norm_epsilon, 0 < self.norm_epsilon < 1, "more than 0, less than 1")
+        kinds = ("normalised", "plain", "none")
+        require("middle_attention", self.middle_attention, self.middle_attention in kinds, f"one of {', '.join(kinds)}")
+        # A single frequency is 1 whatever the shift.
+        below = 0 <= self.frequency_shift < max(self.channels // 2, 2)
+        require("frequency_shift", self.frequency_shift, below, f"0 or more, less than {max(self.channels // 2, 2)}")
 
     @property
     def null_label(self) -> int | None:
@@ -187,14 +221,16 @@ class UNet(nn.Module):
         remat = nn.remat if spec.remat else lambda block: block
         res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
         embedding = self._embedding(t, labels)
+        norms = Norms(spec.norm_groups, spec.min_group_size, spec.norm_epsilon)
 
         def block(h: Array, level: int, name: str) -> Array:
             features = spec.channels * spec.channel_multipliers[level]
-            make = res_block(features, spec.dropout, self.training, spec.norm_groups, spec.dtype, name=name)
+            make = res_block(features, spec.dropout, self.training, norms, spec.adaptive_norm, spec.dtype, name=name)
             return make(h, embedding)
 
-        def attention(h: Array, name: str) -> Array:
-            return attention_block(spec.num_heads, spec.norm_groups, spec.dtype, name=name)(h)
+        def attention(h: Array, name: str, norms: Norms | None = norms) -> Array:
+            heads = h.shape[-1] // spec.head_channels if spec.head_channels else spec.num_heads
+            return attention_block(heads, norms, spec.dtype, name=name)(h)
 
         h = conv(spec.channels, "conv_in", spec.dtype)(blocks.to_patches(z, spec.patch_size))
         skips = [h]
@@ -205,11 +241,12 @@ class UNet(nn.Module):
                     h = attention(h, f"down_{level}_attention_{i}")
                 skips.append(h)
             if level < levels - 1:
-                h = Downsample(spec.dtype, name=f"down_{level}_downsample")(h)
+                h = Downsample(spec.pad_both_sides, spec.dtype, name=f"down_{level}_downsample")(h)
                 skips.append(h)
 
         h = block(h, levels - 1, "middle_block_0")
-        h = attention(h, "middle_attention")
+        if spec.middle_attention != "none":
+            h = attention(h, "middle_attention", norms if spec.middle_attention == "normalised" else None)
         h = block(h, levels - 1, "middle_block_1")
 
         for level in reversed(range(levels)):
@@ -221,7 +258,7 @@ class UNet(nn.Module):
                 h = Upsample(spec.dtype, name=f"up_{level}_upsample")(h)
         assert not skips
 
-        h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, spec.norm_groups)(h))
+        h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, norms)(h))
         h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype)(h)
         return blocks.from_patches(h, spec.patch_size).astype(jnp.float32)
 
@@ -229,7 +266,7 @@ class UNet(nn.Module):
         """The embedding of t, and of the class, that every block sees: [batch, 4 channels]."""
         spec, size = self.spec, 4 * self.spec.channels
         # The published weights count timesteps from 0: this is the only place where t is shifted.
-        embedding = timestep_embedding(jnp.asarray(t) - 1, spec.channels)
+        embedding = timestep_embedding(jnp.asarray(t) - 1, spec.channels, spec.frequency_shift, spec.cos_first)
         embedding = dense(size, "embedding_0", spec.dtype)(embedding)
         embedding = dense(size, "embedding_1", spec.dtype)(nn.silu(embedding))
         if labels is not None:

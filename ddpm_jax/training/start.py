@@ -39,7 +39,7 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
             f"{workdir} holds a run whose experiment.json cannot be read ({error}). Put a copy of it back, or choose "
             "another --workdir."
         ) from None
-    differing = conflicts(there, experiment)
+    differing = conflicts(there, experiment, begun=reached > 0)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise RunError(
@@ -81,14 +81,24 @@ def prepare_step(
 def start_state(
     experiment: Experiment, shapes: Any, checkpoints: Checkpoints, report: Callable[[str], None]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state on disk and what is said about it, or a new one; with the shardings of `shapes`."""
-    found = checkpoints.restore_newest(lambda about: as_trees(shapes), report)
+    """The newest state on disk and what is said about it, or a new one; with the shardings of `shapes`.
+
+    Of weights that were imported a new one, too, which starts at them.
+    """
+
+    def wanted(about: dict[str, Any]) -> dict[str, Any]:
+        return as_items(shapes.ema_params[:1]) if "imported" in about else as_trees(shapes)
+
+    found = checkpoints.restore_newest(wanted, report)
     if found is None:
         checkpoints.set_aside(after=0)  # one that was not finished
         fresh = fresh_state(experiment, experiment.recipe(), experiment.image_shape)
         return jax.device_put(fresh, shardings(shapes)), {}
     step, trees = found
     checkpoints.set_aside(after=step)
+    if "training" not in trees:
+        (params,) = from_items(trees)
+        return jax.device_put(experiment.recipe().start(params), shardings(shapes)), trees["about"]
     return TrainState(ema_params=from_items(trees), **trees["training"]), trees["about"]
 
 

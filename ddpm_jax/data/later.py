@@ -1,0 +1,60 @@
+"""Data that are named later: what a network that was imported goes on learning from is not known with it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ddpm_jax.data.folder import Folder
+from ddpm_jax.data.sources import Example, Npz, Source
+
+
+@dataclass(frozen=True)
+class Later:
+    """The images of an .npz file or of a folder, once `path` says which; until then only their shape is known."""
+
+    image_shape: tuple[int, int, int]
+    """(height, width, channels) of the images that the network was trained on."""
+    path: str | None = None
+    """An .npz file with `images` uint8 [N, height, width, channels], or a folder of image files, which are resized to
+    a square image_shape; None: not known yet."""
+    labels: bool = False
+    """Whether there are labels: `labels` of the .npz file, or the sub-folders of the folder."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The images; raises FileNotFoundError where `path` does not say which, ValueError where they do not fit."""
+        height, width, channels = self.image_shape
+        if self.path is None:
+            raise FileNotFoundError(
+                f"data.path is None: the network was imported, and what it is to learn from is not known; give "
+                "--data.path FILE.npz or --data.path FOLDER, or an experiment file with other data, images of "
+                f"{height}x{width}x{channels}"
+            )
+        if Path(self.path).suffix == ".npz":
+            source: Any = Npz(self.path, labels="labels" if self.labels else None)
+        else:
+            shape: dict[str, Any] = {"size": height if height == width else None}
+            shape["channels"] = channels if channels in (1, 3) else None
+            source = Folder(self.path, **shape, labels=self.labels)
+        found = source[0]["image"].shape
+        if found != self.image_shape:
+            raise ValueError(
+                f"data.path is {self.path!r}, images of shape {found}; the network takes {self.image_shape}"
+            )
+        return source
+
+    @property
+    def declared_shape(self) -> tuple[int, int, int]:
+        """The images' shape, before any is read."""
+        return self.image_shape
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[index]
+
+    def __getitems__(self, indices: Any) -> Any:
+        many = getattr(self.source, "__getitems__", None)
+        return many(indices) if many else [self.source[int(index)] for index in indices]

@@ -1,0 +1,152 @@
+"""Networks to and from diffusers: the folders that its `DDPMPipeline` reads, and those of a `UNet2DModel` alone.
+
+    from ddpm_jax.interop import diffusers
+
+    model = diffusers.read("ddpm-cifar10-32")
+    predict = model.net.bind(model.params)                       # predict(z_t, t) is what model.diffusion.target says
+    diffusers.write("mine", model)                               # DDPMPipeline.from_pretrained("mine")
+
+The same numbers in another layout (`names`), the same network (`unet_config`) and the same mathematics
+(`scheduler_config`), or an error that names the field which one side has and the other has not.  Weights are
+safetensors, in float32; a pickle is never read.  `ddpm-jax import` and `export` do this with runs (`runs`).
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm_jax.check import require
+from ddpm_jax.interop import folder as files
+from ddpm_jax.interop import scheduler_config, unet_config
+from ddpm_jax.interop.names import from_diffusers, to_diffusers
+from ddpm_jax.interop.scheduler_config import Diffusion
+from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.paths import RunPath, run_path
+from ddpm_jax.variance import LearnedRange
+
+# The version of diffusers whose fields are written.
+VERSION = "0.35.0"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its parameters, and what its outputs mean."""
+
+    net: UNetSpec
+    params: Any
+    """float32, as `net.bind` takes them."""
+    image_shape: tuple[int, int, int]
+    """(height, width, channels)."""
+    diffusion: Diffusion = Diffusion()
+    """The schedule, target, variance, clipping and sampler."""
+
+
+def read(
+    folder: str | os.PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    variant: str | None = None,
+    label_dropout: float = 0.0,
+    report: Callable[[str], None] = warnings.warn,
+) -> Model:
+    """The model in a folder of diffusers: a pipeline of a `UNet2DModel` and a scheduler, or a `UNet2DModel` alone.
+
+    size: (height, width) of the images, where the config does not say or they are to differ.  variant: that of the
+    files of weights, such as fp16.  label_dropout: more than 0 where the last class embedding is that of no class.
+    report: takes a line for what had to be assumed.
+
+    Raises FileNotFoundError where something is missing, or there are pickles only, and ValueError, naming the file,
+    the field, its value and what would be accepted, for what cannot be said here.
+    """
+    folder = run_path(folder)
+    if not folder.is_dir():
+        hub = f", and fetch one of the Hugging Face hub first: hf download {folder} --local-dir FOLDER"
+        raise FileNotFoundError(f"there is no folder {folder}; give one of diffusers{hub if _is_hub(folder) else ''}")
+    _check_pipeline(folder)
+    config = files.part_file(folder, "unet", files.CONFIG)
+    if config is None:
+        raise FileNotFoundError(
+            f"{folder} has neither unet/config.json nor config.json; expected those of a UNet2DModel"
+        )
+    net, image_shape = unet_config.read_config(files.read_json(config), str(config), size, label_dropout)
+    diffusion = _read_diffusion(folder, net, report)
+    state = files.read_weights(config.parent, variant)
+    shapes = unet_config.parameter_shapes(net, image_shape)
+    params = from_diffusers(state, shapes, len(net.channel_multipliers), str(config.parent))
+    return Model(net, params, image_shape, diffusion)
+
+
+def _is_hub(folder: RunPath) -> bool:
+    """Whether what is no folder may be the name of a model, ORGANISATION/NAME."""
+    return str(folder).count("/") == 1 and not str(folder).startswith((".", "/"))
+
+
+def _check_pipeline(folder: RunPath) -> None:
+    """Raise ValueError where a pipeline has other parts than a U-Net and a scheduler."""
+    path = folder / files.INDEX
+    if not path.exists():
+        return
+    parts = {name: value for name, value in files.read_json(path).items() if not name.startswith("_")}
+    for name, value in parts.items():
+        kind = value[-1] if isinstance(value, list) and value else value
+        known = {"unet": (unet_config.CLASS,), "scheduler": tuple(scheduler_config.DEFAULTS)}.get(name, (None,))
+        expected = " or ".join(map(repr, known)) if name in ("unet", "scheduler") else "no such part"
+        require(f"{path}: {name}", kind, kind in known, f"{expected}; a pipeline of a U-Net and a scheduler of images")
+
+
+def _read_diffusion(folder: RunPath, net: UNetSpec, report: Callable[[str], None]) -> Diffusion:
+    """What the scheduler's config says; what diffusers would take where there is none."""
+    path = files.part_file(folder, "scheduler", files.SCHEDULER)
+    learned = "learned_range" if net.out_multiplier == 2 else "fixed_small"
+    if path is None:
+        report(
+            f"{folder} has no {files.SCHEDULER}: taken are the defaults of diffusers' DDPMScheduler, 1000 steps with "
+            f"linear betas from 0.0001 to 0.02, the noise as the target, clipping, and variance_type {learned!r}"
+        )
+        return scheduler_config.read_config({"variance_type": learned}, "the defaults")
+    config = files.read_json(path)
+    diffusion = scheduler_config.read_config(config, str(path))
+    given = config.get("variance_type", "fixed_small")
+    holds = isinstance(diffusion.variance, LearnedRange) == (net.out_multiplier == 2)
+    expected = "'learned_range'" if net.out_multiplier == 2 else "a fixed one"
+    require(
+        f"{path}: variance_type", given, holds, f"{expected}, as out_channels is {net.out_multiplier} x in_channels"
+    )
+    return diffusion
+
+
+def write(
+    folder: str | os.PathLike,
+    model: Model,
+    *,
+    card: str | None = None,
+    report: Callable[[str], None] = warnings.warn,
+) -> None:
+    """Write a folder that diffusers' `DDPMPipeline.from_pretrained` reads, whole or not at all; it must be new.
+
+    card: the text of its README.md, none unless given.  report: takes a line where the sampler's grid is not one of
+    diffusers'; its scheduler is `DDPMScheduler` in any case.
+
+    Raises RunError where there is something at `folder`, and ValueError, naming the field, its value and what would be
+    accepted, for what diffusers cannot say; nothing is written then.
+    """
+    config = unet_config.write_config(model.net, model.image_shape)
+    scheduler = scheduler_config.write_config(model.diffusion, report)
+    learned = isinstance(model.diffusion.variance, LearnedRange)
+    require("net.out_multiplier", model.net.out_multiplier, model.net.out_multiplier == 1 + learned, f"{1 + learned}")
+    state = to_diffusers(model.params, len(model.net.channel_multipliers))
+    index = {
+        "_class_name": "DDPMPipeline",
+        "_diffusers_version": VERSION,
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", unet_config.CLASS],
+    }
+    with files.appearing(run_path(folder), files.INDEX, "give another folder") as made:
+        for path, value in {"unet/config.json": config, "scheduler/scheduler_config.json": scheduler}.items():
+            files.write_json(made / path, {"_class_name": value["_class_name"], "_diffusers_version": VERSION, **value})
+        files.write_weights(made / "unet" / f"{files.WEIGHTS}.safetensors", state)
+        if card is not None:
+            (made / "README.md").write_text(card, encoding="utf-8")
+        files.write_json(made / files.INDEX, index)

@@ -1,0 +1,98 @@
+"""Runs from folders of diffusers, and such folders from runs.
+
+An imported run has one checkpoint, of step 0: the weights, from which every average starts, and no state of an
+optimizer.  It samples and is evaluated like any other.  Trained further it must keep what its weights know, the
+network, the schedule and the target; all else may be chosen anew until its first step is taken.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import PurePath
+
+import jax
+import numpy as np
+
+from ddpm_jax import specs
+from ddpm_jax.data.later import Later
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.interop import diffusers
+from ddpm_jax.interop.card import ORIGIN, card_text
+from ddpm_jax.interop.folder import appearing, write_json
+from ddpm_jax.interop.scheduler_config import Diffusion
+from ddpm_jax.objective import Hybrid, SquaredError
+from ddpm_jax.paths import RunPath, run_path
+from ddpm_jax.run import load_run
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.snapshots import as_items
+
+Report = Callable[[str], None]
+
+
+def import_run(
+    folder: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    size: tuple[int, int] | None = None,
+    variant: str | None = None,
+    label_dropout: float = 0.0,
+    data: str | None = None,
+    report: Report = warnings.warn,
+) -> Experiment:
+    """Make a run in the new folder `output` of the network in a folder of diffusers; returns its experiment.
+
+    data: the .npz file or folder of images that it will go on learning from.  The others are those of
+    `interop.diffusers.read`, as are the errors; RunError where there is something at `output`.
+    """
+    output = run_path(output)
+    model = diffusers.read(folder, size=size, variant=variant, label_dropout=label_dropout, report=report)
+    experiment = experiment_of(model, output.name or "imported", data)
+    with appearing(output, "experiment.json", "give another --output") as made:
+        checkpoints = Checkpoints(made / "checkpoints")
+        try:
+            about = {"image_shape": list(model.image_shape), "imported": str(folder)}
+            checkpoints.finish(0, as_items((jax.tree.map(jax.numpy.asarray, model.params),)), about)
+        finally:
+            checkpoints.close()
+        write_json(made / ORIGIN, {"from": PurePath(str(folder)).name})
+        specs.save(experiment, made / "experiment.json")
+    return experiment
+
+
+def experiment_of(model: diffusers.Model, name: str, data: str | None = None) -> Experiment:
+    """The experiment that goes on training a model: what it says, and the defaults for what it does not."""
+    of = model.diffusion
+    return Experiment(
+        name=name,
+        data=Later(model.image_shape, data, labels=model.net.num_classes is not None),
+        net=model.net,
+        schedule=of.schedule,
+        target=of.target,
+        variance=of.variance,
+        objective=Hybrid() if of.variance.learned else SquaredError(),
+        sampler=of.sampler,
+        clip=of.clip,
+    )
+
+
+def export_run(
+    run: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    ema: float | None = None,
+    license: str | None = None,
+    report: Report = warnings.warn,
+) -> RunPath:
+    """Write an average of a run's parameters as the new folder `output`, which diffusers reads; returns its path.
+
+    ema: which average, as for `load_run`.  license: the identifier of the model's licence, for its card.  Raises
+    RunError where there is something at `output`, ValueError where diffusers cannot say what the run is, and what
+    `load_run` raises.
+    """
+    loaded, output = load_run(run, ema=ema), run_path(output)
+    of = loaded.experiment
+    diffusion = Diffusion(of.schedule, of.target, of.variance, of.clip, of.sampler)
+    model = diffusers.Model(of.net, jax.tree.map(np.asarray, loaded.params), loaded.image_shape, diffusion)
+    card = card_text(loaded, run_path(run), output.name, license)
+    diffusers.write(output, model, card=card, report=report)
+    return output

@@ -1,0 +1,211 @@
+"""The mathematics of a model and the config of diffusers' schedulers: schedule, target, variance, clipping, timesteps.
+
+A schedule crosses in its own form where diffusers has it, and else as the list of its betas in float64; diffusers
+itself computes in float32.
+
+    linear, scaled_linear    Linear, ScaledLinear         trained_betas           Betas
+    squaredcos_cap_v2        Cosine                       sigmoid (of the betas)  Betas
+    epsilon, sample, v_prediction                         Eps, X, V
+    fixed_small, fixed_large, learned_range               FixedSmall, FixedLarge, LearnedRange
+    clip_sample, thresholding                             Clip, DynamicThreshold, or NoClipping
+    leading, linspace, trailing                           the grids Leading, Linspace, Uniform
+
+rescale_betas_zero_snr (Lin et al. 2024, arXiv 2305.08891, algorithm 1) makes the last beta 1, which leaves nothing of x
+in z_T; here it becomes 1 - 2^-40, the same to float32's last digit.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ddpm_jax.check import require
+from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.grids import Grid, Leading, Linspace, Uniform
+from ddpm_jax.interop.fields import Fields
+from ddpm_jax.sampling import Ancestral, Ddim, Sampler
+from ddpm_jax.schedule import PUBLISHED_STEPS, Betas, Cosine, Linear, ScaledLinear, ScheduleSpec
+from ddpm_jax.targets import Eps, Target, V, X
+from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance
+
+# What diffusers takes for a field that a config leaves out.
+COMMON: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "clip_sample": True,
+    "prediction_type": "epsilon",
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "clip_sample_range": 1.0,
+    "sample_max_value": 1.0,
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "rescale_betas_zero_snr": False,
+}
+DEFAULTS = {
+    "DDPMScheduler": {**COMMON, "variance_type": "fixed_small"},
+    "DDIMScheduler": {**COMMON, "set_alpha_to_one": True},
+}
+# Fields of the first versions: what is predicted, and in which framework.
+OLD: dict[str, Any] = {"predict_epsilon": True, "tensor_format": "pt"}
+TARGETS: dict[str, Target] = {"epsilon": Eps(), "sample": X(), "v_prediction": V()}
+# The two forms in _log are other ways to compute the same.
+VARIANCES: dict[str, Variance] = {
+    "fixed_small": FixedSmall(),
+    "fixed_small_log": FixedSmall(),
+    "fixed_large": FixedLarge(),
+    "fixed_large_log": FixedLarge(),
+    "learned_range": LearnedRange(),
+}
+GRIDS: dict[str, type[Grid]] = {"leading": Leading, "linspace": Linspace, "trailing": Uniform}
+NEARLY_ONE = 1 - 2.0**-40
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """What a network's outputs mean, and how images are drawn with it."""
+
+    schedule: ScheduleSpec = Linear()
+    target: Target = Eps()
+    variance: Variance = FixedSmall()
+    clip: Clipping = Clip()
+    sampler: Sampler = Ancestral()
+
+
+def read_config(config: Mapping[str, Any], where: str) -> Diffusion:
+    """What a scheduler's config says.
+
+    Raises ValueError, naming the field in the file `where`, its value and what would be accepted, for what cannot be
+    said here.
+    """
+    kind = config.get("_class_name", "DDPMScheduler")
+    require(f"{where}: _class_name", kind, kind in DEFAULTS, " or ".join(map(repr, DEFAULTS)))
+    fields = Fields(config, {**DEFAULTS[kind], **OLD}, where)
+    fields.one_of("tensor_format", ("pt", "np", None))
+    schedule = _read_schedule(fields)
+    grid, variance = _read_grid(fields), FixedSmall()
+    if kind == "DDIMScheduler":
+        fields.one_of("set_alpha_to_one", (True,))
+        sampler = Ddim(num_steps=min(50, fields["num_train_timesteps"]), grid=grid)  # 50: as its pipeline does
+    else:
+        sampler, variance = Ancestral(grid=grid), VARIANCES[fields.one_of("variance_type", tuple(VARIANCES))]
+    return Diffusion(schedule, _read_target(fields), variance, _read_clip(fields), sampler)
+
+
+def _read_target(fields: Fields) -> Target:
+    name = fields.one_of("prediction_type", tuple(TARGETS))
+    if fields.flag("predict_epsilon"):
+        return TARGETS[name]
+    return X()  # the older field, which prevails in the versions that have it
+
+
+def _read_schedule(fields: Fields) -> ScheduleSpec:
+    steps, given = fields.whole("num_train_timesteps"), fields["trained_betas"]
+    form = fields.one_of("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
+    spec: ScheduleSpec
+    if given is not None:
+        listed = isinstance(given, list | tuple) and len(given) == steps
+        fields.require("trained_betas", listed, f"null or a list of {steps} numbers, one for each timestep")
+        spec = Betas(given)
+    elif form == "squaredcos_cap_v2":
+        spec = Cosine(steps)
+    elif form == "sigmoid":
+        start, end = fields.number("beta_start"), fields.number("beta_end")
+        spec = Betas(start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps))))
+    else:
+        cls = Linear if form == "linear" else ScaledLinear
+        ends = (fields.number("beta_start"), fields.number("beta_end"))
+        spec = cls(steps) if steps == PUBLISHED_STEPS and ends == cls.published else cls(steps, *ends)
+    if not fields.flag("rescale_betas_zero_snr"):
+        return spec
+    holds = fields["prediction_type"] != "epsilon" and fields["predict_epsilon"] is True
+    fields.require("rescale_betas_zero_snr", holds, "false, as from z_T, which then holds nothing of x, eps tells no x")
+    return Betas(zero_terminal_snr(spec.betas()))
+
+
+def zero_terminal_snr(betas: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
+    """Betas whose signal is shifted to end at 0 and stretched to begin as before; the last is 1 - 2^-40."""
+    signal = np.sqrt(np.cumprod(1 - betas))
+    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+    alpha_bar = np.concatenate([[1.0], signal**2])
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], NEARLY_ONE)
+
+
+def _read_clip(fields: Fields) -> Clipping:
+    clips, bound = fields.flag("clip_sample"), fields.number("clip_sample_range")
+    if fields.flag("thresholding"):
+        most = fields["sample_max_value"]
+        known = most is None or (type(most) in (int, float) and most >= 1)
+        fields.require("sample_max_value", known, "null or a number, at least 1")
+        if most == 1:
+            return Clip()  # the threshold is 1 always
+        return DynamicThreshold(fields.number("dynamic_thresholding_ratio"), None if most is None else float(most))
+    return Clip(-bound, bound) if clips else NoClipping()
+
+
+def _read_grid(fields: Fields) -> Grid:
+    grid = GRIDS[fields.one_of("timestep_spacing", tuple(GRIDS))]
+    offset = fields.whole("steps_offset", 0)
+    return Leading(offset) if grid is Leading else grid()  # the others take no offset
+
+
+def write_config(diffusion: Diffusion, report: Callable[[str], None]) -> dict[str, Any]:
+    """The config of diffusers' `DDPMScheduler`, every field in it; its chain has all T steps.
+
+    report: takes a line where the sampler's timesteps cannot be said.  Raises ValueError, naming the field, its value
+    and what would be accepted, for what else cannot.
+    """
+    schedule, target, variance = diffusion.schedule, diffusion.target, diffusion.variance
+    targets = {value: name for name, value in TARGETS.items()}
+    require("target", target, target in targets, "Eps(), X() or V()")
+    variances = {value: name for name, value in VARIANCES.items() if not name.endswith("_log")}
+    require("variance", variance, variance in variances, "FixedSmall(), FixedLarge() or LearnedRange()")
+    return {
+        "_class_name": "DDPMScheduler",
+        **DEFAULTS["DDPMScheduler"],
+        **_write_schedule(schedule),
+        "prediction_type": targets[target],
+        "variance_type": variances[variance],
+        **_write_clip(diffusion.clip),
+        **_write_grid(diffusion.sampler.grid, report),
+    }
+
+
+def _write_schedule(schedule: ScheduleSpec) -> dict[str, Any]:
+    betas = schedule.betas()
+    steps = {"num_train_timesteps": len(betas)}
+    if type(schedule) in (Linear, ScaledLinear):
+        assert isinstance(schedule, Linear)
+        ends = (schedule.beta_start, schedule.beta_end)
+        if schedule.beta_start is None and len(betas) == PUBLISHED_STEPS:
+            ends = schedule.published
+        if ends[0] is not None:
+            form = "linear" if type(schedule) is Linear else "scaled_linear"
+            return {**steps, "beta_schedule": form, "beta_start": ends[0], "beta_end": ends[1]}
+    if schedule == Cosine(len(betas)):
+        return {**steps, "beta_schedule": "squaredcos_cap_v2"}
+    return {**steps, "trained_betas": betas.tolist()}
+
+
+def _write_clip(clip: Clipping) -> dict[str, Any]:
+    if isinstance(clip, DynamicThreshold):
+        ratio = {"thresholding": True, "dynamic_thresholding_ratio": clip.quantile}
+        return {"clip_sample": False, **ratio, "sample_max_value": clip.maximum}
+    if isinstance(clip, Clip):
+        require("clip", clip, clip.low == -clip.high, "Clip(-r, r), as much on both sides")
+        return {"clip_sample": True, "clip_sample_range": clip.high}
+    require("clip", clip, isinstance(clip, NoClipping), "Clip(), DynamicThreshold() or NoClipping()")
+    return {"clip_sample": False}
+
+
+def _write_grid(grid: Grid, report: Callable[[str], None]) -> dict[str, Any]:
+    for name, cls in GRIDS.items():
+        if type(grid) is cls:
+            return {"timestep_spacing": name, "steps_offset": getattr(grid, "offset", 0)}
+    report(f"the sampler's grid is {grid}, which diffusers does not have; its timestep_spacing will be 'trailing'")
+    return {"timestep_spacing": "trailing"}
