@@ -19,11 +19,7 @@ from ddpm_jax.commands import departure
 if TYPE_CHECKING:
     from ddpm_jax.experiment import Experiment
 
-<<<<<<< HEAD
-COMMANDS = ("train", "sample", "evaluate", "prepare")
-=======
-COMMANDS = ("train", "sample", "import", "export", "prepare")
->>>>>>> interop
+COMMANDS = ("train", "sample", "evaluate", "import", "export", "prepare")
 USAGE = """\
 usage: ddpm-jax COMMAND ...
 
@@ -34,15 +30,12 @@ Denoising diffusion probabilistic models in JAX and Flax.
         in a folder that holds a run of it already, go on with that
   sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K] [--ema PROFILE]
         draw images from a trained run: uint8 in an .npz, and a picture
-<<<<<<< HEAD
   evaluate RUN [--metrics fid,kid,pr,nn,bpd] [--num-samples N] [--features NAME] [--sampler NAME] [--steps K]
         score a trained run: a table, a JSON file and an HTML page with all that the numbers depend on
-=======
   import PATH [--output RUN]
         make a run of a network that diffusers wrote: it samples, and goes on training
   export RUN PATH [--ema PROFILE] [--license ID]
         write a run's network for diffusers, with a model card
->>>>>>> interop
   prepare NAME SOURCE [--data-dir DIR]
         write a TFDS data set from an .npz or a folder of images, without a network
 
