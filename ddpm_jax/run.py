@@ -130,7 +130,7 @@ class Run:
             "source", source, not labelled or "label" in source[0], "one with labels, for a class-conditional network"
         )
         require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
-        how = {"clip": experiment.clip if clip is None else clip}
+        how: dict[str, Any] = {"clip": experiment.clip if clip is None else clip}
         how |= {"target": experiment.target, "variance": experiment.variance}
 
         def bits(params: Any, key: Key, batch: dict[str, Any], first: Any) -> Any:

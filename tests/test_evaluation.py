@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from ddpm_jax import load_run
-from ddpm_jax.data import Arrays, Digits
+from ddpm_jax.data import Arrays, Digits, Npz
+from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation import provenance, samples
 from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks
-from ddpm_jax.evaluation.evaluate import Evaluation, evaluate, other_split
+from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import Drawing, draw
 
@@ -40,8 +41,6 @@ def flat(images):
 
 @pytest.fixture(scope="module")
 def extractor():
-    from ddpm_jax.features.extractor import of_function
-
     return of_function(flat)
 
 
@@ -241,10 +240,15 @@ def test_the_commit_is_that_of_the_package(tmp_path, monkeypatch):
     assert provenance.commit() == f"{head} with changes"
 
 
-def test_the_other_split_of_a_data_set_is_found():
-    assert other_split(Digits()) == Digits(split="test")
-    assert other_split(Digits(split="test")) is None
-    assert other_split(Arrays.of(np.zeros((2, 4, 4), np.uint8))) is None
+def test_the_held_out_split_of_a_data_set_is_found(tmp_path):
+    assert held_out_split(Digits()) == Digits(split="test")
+    assert held_out_split(Digits(split="test")) is None
+    assert held_out_split(Arrays.of(np.zeros((2, 4, 4), np.uint8))) is None
+    images, labels = np.zeros((2, 4, 4), np.uint8), np.zeros(2, int)
+    named = {"train_images": images, "train_labels": labels, "val_images": images, "val_labels": labels}
+    np.savez(tmp_path / "a.npz", **named)
+    source = Npz(str(tmp_path / "a.npz"), "train_images", "train_labels")
+    assert held_out_split(source) == dataclasses.replace(source, images="val_images", labels="val_labels")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -66,11 +66,9 @@ def main(arguments: list[str]) -> None:
     )
     set_up_jax(options.cluster)
     run = load_run(options.run, ema=options.ema)
-    changes = {"sampler": choose_sampler(run.experiment.sampler, options.how)}
-    if clip := choose_clipping(options.how):
-        changes["clip"] = clip
-    run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, **changes))
-    data = run.experiment.data
+    data, sampler = run.experiment.data, choose_sampler(run.experiment.sampler, options.how)
+    clip = choose_clipping(options.how) or run.experiment.clip
+    run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, sampler=sampler, clip=clip))
     sources = {name: choose_source(f"--{name}", data, getattr(options, name)) for name in ("reference", "held_out")}
     start = time.monotonic()
     found = evaluate(run, options.run, read_extractor(options.features), evaluation, **sources)
@@ -80,7 +78,7 @@ def main(arguments: list[str]) -> None:
         print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({format_time(time.monotonic() - start)})")
 
 
-def choose_source(flag: str, data: object, text: str | None) -> object:
+def choose_source(flag: str, data: Any, text: str | None) -> Any:
     """The split of the run's data, or the data of an experiment file, that a flag names; None where it is not given."""
     from ddpm_jax.commands.train import read_experiment
 
@@ -92,4 +90,4 @@ def choose_source(flag: str, data: object, text: str | None) -> object:
     if not hasattr(data, "split"):
         kind = type(data).__name__
         raise ValueError(f"{flag} is {text!r}, but {kind} has no splits; expected an experiment file, for its data")
-    return dataclasses.replace(data, split=text)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(data, split=text)

@@ -9,7 +9,7 @@ report = evaluate(load_run("runs/digits"), "runs/digits", read_extractor("pixels
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from ddpm_jax.check import require, whole
 from ddpm_jax.data.images import grid
 from ddpm_jax.data.sources import Source, image_shape
+from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.evaluation import provenance, scores
 from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.page import Picture, page
@@ -34,8 +35,6 @@ from ddpm_jax.training.mesh import broadcast
 
 METRICS = ("fid", "kid", "pr", "is", "swd", "nn", "bpd")
 DEFAULT_METRICS = ("fid", "kid", "pr", "nn", "bpd")
-# Splits that are taken for held-out images where none is named.
-HELD_OUT = ("test", "validation")
 IN_PICTURE, NEIGHBOURS, WITH_NEIGHBOURS = 100, 5, 10
 
 
@@ -87,8 +86,8 @@ def evaluate(
     Raises ValueError where the data are not as the run's images, or lack what a metric needs.
     """
     folder = run_path(folder) / "evaluations"
-    reference = run.experiment.data if reference is None else reference
-    held_out = other_split(reference) if held_out is None else held_out
+    reference: Source = run.experiment.data if reference is None else reference
+    held_out = held_out_split(reference) if held_out is None else held_out
     for name, source in (("reference", reference), ("held_out", held_out)):
         if source is not None and (shape := image_shape(source)) != run.image_shape:
             raise ValueError(f"the images of {name} are {shape}; expected those of the run, {run.image_shape}")
@@ -98,18 +97,6 @@ def evaluate(
     found = job.report(images, bits) if jax.process_index() == 0 else None
     broadcast(True)  # the others wait: who leaves early is taken for dead
     return found
-
-
-def other_split(source: Source) -> Source | None:
-    """The split called test or validation of the data that a source is a split of, if it is another."""
-    for split in HELD_OUT if hasattr(source, "split") else ():
-        try:
-            other = replace(source, split=split)  # pyright: ignore[reportArgumentType]
-            image_shape(other)
-        except (ValueError, OSError, TypeError):
-            continue
-        return None if other == source else other
-    return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ class Seen:
         reference = self.reference.features.features
 
         def closest(features: Features) -> np.ndarray:
-            return neighbours(features.features, reference).distance[:, 0]
+            return neighbours(features.features, reference).distances[:, 0]
 
         return closest(self.samples), None if self.held_out is None else closest(self.held_out.features)
 
@@ -183,7 +183,7 @@ def spread(rows: Any, most: int) -> Any:
 
 def nearest(features: Any, reference: Any, k: int) -> np.ndarray:
     """The indices of the k nearest reference rows of each row."""
-    return neighbours(features, reference, min(k, len(reference))).index
+    return neighbours(features, reference, min(k, len(reference))).indices
 
 
 OF: dict[str, Callable[[Seen], list[Score]]] = {

@@ -29,6 +29,7 @@ from ddpm_jax.check import require, whole
 from ddpm_jax.data import Folder, Npz, Source, Tfds
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.sources import image_shape
+from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.data.stream import batches, sequential
 from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
 from ddpm_jax.nets.classifier import ClassifierSpec
@@ -181,7 +182,7 @@ def labelled(source: Source) -> Source:
 
 def held_out(source: Source, seed: int = 0) -> tuple[Source, Source, str]:
     """(what to train on, what to test on, its name): the split called test where there is one, or else a tenth."""
-    test = _test_split(source)
+    test = held_out_split(source)
     if test is not None:
         return source, test, "the split test"
     count = len(source)
@@ -189,21 +190,6 @@ def held_out(source: Source, seed: int = 0) -> tuple[Source, Source, str]:
     order = np.random.RandomState(seed).permutation(count)
     chosen, rest = np.sort(order[: count // 10]), np.sort(order[count // 10 :])
     return Subset(source, rest), Subset(source, chosen), f"a held-out tenth, {len(chosen)} images"
-
-
-def _test_split(source: Any) -> Source | None:
-    """The split called test of a source with a field `split`, or of an .npz with train_ and test_ arrays."""
-    if isinstance(source, Npz) and "train" in source.images and source.labels:
-        changes = {name: getattr(source, name).replace("train", "test") for name in ("images", "labels")}
-    elif dataclasses.is_dataclass(source) and "test" not in str(getattr(source, "split", "test")):
-        changes = {"split": "test"}
-    else:
-        return None
-    try:
-        test: Any = dataclasses.replace(source, **changes)  # pyright: ignore[reportArgumentType]
-        return test if len(test) else None
-    except (ValueError, OSError):  # there is none of this name
-        return None
 
 
 def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict[str, Any]) -> None:

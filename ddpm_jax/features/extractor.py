@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
+from ddpm_jax.arrays import Pixels
 from ddpm_jax.check import require, whole
 from ddpm_jax.specs import load_file
 from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
@@ -32,7 +34,10 @@ CHUNK = 64
 
 ACCEPTED = """\
 inception (the network of FID; its weights are downloaded once), inception:PATH (weights in a file), \
-PATH.safetensors (a classifier by scripts/train_features.py) or FILE.py:NAME (a function or an Extractor)"""
+PATH.safetensors (a classifier by scripts/train_features.py), FILE.py:NAME (a function or an Extractor) or pixels"""
+
+# The name of Inception-v3 with the weights that FID is defined by.
+PUBLISHED_INCEPTION = "inception-v3"
 
 
 class Extracted(NamedTuple):
@@ -172,6 +177,7 @@ def read_extractor(text: str) -> Extractor:
         inception:PATH         the same network with the weights in a file, .pth or .safetensors
         PATH.safetensors       a classifier trained by scripts/train_features.py
         FILE.py:NAME           a function of uint8 images, or an Extractor, in a Python file, which is executed
+        pixels                 the pixels themselves
 
     Raises ValueError, FileNotFoundError or RunError with what is wrong and what is accepted.
     """
@@ -179,6 +185,8 @@ def read_extractor(text: str) -> Extractor:
         from ddpm_jax.features.inception import load_inception
 
         return load_inception(text.partition(":")[2] or None)
+    if text == "pixels":
+        return of_function(pixels, preprocessing="pixels / 255, as they are")
     file, separator, name = text.rpartition(":")
     if separator and file.endswith(".py"):
         return _of_file(Path(file).expanduser(), name)
@@ -187,6 +195,11 @@ def read_extractor(text: str) -> Extractor:
 
         return load_classifier(text)
     raise ValueError(f"the features are {text!r}; expected {ACCEPTED}")
+
+
+def pixels(images: Pixels) -> Float[np.ndarray, "batch d"]:
+    """The pixels as features, in [0, 1]: for images so small that no network knows more."""
+    return np.asarray(images).reshape(len(images), -1) / np.float32(255)
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:

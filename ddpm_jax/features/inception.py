@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Pixels
 from ddpm_jax.features.download import WeightsFile, fetch
-from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
+from ddpm_jax.features.extractor import PUBLISHED_INCEPTION, Extracted, Extractor, existing_file
 from ddpm_jax.features.torch_weights import read_weights
 
 SIZE = 299
@@ -336,5 +336,5 @@ def load_inception(path: str | os.PathLike | None = None) -> Extractor:
     state = read_weights(found)
     _check(state, found)
     weights = jax.tree.map(jnp.asarray, fold(state))
-    name = "inception-v3" if digest == PUBLISHED.sha256 else "inception-v3, other weights"
+    name = PUBLISHED_INCEPTION if digest == PUBLISHED.sha256 else "inception-v3, other weights"
     return Extractor(name, digest, PREPROCESSING, jax.tree_util.Partial(_features, weights))

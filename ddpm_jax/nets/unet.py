@@ -232,7 +232,7 @@ class UNet(nn.Module):
             heads = h.shape[-1] // spec.head_channels if spec.head_channels else spec.num_heads
             return attention_block(heads, norms, spec.dtype, name=name)(h)
 
-        h = conv(spec.channels, "conv_in", spec.dtype)(blocks.to_patches(z, spec.patch_size))
+        h = conv(spec.channels, "conv_in", spec.dtype)(blocks.to_patches(jnp.asarray(z), spec.patch_size))
         skips = [h]
         for level in range(levels):
             for i in range(spec.num_res_blocks):
