@@ -86,12 +86,12 @@ def evaluate(
     Raises ValueError where the data are not as the run's images, or lack what a metric needs.
     """
     folder = run_path(folder) / "evaluations"
-    reference: Source = run.experiment.data if reference is None else reference
-    held_out = held_out_split(reference) if held_out is None else held_out
-    for name, source in (("reference", reference), ("held_out", held_out)):
+    compared: Source = run.experiment.data if reference is None else reference
+    held_out = held_out_split(compared) if held_out is None else held_out
+    for name, source in (("reference", compared), ("held_out", held_out)):
         if source is not None and (shape := image_shape(source)) != run.image_shape:
             raise ValueError(f"the images of {name} are {shape}; expected those of the run, {run.image_shape}")
-    job = Job(run, folder, extractor, evaluation, reference, held_out)
+    job = Job(run, folder, extractor, evaluation, compared, held_out)
     bits = job.bits() if "bpd" in evaluation.metrics else None
     images = job.draw() if job.draws else None
     found = job.report(images, bits) if jax.process_index() == 0 else None
