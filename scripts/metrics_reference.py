@@ -1,7 +1,7 @@
 """The metrics held against independent implementations: torch-fidelity, prdc and SciPy, on the same features.
 
     pip install -e . torch torchvision torch-fidelity prdc scipy
-    python scripts/metrics_reference.py          # a minute on two CPU cores
+    python scripts/metrics_reference.py          # a few minutes on two CPU cores
 
 writes tests/reference/metrics.npz, what these make of a few small sets of features, and prints how far ours are from
 them, there and for 2048 features.  Expect relative differences of 1e-14 for the Inception Score, 1e-7 for the Frechet

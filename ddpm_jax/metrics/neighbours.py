@@ -27,7 +27,6 @@ from ddpm_jax.arrays import Rows
 from ddpm_jax.check import require, whole
 from ddpm_jax.metrics.rows import blocks, centred, checked, middle, same_width
 
-SPARE = 8  # candidates beyond k
 PAIRS = 2048  # pairs of rows that are compared by differences at once
 
 
@@ -49,7 +48,7 @@ def neighbours(a: Rows, b: Rows, k: int = 1, exclude_self: bool = False, block: 
     require("k", k, k <= most, f"at most {most}: b has {len(b)} rows{', the row itself is none' * exclude_self}")
     require("the rows of a", len(a), not exclude_self or len(a) == len(b), f"{len(b)}, those of b: exclude_self is set")
     origin = middle(b, block)
-    kept = min(k + SPARE, most)
+    kept = min(8 * (k // 8 + 2), most)  # of every eight k the same: fewer programs to compile
     parts = [_of_block(start, rows, b, origin, k, kept, exclude_self, block) for start, rows in blocks("a", a, block)]
     return Neighbours(*(np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)))
 
