@@ -124,11 +124,9 @@ class Run:
         start: int = 0,
     ) -> Iterator[Float[np.ndarray, " batch"]]:
         """`bits_per_dim`, batch by batch, from example `start` on."""
+        self.check_labels(source)
         experiment = self.experiment
         labelled = getattr(experiment.net, "num_classes", None) is not None
-        require(
-            "source", source, not labelled or "label" in source[0], "one with labels, for a class-conditional network"
-        )
         require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
         how: dict[str, Any] = {"clip": experiment.clip if clip is None else clip}
         how |= {"target": experiment.target, "variance": experiment.variance}
@@ -143,6 +141,17 @@ class Run:
 
         params = jax.device_put(self.params, replicated(self.mesh))
         return batches_of(jax.tree_util.Partial(bits, params, key), source, self.mesh, chunk, start)
+
+    def check_labels(self, source: Source) -> None:
+        """Raise ValueError where a source lacks the labels that a class-conditional network asks for."""
+        labelled = getattr(self.experiment.net, "num_classes", None) is not None
+        holds = not labelled or "label" in source[0]
+        require("source", source, holds, "one with labels, for a class-conditional network")
+
+    def check_guidance(self, guidance: float | None) -> None:
+        """Raise ValueError where the network cannot be guided."""
+        labels = None if getattr(self.experiment.net, "num_classes", None) is None else np.zeros(1, int)
+        bind(self.experiment, self.params, labels, guidance)
 
 
 def draw_images(

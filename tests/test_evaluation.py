@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import jax
 import numpy as np
 import pytest
+from test_launch import fails
 
 from ddpm_jax import load_run
 from ddpm_jax.data import Arrays, Digits, Npz
@@ -20,7 +21,7 @@ from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import Drawing, draw
 
-ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, per_device=16, bound_terms=2)
+ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, batch_size=16, bound_terms=2)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +259,7 @@ def test_the_held_out_split_of_a_data_set_is_found(tmp_path):
         ({"metrics": ()}, "expected one or more of fid"),
         ({"num_samples": 1}, "num_samples is 1; expected a whole number, at least 2"),
         ({"bound_terms": 0}, "bound_terms is 0"),
-        ({"per_device": 0}, "per_device is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_it(changes, message, unchecked):
@@ -271,3 +272,30 @@ def test_images_of_another_shape_are_refused_before_anything_is_drawn(run, extra
     with pytest.raises(ValueError, match=r"reference are \(6, 6, 1\); expected those of the run, \(8, 8, 1\)"):
         evaluate(run, tmp_path, extractor, ALL, reference=other)
     assert not list(tmp_path.glob("evaluations/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--metrics fid,fud", "metrics is 'fud'; expected one or more of fid,kid,pr,is,swd,nn,bpd"),
+        ("--features incepton", "the features are 'incepton'; expected inception (the network of FID"),
+        ("--features nowhere.safetensors", "there is no file nowhere.safetensors"),
+        ("--features pixels --metrics is", "metrics is 'is'; expected metrics without it, as the features pixels"),
+        ("--features pixels --bound-terms 21", "bound_terms is 21; expected at most 20"),
+        ("--features pixels --held-out tset", "split is 'tset'; expected one of 'train', 'test'"),
+        ("--features pixels --reference nowhere.py", "there is no file nowhere.py"),
+        ("--features pixels --guidance nan", "guidance is nan; expected a finite number"),
+        ("--features pixels --steps 0", "num_steps is 0"),
+        ("--features pixels --batch-size 0", "batch_size is 0"),
+        ("--features pixels --num-samples 1", "num_samples is 1; expected a whole number, at least 2"),
+        ("--features pixels --num-samples many", "--num-samples"),
+    ],
+)
+def test_wrong_arguments_end_with_one_message_and_write_nothing(finished, capsys, arguments, message, unchecked):
+    before = sorted(finished.rglob("*"))
+    assert message in fails(capsys, "evaluate", finished, *arguments.split())
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    assert "is not a run: it has no experiment.json" in fails(capsys, "evaluate", tmp_path, "--features", "pixels")

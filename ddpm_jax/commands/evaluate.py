@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
         seed=options.seed,
         guidance=options.guidance,
         bound_terms=options.bound_terms,
-        per_device=options.batch_size,
+        batch_size=options.batch_size,
     )
     set_up_jax(options.cluster)
     run = load_run(options.run, ema=options.ema)

@@ -28,7 +28,7 @@ from ddpm_jax.evaluation.reference import Reference
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import PER_DEVICE, Drawing, Features, draw, features_of
 from ddpm_jax.evaluation.shards import Shards
-from ddpm_jax.features.extractor import Extractor
+from ddpm_jax.features.extractor import Extractor, extract
 from ddpm_jax.paths import RunPath, failures, run_path, write_bytes
 from ddpm_jax.run import Run
 from ddpm_jax.training.mesh import broadcast
@@ -53,7 +53,7 @@ class Evaluation:
     """The scale of classifier-free guidance; None for none."""
     bound_terms: int | None = None
     """How many of the T terms of the bound are drawn for each image, for bits/dim; None for all."""
-    per_device: int = PER_DEVICE
+    batch_size: int = PER_DEVICE
     """Images drawn at a time on each device; a shard holds those of all devices."""
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Evaluation:
             require("metrics", metric, metric in METRICS, f"one or more of {','.join(METRICS)}")
         require("metrics", self.metrics, len(self.metrics) > 0, f"one or more of {','.join(METRICS)}")
         whole("num_samples", self.num_samples, 2)
-        whole("per_device", self.per_device, 1)
+        whole("batch_size", self.batch_size, 1)
         if self.bound_terms is not None:
             whole("bound_terms", self.bound_terms, 1)
 
@@ -92,8 +92,9 @@ def evaluate(
         if source is not None and (shape := image_shape(source)) != run.image_shape:
             raise ValueError(f"the images of {name} are {shape}; expected those of the run, {run.image_shape}")
     job = Job(run, folder, extractor, evaluation, compared, held_out)
-    bits = job.bits() if "bpd" in evaluation.metrics else None
+    job.check()
     images = job.draw() if job.draws else None
+    bits = job.bits() if "bpd" in evaluation.metrics else None
     found = job.report(images, bits) if jax.process_index() == 0 else None
     broadcast(True)  # the others wait: who leaves early is taken for dead
     return found
@@ -115,6 +116,25 @@ class Job:
         """Whether samples are needed."""
         return set(self.evaluation.metrics) != {"bpd"}
 
+    def check(self) -> None:
+        """Raise ValueError where the network, the data or the features cannot give what is asked for."""
+        run, evaluation = self.run, self.evaluation
+        if "bpd" in evaluation.metrics:
+            terms, most = evaluation.bound_terms, run.schedule.num_steps
+            require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
+            self.run.check_labels(self._measured)
+        if self.draws:
+            run.check_guidance(evaluation.guidance)
+            example = np.stack([self.reference[0]["image"]])
+            known = extract(self.extractor, example).logits is not None
+            expected = f"metrics without it, as the features {self.extractor.name} know no classes"
+            require("metrics", "is", known or "is" not in evaluation.metrics, expected)
+
+    @property
+    def _measured(self) -> Source:
+        """The images that bits/dim are of."""
+        return self.reference if self.held_out is None else self.held_out
+
     @cached_property
     def drawing(self) -> Drawing:
         """The images that are scored."""
@@ -122,7 +142,7 @@ class Job:
 
     def draw(self) -> Shards:
         """The samples, on disk."""
-        return draw(self.drawing, self._samples, self.evaluation.num_samples, self.evaluation.per_device)
+        return draw(self.drawing, self._samples, self.evaluation.num_samples, self.evaluation.batch_size)
 
     @cached_property
     def _samples(self) -> RunPath:
@@ -130,7 +150,7 @@ class Job:
 
     def bits(self) -> np.ndarray:
         """Bits/dim of every held-out example (of the reference where there is none): [N]."""
-        source, terms = self.held_out or self.reference, self.evaluation.bound_terms
+        source, terms = self._measured, self.evaluation.bound_terms
         conditions = {**self.drawing.conditions, "source": provenance.of_source(source), "terms": terms}
         conditions = {name: value for name, value in conditions.items() if name not in ("sampler", "guidance")}
         shards = Shards(self.folder / f"bits-{provenance.digest(conditions)}")
@@ -187,7 +207,7 @@ class Job:
             },
             "metrics": list(evaluation.metrics),
             "bound_terms": evaluation.bound_terms,
-            "images_at_a_time": evaluation.per_device,
+            "images_at_a_time": evaluation.batch_size,
             "code": provenance.of_code(),
         }
 
@@ -199,7 +219,7 @@ class Job:
         return place
 
     def _bits_score(self, bits: np.ndarray) -> Score:
-        source, terms = self.held_out or self.reference, self.evaluation.bound_terms
+        source, terms = self._measured, self.evaluation.bound_terms
         name = Reference(source, self.extractor).name
         what = "all terms of the bound" if terms is None else f"{terms} drawn terms of the bound"
         about = f"variational bound, 256 levels, of all {len(bits):,} images of {name}; {what}; less is better"
