@@ -12,7 +12,10 @@ import pytest
 from test_launch import fails
 
 from ddpm_jax import load_run
+from ddpm_jax.commands.evaluate import choose_source
 from ddpm_jax.data import Arrays, Digits, Npz
+from ddpm_jax.data.images import save_png
+from ddpm_jax.data.later import Later
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation import provenance, samples
@@ -299,3 +302,19 @@ def test_wrong_arguments_end_with_one_message_and_write_nothing(finished, capsys
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     assert "is not a run: it has no experiment.json" in fails(capsys, "evaluate", tmp_path, "--features", "pixels")
+
+
+def test_reference_images_are_a_split_a_file_or_a_folder(run, tmp_path):
+    images = Digits().arrays["image"][:5]
+    np.savez(tmp_path / "some.npz", images=images, labels=np.arange(5))
+    (tmp_path / "folder" / "0").mkdir(parents=True)
+    save_png(tmp_path / "folder" / "0" / "a.png", images[0])
+    assert choose_source("--reference", run, None) is None
+    assert choose_source("--reference", run, "test") == Digits(split="test")
+    np.testing.assert_array_equal(choose_source("--reference", run, str(tmp_path / "some.npz"))[4]["image"], images[4])
+    np.testing.assert_array_equal(choose_source("--reference", run, str(tmp_path / "folder"))[0]["image"], images[0])
+    imported = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, data=Later((8, 8, 1))))
+    with pytest.raises(
+        ValueError, match="--held-out is 'test', and Later has no splits; expected a split of the run's"
+    ):
+        choose_source("--held-out", imported, "test")

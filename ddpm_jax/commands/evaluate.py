@@ -4,12 +4,17 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
+
+if TYPE_CHECKING:
+    from ddpm_jax.run import Run
+
+SOURCES = "a split of the run's data, FILE.npz or a folder of images, or an experiment file for its data"
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class EvaluateOptions:
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "inception"
     """What the scores compare: inception (downloaded when first used), inception:PATH, a classifier's PATH.safetensors
     by scripts/train_features.py, FILE.py:NAME for a function of your own, or pixels."""
-    reference: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|EXPERIMENT")] = None
-    """What samples are compared with: a split of the run's data, or the data of an experiment file; what the run was
-    trained on unless given."""
-    held_out: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|EXPERIMENT")] = None
-    """Real images that the run has not seen, which are scored too, and which bits/dim is of; the split called test or
-    validation unless given."""
+    reference: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|FILE|FOLDER")] = None
+    """What samples are compared with: a split of the run's data, an .npz or a folder of images, or the data of an
+    experiment file; what the run was trained on unless given."""
+    held_out: Annotated[str | None, tyro.conf.arg(metavar="SPLIT|FILE|FOLDER")] = None
+    """Real images that the run has not seen, which are scored too, and which bits/dim is of, in the ways of
+    --reference; the split called test or validation unless given."""
     bound_terms: int | None = None
     """Draw so many terms of the bound for each image: bits/dim without bias, in less time; all T terms unless given."""
     seed: int = 0
@@ -51,6 +56,7 @@ def main(arguments: list[str]) -> None:
     options = tyro.cli(EvaluateOptions, args=arguments, prog="ddpm-jax evaluate")
 
     from ddpm_jax.commands.jax_setup import set_up_jax
+    from ddpm_jax.data.later import Later
     from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
     from ddpm_jax.features.extractor import read_extractor
     from ddpm_jax.run import load_run
@@ -69,25 +75,32 @@ def main(arguments: list[str]) -> None:
     data, sampler = run.experiment.data, choose_sampler(run.experiment.sampler, options.how)
     clip = choose_clipping(options.how) or run.experiment.clip
     run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, sampler=sampler, clip=clip))
-    sources = {name: choose_source(f"--{name}", data, getattr(options, name)) for name in ("reference", "held_out")}
+    reference = choose_source("--reference", run, options.reference)
+    held_out = choose_source("--held-out", run, options.held_out)
+    if reference is None and isinstance(data, Later) and data.path is None:
+        raise ValueError(f"--reference is None, and the data of {options.run} are not known; expected {SOURCES}")
     start = time.monotonic()
-    found = evaluate(run, options.run, read_extractor(options.features), evaluation, **sources)
+    found = evaluate(
+        run, options.run, read_extractor(options.features), evaluation, reference=reference, held_out=held_out
+    )
     if found is not None:
         report, place = found
         print(report.as_text())
         print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({format_time(time.monotonic() - start)})")
 
 
-def choose_source(flag: str, data: Any, text: str | None) -> Any:
-    """The split of the run's data, or the data of an experiment file, that a flag names; None where it is not given."""
+def choose_source(flag: str, run: "Run", text: str | None) -> Any:
+    """The images that a flag names, in one of the ways of SOURCES; None where it is not given."""
     from ddpm_jax.commands.train import read_experiment
+    from ddpm_jax.data.later import Later
 
+    data = run.experiment.data
     if text is None:
         return None
     if Path(text).suffix in (".py", ".json"):
         return read_experiment(Path(text)).data
-    flag = flag.replace("_", "-")
+    if Path(text).suffix == ".npz" or Path(text).is_dir():
+        return Later(run.image_shape, text, getattr(run.experiment.net, "num_classes", None) is not None).source
     if not hasattr(data, "split"):
-        kind = type(data).__name__
-        raise ValueError(f"{flag} is {text!r}, but {kind} has no splits; expected an experiment file, for its data")
+        raise ValueError(f"{flag} is {text!r}, and {type(data).__name__} has no splits; expected {SOURCES}")
     return dataclasses.replace(data, split=text)
