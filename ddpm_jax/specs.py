@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import json
 import sys
+import traceback
 import types
 import typing
 from pathlib import Path
@@ -164,6 +165,30 @@ def load_file(path: Path) -> types.ModuleType:
             raise
     sys.modules[name].__file__ = str(path.resolve())  # where it was found last: an earlier copy may be gone
     return sys.modules[name]
+
+
+def run_file(path: Path) -> types.ModuleType:
+    """The module in a Python file of the user's, which finds its neighbours as with `python FILE.py`.
+
+    Raises ValueError that names the line where its code fails.
+    """
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        return load_file(path)
+    except Exception as error:
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
+        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def described(spec: Any) -> Any:
+    """A spec as JSON; its representation where it cannot be written so."""
+    try:
+        return encode(spec)
+    except SpecError:
+        return repr(spec)
 
 
 def save(spec: Any, path: RunPath) -> None:

@@ -18,10 +18,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from ddpm_jax import specs
 from ddpm_jax.check import RunError
 from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.commands.train import read_experiment
-from ddpm_jax.features.classifier import accuracy, described, held_out, labelled, save_classifier, train_classifier
+from ddpm_jax.features.classifier import accuracy, held_out, labelled, save_classifier, train_classifier
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     classifier = train_classifier(train, **choices, num_steps=options.steps, report=say)
     found = accuracy(classifier, test)
     print(f"accuracy on {where}: {100 * found:.2f}%, after {time.time() - start:.0f} s")
-    about = {"accuracy": round(found, 6), "accuracy_on": where, "data": described(source)}
+    about = {"accuracy": round(found, 6), "accuracy_on": where, "data": specs.described(source)}
     about |= {"seed": options.seed, "steps": options.steps, "batch_size": options.batch_size}
     save_classifier(options.output, classifier, {**about, "learning_rate": options.learning_rate})
     print(f"wrote {options.output}")

@@ -23,6 +23,7 @@ from conftest import mesh_of
 from safetensors.numpy import save_file
 from test_unet import load_script
 
+from ddpm_jax import specs
 from ddpm_jax.check import RunError
 from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.stream import gather
@@ -477,7 +478,7 @@ def test_it_learns_and_its_file_is_an_extractor(trained, tmp_path):
     test = Digits("test")
     assert accuracy(trained, test) > 0.75
     path = tmp_path / "digits.safetensors"
-    save_classifier(path, trained, {"accuracy": 0.9, "data": classifiers.described(test)})
+    save_classifier(path, trained, {"accuracy": 0.9, "data": specs.described(test)})
     extractor = read_extractor(str(path))
     images, labels = test.arrays["image"], test.arrays["label"]
     features, logits = extract(extractor, images, chunk=100)

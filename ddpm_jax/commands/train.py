@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -84,22 +83,10 @@ def read_experiment(path: Path) -> Experiment:
     if path.suffix == ".json":
         found = specs.load(path)
     elif path.suffix == ".py":
-        found = getattr(_load_python(path), "experiment", None)
+        found = getattr(specs.run_file(path), "experiment", None)
     else:
         raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):
         where = " called `experiment`" if path.suffix == ".py" else ""
         raise ValueError(f"{path} does not define an Experiment{where}")
     return found
-
-
-def _load_python(path: Path) -> object:
-    sys.path.insert(0, str(path.resolve().parent))  # as for `python FILE.py`
-    try:
-        return specs.load_file(path)
-    except Exception as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
-        ]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error

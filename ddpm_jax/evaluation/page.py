@@ -22,6 +22,7 @@ h1 { font-size: 24px; margin: 0 } h2 { font-size: 18px; margin: 36px 0 8px } p {
 table { border-collapse: collapse; width: 100% } th { font-weight: 600; text-align: left; color: var(--soft) }
 td, th { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap } td.key { white-space: nowrap }
+td.about { min-width: 260px }
 img { max-width: 100%; height: auto; border-radius: 4px } figure { margin: 12px 0 } figcaption { color: var(--soft) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px }
 svg { width: 100%; height: auto; background: var(--panel); border-radius: 4px; font-size: 11px }
@@ -70,7 +71,7 @@ def scores(report: Report) -> str:
         name, value, sure, held_out = map(html.escape, row(score))
         lines.append(
             f'<tr><td class="key"><b>{name}</b><td class="number"><b>{value}</b><td class="number">{sure}'
-            f'<td class="number">{held_out}<td class="soft">{html.escape(score.about)}</tr>'
+            f'<td class="number">{held_out}<td class="soft about">{html.escape(score.about)}</tr>'
         )
     return "\n".join([*lines, "</table></div>"])
 

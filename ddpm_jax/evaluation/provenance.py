@@ -41,19 +41,11 @@ def of_source(source: Source) -> dict[str, Any]:
         content.update(f"{index} {image.shape}".encode())
         content.update(np.ascontiguousarray(image).data)
     return {
-        "data": described(source),
+        "data": specs.described(source),
         "split": getattr(source, "split", None),
         "count": count,
         "digest": content.hexdigest()[:12],
     }
-
-
-def described(spec: Any) -> Any:
-    """A spec as JSON; of what cannot be written so, its representation."""
-    try:
-        return specs.encode(spec)
-    except ValueError:
-        return repr(spec)
 
 
 def of_code() -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax import specs
 from ddpm_jax.check import require
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.evaluation import provenance
@@ -52,7 +53,7 @@ class Drawing:
             "step": run.step,
             "ema": run.ema,
             "weights": provenance.digest_of_arrays(run.params),
-            **{part: provenance.described(getattr(experiment, part)) for part in parts},
+            **{part: specs.described(getattr(experiment, part)) for part in parts},
             "image_shape": list(run.image_shape),
             "labels": "all classes in turn" if conditional else None,
             "guidance": self.guidance,

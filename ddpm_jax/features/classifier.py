@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax import specs
 from ddpm_jax.arrays import Key, Pixels, stream
 from ddpm_jax.check import require, whole
 from ddpm_jax.data import Folder, Npz, Source, Tfds
@@ -214,14 +213,6 @@ def _sorted_header(content: bytes) -> bytes:
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
-
-
-def described(source: Any) -> Any:
-    """A source as JSON, or as text where it is no spec."""
-    try:
-        return specs.encode(source)
-    except specs.SpecError:
-        return repr(source)
 
 
 def load_classifier(path: str | os.PathLike) -> Extractor:

@@ -12,8 +12,6 @@ import functools
 import hashlib
 import inspect
 import os
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +24,7 @@ from jaxtyping import Float
 
 from ddpm_jax.arrays import Pixels
 from ddpm_jax.check import require, whole
-from ddpm_jax.specs import load_file
+from ddpm_jax.specs import run_file
 from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
 
 # Images at a time: on each device, where there are several.
@@ -213,13 +211,7 @@ def existing_file(path: str | os.PathLike, what: str) -> Path:
 def _of_file(path: Path, name: str) -> Extractor:
     """The function or Extractor called `name` in a Python file; its digest is that of the whole file."""
     existing_file(path, "a Python file with a function of uint8 images, or an Extractor: FILE.py:NAME")
-    sys.path.insert(0, str(path.resolve().parent))  # as for `python FILE.py`
-    try:
-        module = load_file(path)
-    except Exception as error:
-        here = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.resolve())]
-        line = error.lineno if isinstance(error, SyntaxError) else here[-1] if here else "?"
-        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    module = run_file(path)
     found = getattr(module, name, None)
     if isinstance(found, Extractor):
         return found
