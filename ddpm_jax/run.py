@@ -79,17 +79,19 @@ class Run:
         labels: np.ndarray | None = None,
         guidance: float | None = None,
         first_index: int = 0,
+        chunk: int | None = None,
     ) -> Float[np.ndarray, "n height width channels"]:
         """Images first_index, ..., first_index + n - 1 of the sequence of `key`, in [-1, 1].
 
         sampler, clip: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
         image i has class i modulo the number of classes.  guidance: the scale of classifier-free guidance, for
-        a network trained with label dropout.  They are drawn in chunks over all devices, so n may be large.
+        a network trained with label dropout.  chunk: images at a time on each device, 256 unless given, so n may be
+        large.
         """
         given = {"sampler": sampler, "clip": clip}
         changes = {name: value for name, value in given.items() if value is not None}
         experiment = dataclasses.replace(self.experiment, **changes)
-        options = {"labels": labels, "guidance": guidance, "first_index": first_index}
+        options = {"labels": labels, "guidance": guidance, "first_index": first_index, "chunk": chunk}
         return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, **options)
 
     def bits_per_dim(
@@ -165,23 +167,24 @@ def draw_images(
     labels: np.ndarray | None = None,
     guidance: float | None = None,
     first_index: int = 0,
+    chunk: int | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
     """`Run.sample` with the parameters given, on the devices of `mesh`."""
     require("n", n, n >= 1, "at least 1")
     params = jax.device_put(params, replicated(mesh))
-    chunks = math.ceil(n / (CHUNK * mesh.size))
-    chunk = math.ceil(n / (chunks * mesh.size)) * mesh.size
-    count = chunks * chunk  # what there is too much is cut off at the end
+    chunks = math.ceil(n / ((chunk or CHUNK) * mesh.size))
+    size = math.ceil(n / (chunks * mesh.size)) * mesh.size
+    count = chunks * size  # what there is too much is cut off at the end
     all_labels = _labels(experiment.net, labels, n, count, first_index)
     pieces = []
-    for start in range(0, count, chunk):
-        chunk_labels = None if all_labels is None else all_labels[start : start + chunk]
+    for start in range(0, count, size):
+        chunk_labels = None if all_labels is None else all_labels[start : start + size]
         x = sample(
             key,
             bind(experiment, params, chunk_labels, guidance),
             experiment.schedule.build(),
             experiment.sampler,
-            (chunk, *image_shape),
+            (size, *image_shape),
             target=experiment.target,
             variance=experiment.variance,
             clip=experiment.clip,

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import traceback
 import types
@@ -184,11 +185,11 @@ def run_file(path: Path) -> types.ModuleType:
 
 
 def described(spec: Any) -> Any:
-    """A spec as JSON; its representation where it cannot be written so."""
+    """A spec as JSON; its representation, without addresses in memory, where it cannot be written so."""
     try:
         return encode(spec)
     except SpecError:
-        return repr(spec)
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(spec))
 
 
 def save(spec: Any, path: RunPath) -> None:

@@ -303,6 +303,7 @@ def test_snapshots_are_taken_when_due_and_at_the_end(walked, one):
     assert sorted(steps) == [*range(4, 49, 4), 50]
 
 
+@pytest.mark.slow
 def test_a_width_that_a_run_did_not_keep_is_nearly_that_of_one_that_did(walked, direct, one):
     """Nearly: 1% of how far apart the averages of 0.15 and 0.07 are."""
     made = [ddpm_jax.load_run(walked, one, ema=width) for width in (0.15, 0.07)]
@@ -324,6 +325,7 @@ def test_the_first_profile_is_read_unless_asked_otherwise(walked, one):
         np.testing.assert_array_equal(run.params["factors"], snapshots[50, name])
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_snapshots_of_an_unbroken_one(walk, walked, one, tmp_path):
     """Killed after step 50, its newest checkpoint being 36, whose snapshot is not on disk yet; one later is damaged."""
     folder = tmp_path / "run"

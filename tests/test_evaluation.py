@@ -12,6 +12,7 @@ import pytest
 from test_launch import fails
 
 from ddpm_jax import load_run
+from ddpm_jax.check import RunError
 from ddpm_jax.commands.evaluate import choose_source
 from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.images import save_png
@@ -21,8 +22,12 @@ from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation import provenance, samples
 from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
+from ddpm_jax.evaluation.reference import Reference
+from ddpm_jax.evaluation.reference import cache_folder as reference_cache
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import Drawing, draw
+from ddpm_jax.features.extractor import of_function
+from ddpm_jax.metrics.frechet import load_moments, save_moments
 
 ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, batch_size=16, bound_terms=2)
 
@@ -157,6 +162,7 @@ def test_bits_per_dim_are_of_every_held_out_image(reported, run):
     assert score.value == pytest.approx(bits.mean(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_bits_per_dim_from_drawn_terms_are_those_of_the_whole_bound_in_the_mean(run):
     source = Arrays.of(Digits().arrays["image"][:64], Digits().arrays["label"][:64])
     whole = run.bits_per_dim(jax.random.key(1), source)
@@ -260,7 +266,7 @@ def test_the_held_out_split_of_a_data_set_is_found(tmp_path):
     [
         ({"metrics": ("fud",)}, "metrics is 'fud'; expected one or more of fid,kid"),
         ({"metrics": ()}, "expected one or more of fid"),
-        ({"num_samples": 1}, "num_samples is 1; expected a whole number, at least 2"),
+        ({"num_samples": 9}, "num_samples is 9; expected a whole number, at least 10"),
         ({"bound_terms": 0}, "bound_terms is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
@@ -277,6 +283,46 @@ def test_images_of_another_shape_are_refused_before_anything_is_drawn(run, extra
     assert not list(tmp_path.glob("evaluations/*"))
 
 
+def test_the_digest_of_a_data_set_changes_with_any_pixel_and_any_label(tmp_path):
+    images, labels = np.zeros((1500, 4, 4), np.uint8), np.zeros(1500, int)
+    found = set()
+    for pixel, label in ((0, 0), (1, 0), (0, 1)):
+        images[777, 0, 0], labels[777] = pixel, label
+        np.savez(tmp_path / "a.npz", images=images, labels=labels)
+        found.add(provenance.of_source(Npz(str(tmp_path / "a.npz"), labels="labels"))["digest"])
+    assert len(found) == 3
+
+
+def test_features_heal_whatever_a_kill_left(extractor, tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "PER_DEVICE", 16)
+    images = Digits().arrays["image"][:50]
+    whole = samples.features_of(images, extractor, tmp_path / "whole", "features")
+    samples.features_of(images[:40], extractor, tmp_path / "some", "features")
+    last = sorted((tmp_path / "some" / "features").iterdir())[-1]
+    last.unlink()  # killed between the logits and the features
+    healed = samples.features_of(images, extractor, tmp_path / "some", "features")
+    for name in ("features", "logits"):
+        np.testing.assert_array_equal(getattr(healed, name)[:], getattr(whole, name)[:])
+
+
+def test_statistics_that_are_damaged_or_of_something_else_are_made_again(extractor):
+    reference = Reference(Digits(split="test"), extractor)
+    made = reference.moments
+    path = next(reference_cache().glob("*/statistics.npz"))
+    for damage in (b"", path.read_bytes()[:500], None):
+        path.write_bytes(damage) if damage is not None else save_moments(path, made, {"data": "another"})
+        again = Reference(Digits(split="test"), extractor).moments
+        np.testing.assert_array_equal(again.cov, made.cov)
+        assert load_moments(path).provenance["features"] == "flat"
+
+
+def test_samples_that_are_not_finite_are_no_black_images(run, tmp_path):
+    broken = dataclasses.replace(run, params=jax.tree.map(lambda leaf: leaf * np.nan, run.params))
+    with pytest.raises(RunError, match="sample 0 is not finite"):
+        draw(Drawing(broken), tmp_path, 16, 16)
+    assert len(evaluations.Shards(tmp_path / "images")) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -290,7 +336,7 @@ def test_images_of_another_shape_are_refused_before_anything_is_drawn(run, extra
         ("--features pixels --guidance nan", "guidance is nan; expected a finite number"),
         ("--features pixels --steps 0", "num_steps is 0"),
         ("--features pixels --batch-size 0", "batch_size is 0"),
-        ("--features pixels --num-samples 1", "num_samples is 1; expected a whole number, at least 2"),
+        ("--features pixels --num-samples 1", "num_samples is 1; expected a whole number, at least 10"),
         ("--features pixels --num-samples many", "--num-samples"),
     ],
 )

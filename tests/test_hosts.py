@@ -110,6 +110,7 @@ def metrics_of(folder: Path) -> list[tuple[int, float, float]]:
     return [(entry["step"], entry["loss"], entry["gradient_norm"]) for entry in entries]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_and_the_run_goes_on_as_if_it_had_not_been(tiny, one, finished, tmp_path, monkeypatch):
     """The same parameters, bitwise, and the same lines of metrics; that of step 6 has the means of steps 5 and 6."""
     step, before, taken = 5, signal.getsignal(signal.SIGTERM), []

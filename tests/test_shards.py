@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddpm_jax.evaluation.shards import First, Shards
+from ddpm_jax.evaluation.shards import Shards, Some
 
 ROWS = np.arange(70).reshape(10, 7).astype(np.float32)
 
@@ -23,9 +23,11 @@ def test_they_are_the_rows_that_were_appended(shards):
         np.testing.assert_array_equal(found[3:6], ROWS[3:6])
         np.testing.assert_array_equal(found[np.array([0, 4, 5, 9])], ROWS[[0, 4, 5, 9]])
         assert found[2:2].shape == (0, 7)
-    np.testing.assert_array_equal(First(shards, 5)[:], ROWS[:5])
-    np.testing.assert_array_equal(First(shards, 5)[3:100], ROWS[3:5])
-    assert len(First(shards, 5)) == 5
+    np.testing.assert_array_equal(Some.first(shards, 5)[:], ROWS[:5])
+    np.testing.assert_array_equal(Some.first(shards, 5)[3:100], ROWS[3:5])
+    assert len(Some.first(shards, 5)) == 5
+    np.testing.assert_array_equal(Some.spread(shards, 4)[:], ROWS[[0, 3, 6, 9]])
+    np.testing.assert_array_equal(Some.spread(shards, 99)[2:4], ROWS[2:4])
 
 
 def test_they_end_where_one_is_missing_damaged_or_half_written(shards):
@@ -46,8 +48,8 @@ def test_they_end_where_one_is_missing_damaged_or_half_written(shards):
 def test_rows_that_are_not_there_are_an_error(shards):
     with pytest.raises(ValueError, match=r"index is .*expected rows 0..9"):
         shards[np.array([3, 10])]
-    with pytest.raises(ValueError, match=r"n is 11; expected 0\.\.10"):
-        First(shards, 11)
+    with pytest.raises(ValueError, match=r"indices is .*; expected rows 0..9"):
+        Some.first(shards, 11)
 
 
 def test_only_the_shards_asked_for_are_read(shards):

@@ -272,6 +272,7 @@ def learned(tiny):
     )
 
 
+@pytest.mark.slow
 def test_a_learned_variance_is_trained_the_same_on_one_and_eight_devices(learned):
     """The losses, the parameters and what is remembered of the losses, which are those of the global batch."""
     learned = dataclasses.replace(learned, optimizer=Adam(learning_rate=0.1, warmup_steps=0))

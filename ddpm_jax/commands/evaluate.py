@@ -14,7 +14,7 @@ from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
 if TYPE_CHECKING:
     from ddpm_jax.run import Run
 
-SOURCES = "a split of the run's data, FILE.npz or a folder of images, or an experiment file for its data"
+SOURCES = "a split of the run's data, FILE.npz or a folder of images, or an experiment file or a run for its data"
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,8 @@ def main(arguments: list[str]) -> None:
     if reference is None and isinstance(data, Later) and data.path is None:
         raise ValueError(f"--reference is None, and the data of {options.run} are not known; expected {SOURCES}")
     start = time.monotonic()
-    found = evaluate(
-        run, options.run, read_extractor(options.features), evaluation, reference=reference, held_out=held_out
-    )
+    extractor = None if evaluation.metrics == ("bpd",) else read_extractor(options.features)
+    found = evaluate(run, options.run, extractor, evaluation, reference=reference, held_out=held_out)
     if found is not None:
         report, place = found
         print(report.as_text())
@@ -97,6 +96,8 @@ def choose_source(flag: str, run: "Run", text: str | None) -> Any:
     data = run.experiment.data
     if text is None:
         return None
+    if (Path(text) / "experiment.json").is_file():
+        return read_experiment(Path(text) / "experiment.json").data
     if Path(text).suffix in (".py", ".json"):
         return read_experiment(Path(text)).data
     if Path(text).suffix == ".npz" or Path(text).is_dir():

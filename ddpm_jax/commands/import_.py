@@ -1,6 +1,7 @@
 """`ddpm-jax import PATH`: make a run of a network that diffusers wrote."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -32,7 +33,10 @@ class ImportOptions:
 def main(arguments: list[str]) -> None:
     """`ddpm-jax import`."""
     options = tyro.cli(ImportOptions, args=arguments, prog="ddpm-jax import")
-    require("--size", options.size, len(options.size) <= 2 and min(options.size, default=1) >= 1, "one or two sizes")
+    holds = len(options.size) <= 2 and min(options.size, default=1) >= 1
+    require("--size", options.size, holds, "one or two whole numbers, at least 1")
+    data = options.data
+    require("--data", data, data is None or Path(data).expanduser().exists(), "an .npz file or a folder that exists")
 
     from ddpm_jax.commands.jax_setup import set_up_jax
     from ddpm_jax.interop.runs import import_run

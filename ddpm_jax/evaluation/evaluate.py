@@ -9,6 +9,7 @@ report = evaluate(load_run("runs/digits"), "runs/digits", read_extractor("pixels
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,17 +17,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import RunError, require, whole
 from ddpm_jax.data.images import grid
+from ddpm_jax.data.later import Later
 from ddpm_jax.data.sources import Source, image_shape
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.evaluation import provenance, scores
 from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.page import Picture, page
 from ddpm_jax.evaluation.progress import Waiting
-from ddpm_jax.evaluation.reference import Reference
+from ddpm_jax.evaluation.reference import Reference, name_of
 from ddpm_jax.evaluation.report import Report, Score
-from ddpm_jax.evaluation.samples import PER_DEVICE, Drawing, Features, draw, features_of
+from ddpm_jax.evaluation.samples import PER_DEVICE, Drawing, check_finite, draw, features_of
 from ddpm_jax.evaluation.shards import Shards
 from ddpm_jax.features.extractor import Extractor, extract
 from ddpm_jax.paths import RunPath, failures, run_path, write_bytes
@@ -35,6 +37,8 @@ from ddpm_jax.training.mesh import broadcast
 
 METRICS = ("fid", "kid", "pr", "is", "swd", "nn", "bpd")
 DEFAULT_METRICS = ("fid", "kid", "pr", "nn", "bpd")
+# Images without which no metric means anything.
+FEWEST = 10
 IN_PICTURE, NEIGHBOURS, WITH_NEIGHBOURS = 100, 5, 10
 
 
@@ -60,7 +64,7 @@ class Evaluation:
         for metric in self.metrics:
             require("metrics", metric, metric in METRICS, f"one or more of {','.join(METRICS)}")
         require("metrics", self.metrics, len(self.metrics) > 0, f"one or more of {','.join(METRICS)}")
-        whole("num_samples", self.num_samples, 2)
+        whole("num_samples", self.num_samples, FEWEST)
         whole("batch_size", self.batch_size, 1)
         if self.bound_terms is not None:
             whole("bound_terms", self.bound_terms, 1)
@@ -69,7 +73,7 @@ class Evaluation:
 def evaluate(
     run: Run,
     folder: str | os.PathLike,
-    extractor: Extractor,
+    extractor: Extractor | None,
     evaluation: Evaluation = Evaluation(),
     *,
     reference: Source | None = None,
@@ -77,17 +81,19 @@ def evaluate(
 ) -> tuple[Report, RunPath] | None:
     """The report of a run, and where it lies; the run draws with the sampler and clipping of its experiment.
 
-    folder: the run's; images, features and the report go into its `evaluations`.  reference: what samples are compared
-    with, the run's own data unless given.  held_out: real images that the run has not seen, for comparison and for
-    bits/dim; the split called test or validation of the run's data, if there is one, unless given.
+    folder: the run's; images, features and the report go into its `evaluations`.  extractor: what samples are compared
+    by; None where only bits/dim is asked for.  reference: what they are compared with, the run's own data unless given.
+    held_out: real images that the run has not seen, for comparison and for bits/dim; the split called test or
+    validation of the run's data, if there is one, unless given.
 
     Of many processes all take part, and the first one gets the report, the others None.
 
-    Raises ValueError where the data are not as the run's images, or lack what a metric needs.
+    Raises ValueError where the data are not as the run's images, or lack what a metric needs, and RunError where
+    samples are not finite.
     """
     folder = run_path(folder) / "evaluations"
     compared: Source = run.experiment.data if reference is None else reference
-    held_out = held_out_split(compared) if held_out is None else held_out
+    held_out = held_out_split(run.experiment.data) if held_out is None else held_out
     for name, source in (("reference", compared), ("held_out", held_out)):
         if source is not None and (shape := image_shape(source)) != run.image_shape:
             raise ValueError(f"the images of {name} are {shape}; expected those of the run, {run.image_shape}")
@@ -95,8 +101,14 @@ def evaluate(
     job.check()
     images = job.draw() if job.draws else None
     bits = job.bits() if "bpd" in evaluation.metrics else None
-    found = job.report(images, bits) if jax.process_index() == 0 else None
-    broadcast(True)  # the others wait: who leaves early is taken for dead
+    found, done = None, jax.process_index() > 0
+    try:
+        if jax.process_index() == 0:
+            found, done = job.report(images, bits), True
+    finally:
+        done = broadcast(done)  # the others wait: who leaves early is taken for dead
+    if not done:
+        raise RunError("the first process could not finish the report; it says why")
     return found
 
 
@@ -106,7 +118,7 @@ class Job:
 
     run: Run
     folder: RunPath
-    extractor: Extractor
+    extractor: Extractor | None
     evaluation: Evaluation
     reference: Source
     held_out: Source | None
@@ -123,12 +135,18 @@ class Job:
             terms, most = evaluation.bound_terms, run.schedule.num_steps
             require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
             self.run.check_labels(self._measured)
-        if self.draws:
-            run.check_guidance(evaluation.guidance)
-            example = np.stack([self.reference[0]["image"]])
-            known = extract(self.extractor, example).logits is not None
-            expected = f"metrics without it, as the features {self.extractor.name} know no classes"
-            require("metrics", "is", known or "is" not in evaluation.metrics, expected)
+        if not self.draws:
+            return
+        require("extractor", None, self.extractor is not None, "one, as samples are compared by their features")
+        assert self.extractor is not None
+        run.check_guidance(evaluation.guidance)
+        for name, source in (("reference", self.reference), ("held_out", self.held_out)):
+            if source is not None:
+                require(f"the number of images of {name}", len(source), len(source) >= FEWEST, f"{FEWEST} or more")
+        example = np.stack([self.reference[0]["image"]])
+        known = extract(self.extractor, example).logits is not None
+        expected = f"metrics without it, as the features {self.extractor.name} know no classes"
+        require("metrics", "is", known or "is" not in evaluation.metrics, expected)
 
     @property
     def _measured(self) -> Source:
@@ -152,13 +170,16 @@ class Job:
         """Bits/dim of every held-out example (of the reference where there is none): [N]."""
         source, terms = self._measured, self.evaluation.bound_terms
         conditions = {**self.drawing.conditions, "source": provenance.of_source(source), "terms": terms}
-        conditions = {name: value for name, value in conditions.items() if name not in ("sampler", "guidance")}
+        conditions = {
+            name: value for name, value in conditions.items() if name not in ("sampler", "guidance", "labels")
+        }
         shards = Shards(self.folder / f"bits-{provenance.digest(conditions)}")
         quiet, key = jax.process_index() > 0, jax.random.key(self.evaluation.seed)
         done = broadcast(len(shards))
         with Waiting("bits/dim", len(source), done, quiet) as waiting:
             if done < len(source):
                 for rows in self.run.bits_per_dim_of_batches(key, source, num_terms=terms, start=done):
+                    check_finite("bits/dim of image", rows, done)
                     done += len(rows)
                     if not quiet:
                         shards.append(rows)
@@ -168,43 +189,59 @@ class Job:
     def report(self, images: Any, bits: np.ndarray | None) -> tuple[Report, RunPath]:
         """Scores, conditions and pictures, written as JSON and as a page."""
         found: list[Score] = []
-        pictures, charts, notes = [], [loss_chart(self.folder.parent)], ()
+        pictures, charts, notes = [], [loss_chart(self.folder.parent)], []
         if images is not None:
-            n, mesh = self.evaluation.num_samples, self.run.mesh if jax.process_count() == 1 else None
-            place = self._samples / f"{slug(self.extractor.name)}-{self.extractor.digest[:12]}"
-            features = features_of(images, self.extractor, place, "features of the samples", mesh).first(n)
-            seen = scores.Seen(
-                features,
-                Reference(self.reference, self.extractor, mesh),
-                None if self.held_out is None else Reference(self.held_out, self.extractor, mesh),
-                self.evaluation.seed,
-            )
+            n, seen = self.evaluation.num_samples, self._seen(images)
             for metric in self.evaluation.metrics:
                 found += scores.OF[metric](seen) if metric in scores.OF else []
             pictures.append(Picture("Samples", "The first ones, not chosen.", grid(images[: min(n, IN_PICTURE)])))
             if "nn" in self.evaluation.metrics:
-                pictures.append(self._neighbours(images, features, seen))
+                pictures.append(self._neighbours(images, seen))
                 charts.append(seen.distances_chart())
+            notes += [seen.note] if seen.note else []
+            notes += self._drawn_by_others()
         if bits is not None:
             found.append(self._bits_score(bits))
-        report = Report(self.conditions(), tuple(found), notes)
+        report = Report(self.conditions(), tuple(found), tuple(notes))
         return report, self._write(report, page(report, pictures, charts))
+
+    def _seen(self, images: Any) -> "scores.Seen":
+        """The samples and what they are compared with, through the extractor."""
+        extractor, mesh = self.extractor, self.run.mesh if jax.process_count() == 1 else None
+        assert extractor is not None
+        digest = provenance.digest([extractor.name, extractor.digest, extractor.preprocessing])
+        place = self._samples / f"{slug(extractor.name)}-{digest}"
+        features = features_of(images, extractor, place, "features of the samples", mesh)
+        known = not (isinstance(self.run.experiment.data, Later) and self.run.experiment.data.path is None)
+        return scores.Seen(
+            features.first(self.evaluation.num_samples),
+            Reference(self.reference, extractor, mesh),
+            None if self.held_out is None else Reference(self.held_out, extractor, mesh),
+            Reference(self.run.experiment.data if known else self.reference, extractor, mesh),
+            self.evaluation.seed,
+        )
+
+    def _drawn_by_others(self) -> list[str]:
+        """A note where the samples were drawn, earlier, by another commit than that of this report."""
+        told, commit = json.loads((self._samples / "conditions.json").read_text()), provenance.commit()
+        drawn = told.get("commit")
+        return [] if drawn == commit else [f"The samples were drawn earlier, by commit {drawn or 'unknown'}."]
 
     def conditions(self) -> dict[str, Any]:
         """All that the scores depend on."""
         run, extractor, evaluation = self.run, self.extractor, self.evaluation
-        times = run.experiment.sampler.times(run.schedule)
+        evaluations = run.experiment.sampler.evaluations(run.schedule)
+        features = None
+        if self.draws and extractor is not None:
+            how = {"digest": extractor.digest, "preprocessing": extractor.preprocessing}
+            features = {"name": extractor.name, **how}
         return {
             "drawing": self.drawing.conditions,
             "num_samples": evaluation.num_samples if self.draws else 0,
-            "evaluations": len(times) - 1 + (len(times) - 2) * run.experiment.sampler.extra_evaluations,
+            "evaluations": evaluations * (1 if evaluation.guidance is None else 2),
             "reference": provenance.of_source(self.reference),
             "held_out": None if self.held_out is None else provenance.of_source(self.held_out),
-            "features": {
-                "name": extractor.name,
-                "digest": extractor.digest,
-                "preprocessing": extractor.preprocessing,
-            },
+            "features": features,
             "metrics": list(evaluation.metrics),
             "bound_terms": evaluation.bound_terms,
             "images_at_a_time": evaluation.batch_size,
@@ -220,18 +257,18 @@ class Job:
 
     def _bits_score(self, bits: np.ndarray) -> Score:
         source, terms = self._measured, self.evaluation.bound_terms
-        name = Reference(source, self.extractor).name
+        name = name_of(source)
         what = "all terms of the bound" if terms is None else f"{terms} drawn terms of the bound"
         about = f"variational bound, 256 levels, of all {len(bits):,} images of {name}; {what}; less is better"
         return Score("bits/dim", float(bits.mean(dtype=np.float64)), about, float(bits.std() / np.sqrt(len(bits))))
 
-    def _neighbours(self, images: Any, features: Features, seen: "scores.Seen") -> Picture:
-        rows = min(WITH_NEIGHBOURS, len(features.features))
-        nearest = scores.nearest(features.features[:rows], seen.reference.features.features, NEIGHBOURS)
+    def _neighbours(self, images: Any, seen: "scores.Seen") -> Picture:
+        rows = min(WITH_NEIGHBOURS, seen.count)
+        nearest = scores.nearest(seen.samples.features[:rows], seen.training.features.features, NEIGHBOURS)
         cells = []
         for sample, indices in zip(images[:rows], nearest, strict=True):
-            cells += [sample, *(self.reference[int(index)]["image"] for index in indices)]
-        caption = f"Left a sample, then the {NEIGHBOURS} nearest images of {seen.reference.name}, in the features."
+            cells += [sample, *(seen.training.source[int(index)]["image"] for index in indices)]
+        caption = f"Left a sample, then the {NEIGHBOURS} nearest images of {seen.training.name}, in the features."
         return Picture("Nearest training images", caption, grid(np.stack(cells), columns=NEIGHBOURS + 1))
 
 
@@ -243,9 +280,11 @@ def slug(name: str) -> str:
 def loss_chart(folder: RunPath) -> str:
     """The run's loss against the step, from its metrics.jsonl; "" where there is none."""
     path = folder / "metrics.jsonl"
-    try:
-        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        steps, loss = (np.array([entry[name] for entry in entries], float) for name in ("step", "loss"))
-    except (failures(path), ValueError, KeyError, TypeError):
-        return ""
-    return chart("Loss in training", "step", "loss", [Line("loss", steps, loss)], log_y=True) if len(entries) else ""
+    points = []
+    with suppress(failures(path)):
+        for line in path.read_text().splitlines() if path.exists() else []:
+            with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut short
+                entry = json.loads(line)
+                points.append((float(entry["step"]), float(entry["loss"])))
+    steps, loss = np.array(points).reshape(-1, 2).T
+    return chart("Loss in training", "step", "loss", [Line("loss", steps, loss)], log_y=True)

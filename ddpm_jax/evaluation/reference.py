@@ -8,6 +8,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,12 @@ from ddpm_jax.paths import write_bytes
 def cache_folder() -> Path:
     """Where references are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / "reference"
+
+
+def name_of(source: Source) -> str:
+    """The data and the split, in a few words."""
+    name, split = getattr(source, "name", None) or type(source).__name__, getattr(source, "split", None)
+    return f"{name} {split}" if split else str(name)
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,7 @@ class Reference:
     @property
     def name(self) -> str:
         """The data and the split, in a few words."""
-        data, split = self.about["data"], self.about["split"]
-        name = getattr(self.source, "name", None) or type(self.source).__name__
-        return f"{name} {split}" if split else f"{name}" if isinstance(data, dict) else str(data)
+        return name_of(self.source)
 
     @cached_property
     def features(self) -> Features:
@@ -74,8 +79,10 @@ class Reference:
     def moments(self) -> Moments:
         """The mean and covariance of its features."""
         path = self._folder / "statistics.npz"
-        if path.exists():
-            return load_moments(path).moments
+        with suppress(FileNotFoundError, ValueError):  # none yet, or damaged: it is made again
+            stored = load_moments(path)
+            if stored.provenance == json.loads(json.dumps(self._provenance)):
+                return stored.moments
         found = moments(self.features.features)
         save_moments(path, found, self._provenance)
         return found

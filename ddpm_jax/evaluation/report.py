@@ -20,7 +20,7 @@ class Score:
     error: float | None = None
     """Its standard error."""
     interval: tuple[float, float] | None = None
-    """In which it lies with 95% confidence."""
+    """In which the mean over draws of as many samples lies, with 95% confidence."""
     held_out: float | None = None
     """The same of real images that the run has not seen, where there are some."""
 
@@ -40,7 +40,12 @@ class Report:
             entries = asdict(score)
             del entries["name"]
             metrics[score.name] = {key: value for key, value in entries.items() if value is not None}
-        return json.dumps({"conditions": self.conditions, "metrics": metrics, "notes": self.notes}, indent=2) + "\n"
+        return (
+            json.dumps(
+                {"conditions": self.conditions, "metrics": metrics, "notes": self.notes}, indent=2, allow_nan=False
+            )
+            + "\n"
+        )
 
     def as_text(self) -> str:
         """The report as a person reads it on a terminal."""
@@ -78,12 +83,14 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
         "run": f"{drawing['experiment']}, step {drawing['step']}, average {drawing['ema']}, "
         f"weights {drawing['weights'][:12]}",
         "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {drawing['labels'] or 'none'}, "
-        f"guidance: {drawing['guidance'] or 'none'}",
+        f"guidance: {'none' if drawing['guidance'] is None else drawing['guidance']}",
         "sampler": f"{sampler}; {conditions['evaluations']} network evaluations an image; {short(drawing['clip'])}",
         "pixels": drawing["rounding"],
         "reference": images_of(reference),
         "held out": images_of(held_out) if held_out else "none",
-        "features": f"{features['name']}, sha256 {features['digest'][:12]}; {features['preprocessing']}",
+        "features": f"{features['name']}, sha256 {features['digest'][:12]}; {features['preprocessing']}"
+        if features
+        else "none",
         "code": f"ddpm_jax {code['ddpm_jax']}, commit {code['commit'] or 'unknown'}; "
         f"jax {code['jax']} on {code['device']}",
     }

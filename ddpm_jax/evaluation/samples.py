@@ -6,6 +6,7 @@ RUN/evaluations/samples-DIGEST/
     NAME-DIGEST/             features of these images by an extractor, and logits where it has some, in shards
 """
 
+import inspect
 import json
 import math
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import specs
-from ddpm_jax.check import require
+from ddpm_jax.check import RunError, require
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.progress import Waiting
-from ddpm_jax.evaluation.shards import First, Shards
+from ddpm_jax.evaluation.shards import Shards, Some
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
 from ddpm_jax.paths import RunPath, write_bytes
 from ddpm_jax.run import Run
@@ -48,17 +49,20 @@ class Drawing:
         run, experiment = self.run, self.run.experiment
         parts = ("net", "schedule", "target", "variance", "sampler", "clip")
         conditional = getattr(experiment.net, "num_classes", None) is not None
+        written = specs.file_classes(experiment)  # classes of the experiment's own file are code, not a name
         return {
             "experiment": experiment.name,
             "step": run.step,
             "ema": run.ema,
             "weights": provenance.digest_of_arrays(run.params),
             **{part: specs.described(getattr(experiment, part)) for part in parts},
+            "classes": {name: provenance.digest(inspect.getsource(cls)) for name, cls in sorted(written.items())},
             "image_shape": list(run.image_shape),
             "labels": "all classes in turn" if conditional else None,
             "guidance": self.guidance,
             "seed": self.seed,
             "rounding": "clipped to [-1, 1], then round(127.5 (x + 1)) as uint8",
+            "versions": {name: value for name, value in provenance.of_code().items() if name != "commit"},
         }
 
 
@@ -69,21 +73,32 @@ def draw(drawing: Drawing, folder: RunPath, n: int, per_device: int = PER_DEVICE
     """
     require("num_samples", n, n >= 1, "at least 1")
     first_process = jax.process_index() == 0
-    conditions = folder / "conditions.json"
-    if first_process and not conditions.exists():
-        write_bytes(conditions, (json.dumps(drawing.conditions, indent=2) + "\n").encode())
+    about = folder / "conditions.json"
+    if first_process and not about.exists():
+        told = {**drawing.conditions, "commit": provenance.commit()}
+        write_bytes(about, (json.dumps(told, indent=2) + "\n").encode())
     shards = Shards(folder / "images")
     devices = drawing.run.mesh.size
     size = min(per_device, math.ceil(n / devices)) * devices
     done, key = broadcast(len(shards)), jax.random.key(drawing.seed)
     with Waiting("drawing", n, min(done, n), quiet=not first_process) as waiting:
         while done < n:
-            x = drawing.run.sample(key, size, guidance=drawing.guidance, first_index=done)
+            x = drawing.run.sample(key, size, guidance=drawing.guidance, first_index=done, chunk=per_device)
+            check_finite("sample", x, done)
             if first_process:
                 shards.append(np.asarray(to_pixels(x)))
             done += size
             waiting.reached(min(done, n))
     return shards
+
+
+def check_finite(what: str, values: np.ndarray, first: int) -> None:
+    """Raise RunError where some of the values [n, ...] are not finite; `first` is the number of the first."""
+    wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+    if wrong.size:
+        raise RunError(
+            f"{what} {first + wrong[0]} is not finite; the network of this checkpoint, or the sampler, diverges"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ class Features:
 
     def first(self, n: int) -> "Features":
         """Those of the first n images."""
-        return Features(First(self.features, n), None if self.logits is None else First(self.logits, n))
+        return Features(Some.first(self.features, n), None if self.logits is None else Some.first(self.logits, n))
 
 
 def features_of(images: Any, extractor: Extractor, folder: RunPath, what: str, mesh: Mesh | None = None) -> Features:
@@ -105,7 +120,7 @@ def features_of(images: Any, extractor: Extractor, folder: RunPath, what: str, m
     this process; one of them unless given.
     """
     features, logits = Shards(folder / "features"), Shards(folder / "logits")
-    with_logits = len(logits) > 0
+    with_logits = logits.folder.exists()
     done = min(len(features), len(logits)) if with_logits else len(features)
     with Waiting(what, len(images), done) as waiting:
         while done < len(images):
@@ -118,7 +133,7 @@ def features_of(images: Any, extractor: Extractor, folder: RunPath, what: str, m
 
 
 def _append(features: Shards, logits: Shards, block: Extracted, done: int) -> None:
-    """Write a block; the process may have died between the one and the other, so each only where it is missing."""
+    """Write a block; the process may have died between the one and the other, so of each only what is missing."""
     for shards, rows in ((logits, block.logits), (features, block.features)):
-        if rows is not None and len(shards) == done:
-            shards.append(np.asarray(rows))
+        if rows is not None and len(shards) < done + len(rows):
+            shards.append(np.asarray(rows[len(shards) - done :]))

@@ -12,7 +12,7 @@ from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.reference import Reference
 from ddpm_jax.evaluation.report import FEW, Score
 from ddpm_jax.evaluation.samples import Features
-from ddpm_jax.evaluation.shards import First
+from ddpm_jax.evaluation.shards import Some
 from ddpm_jax.features.extractor import PUBLISHED_INCEPTION
 from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.metrics.inception_score import inception_score
@@ -34,6 +34,8 @@ class Seen:
     samples: Features
     reference: Reference
     held_out: Reference | None
+    training: Reference
+    """What the run has learned from, whatever the reference is."""
     seed: int = 0
 
     @property
@@ -51,26 +53,45 @@ class Seen:
         count = self.reference.about["count"]
         return f"{what} between {self.count:,} samples and the {count:,} images of {self.reference.name}"
 
+    @cached_property
+    def real(self) -> Features | None:
+        """As many held-out images as there are samples, or all: scores of more images are other scores."""
+        if self.held_out is None:
+            return None
+        features, logits = self.held_out.features.features, self.held_out.features.logits
+        return Features(Some.spread(features, self.count), None if logits is None else Some.spread(logits, self.count))
+
+    @property
+    def note(self) -> str:
+        """What must be said where there are fewer held-out images than samples."""
+        count = self.count if self.real is None else len(self.real.features)
+        if count >= self.count:
+            return ""
+        return (
+            f"Held out are {count:,} images, fewer than the {self.count:,} samples: their distances are larger, and "
+            "their coverage is smaller, for that alone."
+        )
+
     def of_held_out(self, measure: Callable[[Features], float]) -> float | None:
         """The same measure of the held-out images."""
-        return None if self.held_out is None else measure(self.held_out.features)
+        return None if self.real is None else measure(self.real)
 
     @cached_property
     def nearest(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The distances of samples, and of held-out images, to their nearest reference images."""
-        reference = self.reference.features.features
+        """The distances of samples, and of held-out images, to their nearest training images."""
+        training = self.training.features.features
 
         def closest(features: Features) -> np.ndarray:
-            return neighbours(features.features, reference).distances[:, 0]
+            return neighbours(features.features, training).distances[:, 0]
 
         return closest(self.samples), None if self.held_out is None else closest(self.held_out.features)
 
     def distances_chart(self) -> str:
-        """How many samples, and held-out images, have a reference image within a distance."""
+        """How many samples, and held-out images, have a training image within a distance."""
         samples, held_out = self.nearest
         sets = {"samples": samples} | ({} if held_out is None else {"held-out images": held_out})
         lines = [Line(name, np.sort(x), np.arange(1, len(x) + 1) / len(x)) for name, x in sets.items()]
-        return chart("Distance to the nearest reference image", "distance in the features", "share within", lines)
+        return chart("Distance to the nearest training image", "distance in the features", "share within", lines)
 
 
 def in_short(count: int) -> str:
@@ -81,12 +102,14 @@ def in_short(count: int) -> str:
 def frechet(seen: Seen) -> list[Score]:
     """The Frechet distance; of few samples with an interval."""
     reference = seen.reference.moments
-    held_out = seen.of_held_out(lambda _: frechet_distance(seen.held_out.moments, reference))  # pyright: ignore
+    held_out = seen.of_held_out(lambda features: frechet_distance(moments(features.features), reference))
     name, about = seen.named("FID", "FD"), f"{seen.against('Frechet distance')}; less is better"
     if seen.count >= FEW:
         return [Score(name, frechet_distance(moments(seen.samples.features), reference), about, held_out=held_out)]
     estimate = frechet_estimate(seen.samples.features, reference)
-    about = f"{about}, and more samples give less; the interval is that of other {seen.count:,} samples (jackknife)"
+    about = (
+        f"{about}, and more samples give less; interval of the mean over draws of {seen.count:,} samples (jackknife)"
+    )
     return [Score(name, estimate.value, about, interval=estimate.interval(), held_out=held_out)]
 
 
@@ -104,12 +127,12 @@ def kernel(seen: Seen) -> list[Score]:
 
 def manifolds(seen: Seen) -> list[Score]:
     """Precision, recall, density and coverage."""
-    reference = spread(seen.reference.features.features, MANIFOLD_ROWS)
+    reference = Some.spread(seen.reference.features.features, MANIFOLD_ROWS)
 
     def measure(features: Features) -> Any:
-        return manifold(First(features.features, min(len(features.features), MANIFOLD_ROWS)), reference, MANIFOLD_K)
+        return manifold(Some.spread(features.features, MANIFOLD_ROWS), reference, MANIFOLD_K)
 
-    found, held_out = measure(seen.samples), None if seen.held_out is None else measure(seen.held_out.features)
+    found, held_out = measure(seen.samples), None if seen.real is None else measure(seen.real)
     used = min(seen.count, MANIFOLD_ROWS)
     of = f"k = {MANIFOLD_K}; {used:,} samples, {len(reference):,} images of {seen.reference.name}"
     about = {
@@ -159,23 +182,16 @@ def memorised(seen: Seen) -> list[Score]:
     """Whether samples are copies of what was learned from."""
     samples, held_out = seen.nearest
     if held_out is None:
-        about = f"median distance to the nearest image of {seen.reference.name}"
+        about = f"median distance to the nearest image of {seen.training.name}"
         return [Score("nearest", float(np.median(samples)), about)]
     found = memorisation(samples, held_out)
     about = (
-        f"share of samples closer to an image of {seen.reference.name} than all but {100 * found.expected:.2g}% of the "
+        f"share of samples closer to an image of {seen.training.name} than all but {100 * found.expected:.2g}% of the "
         f"held-out images are; of images that are not copies {100 * found.expected:.2g} ± "
         f"{100 * found.expected_spread:.1g}%"
     )
     error = found.standard_error
     return [Score("copies", found.fraction, about, error, held_out=found.expected)]
-
-
-def spread(rows: Any, most: int) -> Any:
-    """All rows, or so many of them, evenly spread."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def nearest(features: Any, reference: Any, k: int) -> np.ndarray:

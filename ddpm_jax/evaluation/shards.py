@@ -79,15 +79,26 @@ class Shards:
             return False
 
 
-class First:
-    """The first n rows of others."""
+class Some:
+    """Some rows of others, by their increasing indices; nothing is read before it is asked for."""
 
-    def __init__(self, rows: Any, n: int) -> None:
-        require("n", n, 0 <= n <= len(rows), f"0..{len(rows)}, the rows there are")
-        self._rows, self._n = rows, n
+    def __init__(self, rows: Any, indices: np.ndarray) -> None:
+        inside = len(indices) == 0 or (indices[0] >= 0 and indices[-1] < len(rows))
+        require("indices", indices, bool(inside), f"rows 0..{len(rows) - 1}")
+        self._rows, self._indices = rows, indices
+
+    @classmethod
+    def first(cls, rows: Any, n: int) -> "Some":
+        """The first n."""
+        return cls(rows, np.arange(n))
+
+    @classmethod
+    def spread(cls, rows: Any, most: int) -> "Some":
+        """All of them, or `most`, evenly spread."""
+        return cls(rows, np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
 
     def __len__(self) -> int:
-        return self._n
+        return len(self._indices)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        return self._rows[slice(*index.indices(self._n)) if isinstance(index, slice) else index]
+        return self._rows[self._indices[index]]

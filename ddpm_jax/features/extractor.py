@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,11 @@ def _source_digest(function: Callable[..., Any]) -> str:
 
 def _call(function: Callable[[Any], Any], name: str, images: Any) -> Extracted:
     """function(images), checked."""
-    found = function(images)
+    try:
+        found = function(images)
+    except Exception as error:  # whatever the user's code raises
+        shape = list(np.shape(images))
+        raise ValueError(f"{name} fails on images {shape}: {type(error).__name__}: {error}") from error
     features, logits = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     features, logits = _float32(name, features), None if logits is None else _float32(name, logits)
     for array in (features, features if logits is None else logits):
@@ -213,14 +217,16 @@ def _of_file(path: Path, name: str) -> Extractor:
     existing_file(path, "a Python file with a function of uint8 images, or an Extractor: FILE.py:NAME")
     module = run_file(path)
     found = getattr(module, name, None)
-    if isinstance(found, Extractor):
-        return found
+    content = hashlib.sha256(path.read_bytes())
+    if isinstance(found, Extractor):  # its own digest may know nothing of the file's code
+        content.update(found.digest.encode())
+        return replace(found, digest=content.hexdigest())
     if not callable(found) or isinstance(found, type):
         names = [key for key, value in vars(module).items() if _is_candidate(value, module.__name__)]
         raise ValueError(
             f"{path} has no function or Extractor called {name!r}; it has {', '.join(names) or 'none at all'}"
         )
-    return of_function(found, f"{path.name}:{name}", digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    return of_function(found, f"{path.name}:{name}", digest=content.hexdigest())
 
 
 def _is_candidate(value: Any, module: str) -> bool:

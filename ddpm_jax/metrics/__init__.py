@@ -8,8 +8,7 @@
     neighbours         the nearest rows of another set
     memorisation       whether samples are copies of training images
     jackknife          the standard error of a Frechet distance, by leaving out each row
-    bootstrap          that of any statistic, by drawing the rows again
 
 All of them read features as `Rows`, block by block, so their memory does not grow with n beyond a few numbers a
-row (64 in `sliced`).  The one exception is `bootstrap`, which is for few rows.
+row (64 in `sliced`).
 """

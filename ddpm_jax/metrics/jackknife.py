@@ -7,6 +7,9 @@ whatever the features: sqrt(V) is right for n far above d, and else up to 1.4 ti
 d^2 -+ 1.96 sqrt(V) is to hold the *mean of d^2 over samples of n rows*.  It says nothing of how much smaller d^2 would
 be for more rows, which is a bias, nor of chance in the reference, which is held fixed.
 
+To draw the rows anew with replacement (the bootstrap) will not do: drawn rows are fewer distinct rows, which are
+further away, so that the replicates lie above d^2.
+
 All n distances come from one eigenvalue problem.  Without row x_i the scatter S = sum (x - m)(x - m)^T loses
 c u u^T, u = x_i - m, c = n / (n - 1).  With R^2 = C_reference, R S R = V diag(lambda) V^T and w = V^T R u, the trace of
 the root of R S R loses (the root as an integral of resolvents, and the formula of Sherman and Morrison)

@@ -54,6 +54,7 @@ def memorisation(
     n, m = len(sample), len(held)
     rank = min(max(round(quantile * (m + 1)), 1), m)
     p, threshold = rank / (m + 1), float(np.sort(held)[rank - 1])
-    fraction = float(np.mean(sample < threshold))
+    # Where held-out images are exact copies themselves, samples that are count too.
+    fraction = float(np.mean(sample < threshold if threshold > 0 else sample == 0))
     spread = math.sqrt(p * (1 - p) * ((m + 1) / n + 1) / (m + 2))
     return Memorisation(fraction, math.sqrt(fraction * (1 - fraction) / n), p, spread, threshold)
