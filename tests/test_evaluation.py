@@ -24,7 +24,7 @@ from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.evaluation.reference import Reference
 from ddpm_jax.evaluation.reference import cache_folder as reference_cache
-from ddpm_jax.evaluation.report import Report, Score
+from ddpm_jax.evaluation.report import Report, Score, read_report
 from ddpm_jax.evaluation.samples import Drawing, draw
 from ddpm_jax.features.extractor import of_function
 from ddpm_jax.metrics.frechet import load_moments, save_moments
@@ -140,6 +140,7 @@ def test_a_report_says_all_that_its_numbers_depend_on(reported, run):
     assert "round" in said["drawing"]["rounding"]
     assert set(said["code"]) == {"ddpm_jax", "commit", "jax", "device"}
     assert [score.name for score in report.scores] == list(stored["metrics"])
+    assert read_report((place / "report.json").read_text()) == report
     text = report.as_text()
     for word in ("flat", "Ddim(num_steps=2", "1,437 images", "360 images", "seed 0", "average 0.9", "step 6"):
         assert word in text

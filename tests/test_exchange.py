@@ -20,9 +20,10 @@ from ddpm_jax import launch, load_run, specs
 from ddpm_jax.check import RunError
 from ddpm_jax.clipping import Clip, DynamicThreshold, NoClipping
 from ddpm_jax.data import Npz
+from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.interop import diffusers, folder, scheduler_config, unet_config
-from ddpm_jax.interop.card import card_text, describe, evaluations
+from ddpm_jax.interop.card import _without_places, card_text, describe, evaluations
 from ddpm_jax.interop.names import paths
 from ddpm_jax.interop.runs import export_run, import_run
 from ddpm_jax.interop.scheduler_config import Diffusion
@@ -573,27 +574,31 @@ def test_while_it_is_written_nothing_is_there(tmp_path):
 # Cards.
 
 
-def test_the_card_has_the_metrics_and_their_conditions(imported, one, tmp_path):
-    place = tmp_path / "evaluations" / "a"
-    place.mkdir(parents=True)
-    metrics = {"fid": {"value": 3.141592653589793, "error": 0.1}, "bits/dim": 3.75}
-    report = {"metrics": metrics, "conditions": {"images": 50_000, "split": "train|test", "seeds": [1, 2]}}
-    (place / "report.json").write_text(json.dumps(report))
+def test_the_card_has_the_scores_of_these_weights_and_their_conditions(finished, one, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    run, of = load_run(finished, one), Evaluation(metrics=("bpd",), bound_terms=1)
+    report, _ = evaluate(run, tmp_path / "run", None, of)
+    other = dataclasses.replace(run, params=jax.tree.map(lambda leaf: leaf + 1, run.params))
+    evaluate(other, tmp_path / "run", None, of)
     for name, text in {"b": "{", "c": "[]", "d": '{"metrics": 3}', "e": "{}"}.items():
-        (tmp_path / "evaluations" / name).mkdir()
-        (tmp_path / "evaluations" / name / "report.json").write_text(text)
-    conditions = "images: 50000; split: train|test; seeds: [1, 2]"
-    assert evaluations(tmp_path) == [("fid", "3.14159", conditions), ("bits/dim", "3.75", conditions)]
-    text = card_text(load_run(imported, one), tmp_path, "mine", None)
-    assert "| fid | 3.14159 | images: 50000; split: train\\|test; seeds: [1, 2] |" in text
+        (tmp_path / "run" / "evaluations" / name).mkdir()
+        (tmp_path / "run" / "evaluations" / name / "report.json").write_text(text)
+    assert evaluations(run, tmp_path / "run") == [report]
+    text = card_text(run, tmp_path / "run", "mine", None)
+    assert f"| bits/dim | {report.scores[0].value:.4g} | ± " in text
+    assert "- held out: Digits(split=test), split test: 360 images" in text
     assert "license: unknown" in text
     assert "None was given" in text
+    assert "were not evaluated" in card_text(run, tmp_path, "mine", None)
     with pytest.raises(ValueError, match="--license is 'do what\\\\nyou want'; expected an identifier"):
-        card_text(load_run(imported, one), tmp_path, "mine", "do what\nyou want")
+        card_text(run, tmp_path, "mine", "do what\nyou want")
 
 
 def test_a_card_tells_no_private_paths():
     assert describe(Npz("/home/someone/photos.npz")) == "Npz(path='photos.npz')"
+    assert _without_places({"data": {"path": ["/home/someone/photos.npz", "mnist"]}}) == {
+        "data": {"path": ["photos.npz", "mnist"]}
+    }
 
 
 def test_the_card_of_a_class_conditional_network_draws_with_labels(tiny, one, tmp_path):

@@ -59,6 +59,21 @@ class Report:
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
 
+def read_report(text: str) -> Report:
+    """The report that `as_json` wrote; ValueError for anything else."""
+    try:
+        stored = json.loads(text)
+        scores = []
+        for name, entries in stored["metrics"].items():
+            interval = tuple(entries["interval"]) if "interval" in entries else None
+            scores.append(Score(name, **{**entries, "interval": interval}))
+        report = Report(stored["conditions"], tuple(scores), tuple(stored["notes"]))
+        summary(report.conditions)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"this is no report ({type(error).__name__}: {error})") from None
+    return report
+
+
 def row(score: Score) -> tuple[str, str, str, str]:
     """(name, value, how sure, held out) of a score, as text."""
     sure = ""

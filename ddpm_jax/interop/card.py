@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -11,6 +12,8 @@ import jax
 
 from ddpm_jax import __version__
 from ddpm_jax.check import require
+from ddpm_jax.evaluation.provenance import digest_of_arrays
+from ddpm_jax.evaluation.report import Report, read_report, row, summary
 from ddpm_jax.paths import RunPath
 from ddpm_jax.run import Run
 
@@ -50,7 +53,7 @@ def card_text(run: Run, folder: RunPath, name: str, license: str | None) -> str:
             "",
             "## Metrics",
             "",
-            *_metrics(folder),
+            *_metrics(run, folder),
             "",
             "## Use",
             "",
@@ -109,35 +112,35 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(shown)})"
 
 
-def evaluations(folder: RunPath) -> list[tuple[str, str, str]]:
-    """(metric, value, conditions) of all in RUN/evaluations/*/report.json; what is no such report is left out."""
-    found = []
+def evaluations(run: Run, folder: RunPath) -> list[Report]:
+    """The reports in RUN/evaluations/*/report.json that are of these weights; what is no report is left out."""
+    found, weights = [], digest_of_arrays(run.params)
     for path in sorted(folder.glob("evaluations/*/report.json")):
-        try:
-            report = json.loads(path.read_text())
-            conditions = "; ".join(
-                f"{key}: {_short(value)}" for key, value in dict(report.get("conditions", {})).items()
-            )
-            for name, metric in dict(report["metrics"]).items():
-                value = metric.get("value") if isinstance(metric, dict) else metric
-                found.append((str(name), _short(value), conditions or "not stated"))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError):
-            continue
+        with suppress(ValueError, OSError):
+            report = read_report(path.read_text())
+            if report.conditions["drawing"]["weights"] == weights:
+                found.append(report)
     return found
 
 
-def _short(value: Any) -> str:
-    """A number with as many digits as matter, or any other JSON value, on one line."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value)
+def _metrics(run: Run, folder: RunPath) -> list[str]:
+    """Each report: its scores, and the conditions that they hold under."""
+    lines = []
+    for report in evaluations(run, folder):
+        rows = [(*row(score), score.about) for score in report.scores]
+        lines += [*_table(("score", "samples", "", "held-out images", "what it is"), rows), ""]
+        told = summary(_without_places(report.conditions)).items()
+        lines += [*(f"- {label}: {value}" for label, value in told), *(f"- {note}" for note in report.notes), ""]
+    return lines[:-1] or ["These weights were not evaluated (`ddpm-jax evaluate RUN` does)."]
 
 
-def _metrics(folder: RunPath) -> list[str]:
-    rows = evaluations(folder)
-    return (
-        _table(("metric", "value", "conditions"), rows) if rows else ["Not evaluated (`ddpm-jax evaluate RUN` does)."]
-    )
+def _without_places(value: Any) -> Any:
+    """A JSON value, of paths in it only the last part: where data lie on some machine is nobody's business."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return PurePath(value).name if isinstance(value, str) and value.startswith(("/", "~", ".")) else value
 
 
 def _table(head: tuple[str, ...], rows: Any) -> list[str]:
