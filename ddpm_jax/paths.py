@@ -84,6 +84,11 @@ def local_copy(path: RunPath) -> Path:
     return copy
 
 
+def cache_folder(name: str) -> Path:
+    """~/.cache/ddpm_jax/NAME, or $XDG_CACHE_HOME/ddpm_jax/NAME: what can be made again, for all runs of a user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
+
+
 def remove_tree(folder: RunPath) -> None:
     """Remove a folder and all in it, as far as that is possible."""
     if not is_remote(folder):

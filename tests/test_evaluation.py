@@ -23,11 +23,11 @@ from ddpm_jax.evaluation import provenance, samples
 from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.evaluation.reference import Reference
-from ddpm_jax.evaluation.reference import cache_folder as reference_cache
 from ddpm_jax.evaluation.report import Report, Score, read_report
 from ddpm_jax.evaluation.samples import Drawing, draw
 from ddpm_jax.features.extractor import of_function
 from ddpm_jax.metrics.frechet import load_moments, save_moments
+from ddpm_jax.paths import cache_folder
 
 ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, batch_size=16, bound_terms=2)
 
@@ -89,7 +89,7 @@ def test_the_digest_of_a_drawing_changes_with_all_that_changes_an_image(run):
     assert digest(run=longer) == digest()
 
 
-@pytest.mark.parametrize("where", ["drawing", "features", "bits", "writing"])
+@pytest.mark.parametrize("where", ["drawing", "features", "bits", pytest.param("writing", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_it_gives_the_same_files(run, extractor, reported, tmp_path, monkeypatch, where):
     _, place, folder = reported
     target, name = {
@@ -309,7 +309,7 @@ def test_features_heal_whatever_a_kill_left(extractor, tmp_path, monkeypatch):
 def test_statistics_that_are_damaged_or_of_something_else_are_made_again(extractor):
     reference = Reference(Digits(split="test"), extractor)
     made = reference.moments
-    path = next(reference_cache().glob("*/statistics.npz"))
+    path = next(cache_folder("reference").glob("*/statistics.npz"))
     for damage in (b"", path.read_bytes()[:500], None):
         path.write_bytes(damage) if damage is not None else save_moments(path, made, {"data": "another"})
         again = Reference(Digits(split="test"), extractor).moments

@@ -337,12 +337,13 @@ start = jax.jit(lambda key: WIDE.init(key, SHAPE), compiler_options=QUICKLY)
 def test_on_patches_it_is_the_network_of_the_smaller_image_whose_channels_are_the_pixels(key):
     small = UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), out_multiplier=2)
     patched = dataclasses.replace(small, patch_size=2)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, small.init(key, (2, 3, 12)))
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, patched.init(key, (4, 6, 3)))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(partial(small.init, image_shape=(2, 3, 12)))(key))
+    shapes = jax.eval_shape(partial(patched.init, image_shape=(4, 6, 3)), key)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     z = jax.random.normal(key, (2, 4, 6, 3))
     patches = jnp.stack([z[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=3).reshape(2, 2, 3, 12)
-    seen = np.asarray(small.bind(params)(patches, 5))  # [2, 2, 3, 24]: 2 x 2 pixels of 6 channels
-    got = np.asarray(patched.bind(params)(z, 5))
+    seen = np.asarray(apply(small.bind(params), patches, 5))  # [2, 2, 3, 24]: 2 x 2 pixels of 6 channels
+    got = np.asarray(apply(patched.bind(params), z, 5))
     for i, j in np.ndindex(2, 2):
         np.testing.assert_allclose(got[:, i::2, j::2], seen[..., 6 * (2 * i + j) :][..., :6], atol=1e-6)
 

@@ -1,13 +1,13 @@
 """What every command does before JAX starts."""
 
 import os
-from pathlib import Path
 
 import jax
 
 from ddpm_jax.check import RunError
 from ddpm_jax.commands import departure
 from ddpm_jax.commands.cluster import ClusterOptions, find_seat, join
+from ddpm_jax.paths import cache_folder
 from ddpm_jax.training.reasons import reason
 
 
@@ -18,8 +18,7 @@ def set_up_jax(cluster: ClusterOptions | None = None) -> None:
     to join, and where JAX has nothing to run on.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     seat = None if cluster is None else find_seat(cluster, os.environ)
     if cluster is not None and seat is not None:

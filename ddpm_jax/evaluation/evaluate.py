@@ -223,8 +223,11 @@ class Job:
 
     def _drawn_by_others(self) -> list[str]:
         """A note where the samples were drawn, earlier, by another commit than that of this report."""
-        told, commit = json.loads((self._samples / "conditions.json").read_text()), provenance.commit()
-        drawn = told.get("commit")
+        path, commit = self._samples / "conditions.json", provenance.commit()
+        try:
+            drawn = json.loads(path.read_text())["commit"]
+        except (failures(path), ValueError, KeyError, TypeError):
+            drawn = None
         return [] if drawn == commit else [f"The samples were drawn earlier, by commit {drawn or 'unknown'}."]
 
     def conditions(self) -> dict[str, Any]:

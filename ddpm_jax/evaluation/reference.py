@@ -7,7 +7,6 @@
 """
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +22,7 @@ from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.samples import Features, features_of
 from ddpm_jax.features.extractor import Extractor
 from ddpm_jax.metrics.frechet import Moments, load_moments, moments, save_moments
-from ddpm_jax.paths import write_bytes
-
-
-def cache_folder() -> Path:
-    """Where references are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / "reference"
+from ddpm_jax.paths import cache_folder, write_bytes
 
 
 def name_of(source: Source) -> str:
@@ -99,7 +93,7 @@ class Reference:
 
     @cached_property
     def _folder(self) -> Path:
-        folder = cache_folder() / provenance.digest(self._provenance)
+        folder = cache_folder("reference") / provenance.digest(self._provenance)
         path = folder / "provenance.json"
         if not path.exists():
             write_bytes(path, (json.dumps(self._provenance, indent=2) + "\n").encode())

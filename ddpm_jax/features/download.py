@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ddpm_jax.check import RunError
+from ddpm_jax.paths import cache_folder
 
 # Seconds without a byte after which a server is given up.
 TIMEOUT = 30.0
@@ -39,18 +40,13 @@ class WeightsFile:
     """Of its content, 64 hexadecimal digits."""
 
 
-def weights_folder() -> Path:
-    """~/.cache/ddpm_jax/weights, or $XDG_CACHE_HOME/ddpm_jax/weights."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / "weights"
-
-
 def fetch(wanted: WeightsFile, folder: Path | None = None, timeout: float = TIMEOUT) -> Path:
     """The file on this machine, downloaded unless it is there.
 
     Raises RunError where it cannot be had, saying from where and how to put it there by hand, and where its content is
     not the published one.
     """
-    folder = weights_folder() if folder is None else folder
+    folder = cache_folder("weights") if folder is None else folder
     target = folder / wanted.name
     if target.exists():
         _check(target, wanted, f"remove it, to have it downloaded again, or use it as it is: inception:{target}")
