@@ -540,7 +540,7 @@ def test_a_run_exported_is_the_network_that_was_imported(imported, model, tmp_pa
     assert exchange.same(diffusers.read(output), model)
     card = (output / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: diffusers\nlicense: apache-2.0\n")
-    for said in ("Cosine(num_steps=20)", "FixedLarge()", "imported weights", "num_inference_steps=20", "Not evaluated"):
+    for said in ("Cosine(num_steps=20)", "FixedLarge()", "imported weights", "num_inference_steps=20", "not evaluated"):
         assert said in card
 
 
