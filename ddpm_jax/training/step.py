@@ -16,14 +16,14 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.arrays import Key, PerExample, stream
 from ddpm_jax.data.images import random_flip, to_unit
 from ddpm_jax.decoder import Decoder
-from ddpm_jax.objective import Draws, Objective, draw_noise
+from ddpm_jax.objective import Draws, Objective, SquaredError, draw_noise
 from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import Target
-from ddpm_jax.timesteps import TimestepRule
-from ddpm_jax.training.average import Averaging
+from ddpm_jax.targets import Eps, Target
+from ddpm_jax.timesteps import TimestepRule, UniformTimesteps
+from ddpm_jax.training.average import Averaging, Ema
 from ddpm_jax.training.mesh import by_example
 from ddpm_jax.training.state import TrainState, new_state
-from ddpm_jax.variance import Variance
+from ddpm_jax.variance import FixedSmall, Variance
 
 Examples = tuple[dict[str, Array], Array, Draws, PerExample]  # the batch, x, draws, weights
 Metrics = dict[str, Float[Array, "..."]]
@@ -36,13 +36,13 @@ class Recipe:
 
     net: Any
     schedule: NoiseSchedule
-    target: Target
-    variance: Variance
-    objective: Objective
-    timesteps: TimestepRule
-    update: optax.GradientTransformation
-    ema: Averaging
-    flip: bool
+    target: Target = Eps()
+    variance: Variance = FixedSmall()
+    objective: Objective = SquaredError()
+    timesteps: TimestepRule = UniformTimesteps()
+    update: optax.GradientTransformation = optax.adam(1e-3)
+    ema: Averaging = Ema(0.999)
+    flip: bool = False
     accumulate: int = 1
 
     def start(self, params: Any) -> TrainState:
@@ -99,13 +99,16 @@ class Recipe:
     def step(
         self, state: TrainState, batch: dict[str, Array], seed_key: Key, placed: TrainState | None = None
     ) -> tuple[TrainState, Metrics]:
-        """The state after one more step on a batch of uint8 images, and what happened in it.
+        """The state after one more step on a batch, and what happened in it.
+
+        batch["image"]: uint8 images, or data as they are, float32 [batch, ...].
 
         placed: the shardings of the state, where it lies on a mesh: the parameters are gathered before they are
         used, and of the gradient each device gets the part that it updates.
         """
         key = jax.random.fold_in(stream(seed_key, "train"), state.step)
-        x = to_unit(batch["image"])
+        x = batch["image"]
+        x = to_unit(x) if x.dtype == jnp.uint8 else x
         if self.flip:
             x = random_flip(stream(key, "flip"), x)
         draws_key = stream(key, "draws")

@@ -1,0 +1,187 @@
+r"""Mixtures of normals as data: many modes, and every quantity of diffusion in closed form.
+
+    p(x)         = sum_k w_k N(x; m_k, s_k^2 I),    k = 1..K                                      `log_prob`, `sample`
+    p(z_t)       = sum_k w_k N(z_t; signal_t m_k, v_{k,t} I),    v_{k,t} = alpha_bar_t s_k^2 + 1 - alpha_bar_t
+                                                                                                   `diffused`
+    p(k | z_t)   proportional to w_k N(z_t; signal_t m_k, v_{k,t} I)                               `responsibilities`
+    E[x | z_t]   = sum_k p(k | z_t) E[x | z_t, k]                                                  `denoiser`
+    E[x | z_t,k] = m_k + signal_t s_k^2 / v_{k,t} (z_t - signal_t m_k)
+    q(z_s | z_t) = sum_k p(k | z_t) N(z_s; a z_t + b E[x | z_t, k], (var + b^2 var[x | z_t, k]) I)    `reverse`
+
+with (a, b, var) those of q(z_s | z_t, x) (`forward.posterior_weights`).  The first line becomes the second because
+z_t = signal_t x + noise_t eps is, given k, a sum of independent normals; the others are Bayes' rule.
+
+So the best possible network is known, `denoiser`: samplers, bounds and trained networks can be held against the truth.
+"""
+
+import math
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import log_ndtr
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, lookup, per_example, root
+from ddpm_jax.check import require
+from ddpm_jax.forward import check_step, posterior_weights
+from ddpm_jax.gaussian import Normal
+from ddpm_jax.schedule import NoiseSchedule
+
+
+@flax.struct.dataclass
+class Mixture:
+    """sum_k weights_k N(means_k, stds_k^2 I); make one with `Mixture.of`, which checks it.
+
+    weights: [K], summing to 1.  means: [K, ...], each shaped like an example; [K] for data that are numbers.
+    stds: [K], more than 0, or exactly 0 where a component is a point (then it can be diffused and sampled only).
+    """
+
+    weights: Float[Array, "*components"]
+    means: Float[Array, "..."]
+    stds: Float[Array, "*components"]
+
+    @classmethod
+    def of(cls, weights: object, means: object, stds: object) -> "Mixture":
+        """The mixture of K components; stds: [K], or one number for all.  ValueError where the parts do not fit."""
+        w, m, s = (np.asarray(part, np.float64) for part in (weights, means, stds))
+        positive = w.ndim == 1 and w.size > 0 and bool(np.all(w > 0)) and abs(w.sum() - 1) < 1e-6
+        require("weights", weights, positive, "K numbers above 0 whose sum is 1")
+        holds = m.shape[:1] == w.shape and bool(np.all(np.isfinite(m)))
+        require("means", means, holds, f"finite numbers [{len(w)}, ...], one mean for each weight")
+        holds = s.shape in ((), w.shape) and bool(np.all((s >= 0) & np.isfinite(s)))
+        require("stds", stds, holds, f"one number, or {len(w)}, each 0 or more")
+        return cls(*(jnp.asarray(part, jnp.float32) for part in (w, m, np.broadcast_to(s, w.shape))))
+
+    def sample(self, key: Key, count: int) -> Float[Array, "count ..."]:
+        """`count` examples, float32 [count, ...]."""
+        which, noise = jax.random.split(key)
+        k = jax.random.choice(which, len(self.weights), (count,), p=self.weights)
+        eps = jax.random.normal(noise, (count, *self.means.shape[1:]))
+        return self.means[k] + per_example(self.stds[k], eps) * eps
+
+    def log_prob(self, y: Batch) -> PerExample:
+        """log p(y) in nats, [batch]."""
+        return jax.nn.logsumexp(self._log_joint(y), axis=1)
+
+    def responsibilities(self, y: Batch) -> Float[Array, "batch components"]:
+        """p(k | y): which component made y; rows sum to 1."""
+        return jax.nn.softmax(self._log_joint(y), axis=1)
+
+    def score(self, y: Batch) -> Float[Array, "batch ..."]:
+        """grad log p(y), shaped like y."""
+        pull = (self.means - jnp.asarray(y)[:, None]) / per_example(self.stds, self.means) ** 2
+        return _average(self.responsibilities(y), pull)
+
+    def cdf(self, y: Float[Array, " batch"] | Float[np.ndarray, " batch"]) -> Float[Array, " batch"]:
+        """P(x < y), for data that are numbers (means [K])."""
+        require("means", self.means.shape, self.means.ndim == 1, "the shape (K,): a cdf is for data that are numbers")
+        return jnp.exp(log_ndtr((jnp.asarray(y)[:, None] - self.means) / self.stds)) @ self.weights
+
+    def moments(self) -> Normal:
+        """The normal with independent elements nearest to this in KL(self || .): that with its means and variances."""
+        mean = _average(self.weights[None], self.means[None])[0]
+        spread = per_example(self.stds, self.means) ** 2 + (self.means - mean) ** 2
+        return Normal(mean, root(_average(self.weights[None], spread[None])[0]))
+
+    def diffused(self, schedule: NoiseSchedule, t: Timesteps) -> "Mixture":
+        """p(z_t), for one t in 0..T."""
+        signal, var = _marginal_of(self, schedule, jnp.asarray(t), self.weights[0])
+        return Mixture(self.weights, signal * self.means, jnp.sqrt(var))
+
+    def denoiser(self, schedule: NoiseSchedule) -> Predict:
+        """predict(z_t, t) = E[x | z_t], the best there is, for `target=X()`: a pytree that takes integer and real t."""
+        return Partial(_expected_x, self, schedule)
+
+    def reverse(self, schedule: NoiseSchedule, z_t: Batch, t: Timesteps, earlier: Timesteps | None = None) -> "Mixture":
+        """q(z_{t-1} | z_t), without x: for each z_t of the batch a mixture; or q(z_s | z_t) for any s = earlier < t.
+
+        earlier = 0 gives p(x | z_t).  The result's parts have the batch as their first axis: `jax.vmap` over it reads
+        one mixture at a time, as in jax.vmap(Mixture.moments)(q).
+        """
+        check_step(schedule, t, earlier)
+        z_t = jnp.asarray(z_t)
+        x, x_var, k = _given_component(self, schedule, z_t, t)
+        a, b, var = posterior_weights(schedule, t, earlier, z_t)
+        means = (a * z_t)[:, None] + jnp.expand_dims(b, 1) * x
+        flat_b, flat_var = (jnp.reshape(part, (-1, 1)) for part in (b, var))
+        return Mixture(k, means, jnp.broadcast_to(root(flat_var + flat_b**2 * x_var), k.shape))
+
+    def modes(self, starts: Batch, steps: int = 200, apart: float = 1e-2) -> Float[np.ndarray, "modes ..."]:
+        """The local maxima of the density that are reached from `starts`, each once.
+
+        `steps` of y <- sum_k r_k m_k / s_k^2 / sum_k r_k / s_k^2, r_k = p(k | y), which never lower the density (mean
+        shift; Carreira-Perpinan 2000, doi 10.1109/34.888716), then Newton's method.  What does not end on top, such as
+        at a saddle, is left out; ends nearer than `apart` to each other are one mode.
+        """
+        ends, on_top = _ascend(self, jnp.asarray(starts, jnp.float32), steps, apart)
+        found: list[np.ndarray] = []
+        for end in np.asarray(ends)[np.asarray(on_top)]:
+            if all(np.linalg.norm(end - other) > apart for other in found):
+                found.append(end)
+        return np.array(found).reshape(-1, *self.means.shape[1:])
+
+    def _log_joint(self, y: Batch) -> Float[Array, "batch components"]:
+        """log w_k N(y; m_k, s_k^2 I)."""
+        y = jnp.asarray(y, jnp.float32)
+        each = Normal(self.means[None], per_example(self.stds, self.means)[None]).log_prob(y[:, None])
+        return jnp.log(self.weights) + each.reshape(*each.shape[:2], -1).sum(2)
+
+
+def _average(weights: Array, values: Array) -> Array:
+    """sum_k weights[., k] values[., k, ...]."""
+    return jnp.sum(weights.reshape(*weights.shape, *(1,) * (values.ndim - 2)) * values, axis=1)
+
+
+def _marginal_of(mixture: Mixture, schedule: NoiseSchedule, t: Timesteps, like: Batch) -> tuple[Array, Array]:
+    """(signal_t, v_{k,t}) shaped to broadcast against [batch, K]."""
+    signal, noise_var = (lookup(table, t, like).reshape(-1, 1) for table in (schedule.signal, schedule.noise_var))
+    var = signal**2 * mixture.stds**2 + noise_var
+    return (signal[0, 0], var[0]) if like.ndim == 0 else (signal, var)
+
+
+def _given_component(mixture: Mixture, schedule: NoiseSchedule, z_t: Array, t: Timesteps) -> tuple[Array, Array, Array]:
+    """(E[x | z_t, k] [batch, K, ...], var[x | z_t, k] [batch, K], p(k | z_t) [batch, K])."""
+    signal, var = _marginal_of(mixture, schedule, t, z_t)
+
+    def wide(values: Array) -> Array:
+        return per_example(values, z_t[:, None])
+
+    residual = z_t[:, None] - wide(signal) * mixture.means[None]
+    x = mixture.means[None] + wide(signal * mixture.stds**2 / var) * residual
+    normal = Normal(jnp.zeros_like(residual), wide(jnp.sqrt(var)))
+    log_joint = jnp.log(mixture.weights) + normal.log_prob(residual).reshape(*x.shape[:2], -1).sum(2)
+    x_var = mixture.stds**2 * (var - signal**2 * mixture.stds**2) / var
+    return x, x_var, jax.nn.softmax(log_joint, axis=1)
+
+
+def _expected_x(mixture: Mixture, schedule: NoiseSchedule, z_t: Batch, t: Timesteps) -> Float[Array, "batch ..."]:
+    """E[x | z_t]."""
+    x, _, k = _given_component(mixture, schedule, jnp.asarray(z_t), t)
+    return _average(k, x)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _ascend(mixture: Mixture, starts: Array, steps: int, apart: float) -> tuple[Array, Array]:
+    """(where the ascent from each start ends, whether that is a maximum)."""
+    precision = mixture.stds**-2
+    size = math.prod(starts.shape[1:])
+
+    def climb(_: int, y: Array) -> Array:
+        pull = mixture.responsibilities(y) * precision
+        return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
+
+    def slope(flat: Array) -> Array:
+        return mixture.score(flat.reshape(1, *starts.shape[1:])).reshape(size)
+
+    def newton(flat: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        hessian = jax.vmap(jax.jacfwd(slope))(flat)
+        step = jnp.linalg.solve(hessian, jax.vmap(slope)(flat)[..., None])[..., 0]
+        return flat - step, (jnp.linalg.norm(step, axis=1), jnp.linalg.eigvalsh(hessian)[:, -1])
+
+    near = jax.lax.fori_loop(0, steps, climb, starts).reshape(len(starts), size)
+    ends, (moved, curvature) = jax.lax.scan(newton, near, length=20)
+    return ends.reshape(starts.shape), (curvature[-1] < 0) & (moved[-1] < apart / 10)

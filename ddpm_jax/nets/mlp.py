@@ -1,0 +1,90 @@
+"""A residual network of dense layers: what the U-Net is for images, for points and other data of few elements.
+
+    e = embedding of t, a sinusoid and two dense layers
+    h = dense(z);    `depth` times:  h = h + dense(silu(dense(silu(h)) + e));    output = dense(silu(h))
+
+The blocks' last layers and the network's start at (nearly) 0, as the U-Net's do.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ddpm_jax.arrays import Batch, Key, Timesteps
+from ddpm_jax.check import require, whole
+from ddpm_jax.nets.blocks import dense
+from ddpm_jax.nets.embed import timestep_embedding
+from ddpm_jax.nets.init import initialise
+
+
+@dataclass(frozen=True)
+class MlpSpec:
+    """A network for data [batch, ...] of few elements; the output is shaped like the data, all float32."""
+
+    width: int = 128
+    """Units of a layer."""
+    depth: int = 3
+    """Residual blocks."""
+    out_multiplier: int = 1
+    """2 where the decoder's variance is learned: the last axis is then twice as long."""
+
+    def __post_init__(self) -> None:
+        whole("width", self.width, 2)
+        whole("depth", self.depth, 1)
+        whole("out_multiplier", self.out_multiplier, 1)
+
+    def init(self, key: Key, shape: tuple[int, ...]) -> Any:
+        """Fresh parameters for examples of `shape`; () for numbers."""
+        require("shape", shape, all(size >= 1 for size in shape), "the shape of an example")
+        batch, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+        return initialise(key, jax.eval_shape(_Mlp(self).init, key, batch, t)["params"])
+
+    def bind(self, params: Any) -> "BoundMlp":
+        """predict(z_t, t) with these parameters."""
+        return BoundMlp(params, self)
+
+
+@flax.struct.dataclass(eq=False)  # compared and hashed by identity, as functions are
+class BoundMlp:
+    """predict(z_t, t) with parameters: a function, and a pytree that a jitted function takes as an argument."""
+
+    params: Any
+    spec: MlpSpec = flax.struct.field(pytree_node=False)
+
+    def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
+        """The output at z_t; t in 1..T, [batch] or one for all."""
+        t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
+        return jnp.asarray(_Mlp(self.spec).apply({"params": self.params}, jnp.asarray(z_t), t))
+
+
+class _Mlp(nn.Module):
+    spec: MlpSpec
+
+    @nn.compact
+    def __call__(self, z: Array, t: Array) -> Array:
+        width = self.spec.width
+        # As in the U-Net, the network's own clock starts at 0.
+        e = dense(width, "embedding_0", "float32")(timestep_embedding(t - 1, width))
+        e = dense(width, "embedding_1", "float32")(nn.silu(e))
+        h = dense(width, "in", "float32")(z.reshape(len(z), -1))
+        for block in range(self.spec.depth):
+            h = h + Block(width, name=f"block_{block}")(h, e)
+        shape = z.shape if self.spec.out_multiplier == 1 else (*z.shape[:-1], self.spec.out_multiplier * z.shape[-1])
+        return dense(math.prod(shape[1:]), "out", "float32")(nn.silu(h)).reshape(shape)
+
+
+class Block(nn.Module):
+    """What is added to h: two dense layers, the embedding of t between them."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "batch width"], e: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
+        h = dense(self.width, "hidden", "float32")(nn.silu(h)) + e
+        return dense(self.width, "out", "float32")(nn.silu(h))

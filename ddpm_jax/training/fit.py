@@ -1,0 +1,53 @@
+"""Training in one call, for small networks and data that are drawn or in memory; no run folder, nothing is saved.
+
+    mixture = Mixture.of([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], 0.1)
+    state, losses = fit(key, Recipe(MlpSpec(), schedule), lambda key: mixture.sample(key, 256), num_steps=2000)
+    predict = MlpSpec().bind(state.ema_params[0])
+
+For runs that are logged, saved and resumed there is `ddpm_jax.train`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ddpm_jax.arrays import Batch, Key, stream
+from ddpm_jax.check import whole
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import Recipe
+
+
+def fit(
+    key: Key, recipe: Recipe, draw_x: Callable[[Key], Batch], num_steps: int, state: TrainState | None = None
+) -> tuple[TrainState, Float[Array, " num_steps"]]:
+    """The state after `num_steps` more steps, and the loss of each, as one compiled program.
+
+    draw_x(key): a batch of data, float32 [batch, ...]; traced, so that all its shapes are fixed.  state: where to
+    go on; None: fresh parameters.  What is drawn in a step is a function of (key, step).
+
+    All steps are one loop on the device.  On CPUs the gradients of convolutions are some 20 times slower inside a
+    loop, so a U-Net is better trained there by calling jax.jit(recipe.step) step by step.
+    """
+    whole("num_steps", num_steps, 1)
+    if state is None:
+        shape = jax.eval_shape(draw_x, key).shape
+        state = recipe.start(recipe.net.init(stream(key, "params"), shape[1:]))
+    return _fit(recipe, draw_x, num_steps)(key, state)
+
+
+def _fit(recipe: Recipe, draw_x: Callable[[Key], Batch], num_steps: int) -> Callable[[Key, TrainState], Any]:
+    """The whole training, compiled."""
+
+    @jax.jit
+    def run(key: Key, state: TrainState) -> tuple[TrainState, Array]:
+        def step(state: TrainState, _: None) -> tuple[TrainState, Array]:
+            x = jnp.asarray(draw_x(jax.random.fold_in(stream(key, "data"), state.step)))
+            state, metrics = recipe.step(state, {"image": x}, key)
+            return state, metrics["loss"]
+
+        return jax.lax.scan(step, state, length=num_steps)
+
+    return run
