@@ -1,6 +1,8 @@
 """Noise schedule and marginal: T small steps of noise are, together, one step that can be taken at once.
 
-python experiments/notes/marginal.py
+    python experiments/notes/marginal.py
+
+The derivation is beside this file, in marginal.md.
 """
 
 from typing import Any

@@ -147,8 +147,10 @@ def number(value: float) -> str:
 def table(title: str, claims: list[Claim]) -> Table:
     """The claims as a table for the terminal."""
     rows = Table(title=title, title_justify="left", title_style="bold")
-    for name, justify in (("claim", "left"), ("measured", "right"), ("theory", "right"), ("because", "left")):
-        rows.add_column(name, justify=justify)
+    rows.add_column("claim")
+    rows.add_column("measured", justify="right")
+    rows.add_column("theory", justify="right")
+    rows.add_column("because")
     rows.add_column("")
     for claim in claims:
         verdict = "[green]holds[/green]" if claim.holds else "[bold red]FAILS[/bold red]"
