@@ -48,7 +48,7 @@ class Mixture:
     def of(cls, weights: object, means: object, stds: object) -> "Mixture":
         """The mixture of K components; stds: [K], or one number for all.  ValueError where the parts do not fit."""
         w, m, s = (np.asarray(part, np.float64) for part in (weights, means, stds))
-        positive = w.ndim == 1 and w.size > 0 and bool(np.all(w > 0)) and abs(w.sum() - 1) < 1e-6
+        positive = w.ndim == 1 and w.size > 0 and bool(np.all(w > 0) and abs(w.sum() - 1) < 1e-6)
         require("weights", weights, positive, "K numbers above 0 whose sum is 1")
         holds = m.shape[:1] == w.shape and bool(np.all(np.isfinite(m)))
         require("means", means, holds, f"finite numbers [{len(w)}, ...], one mean for each weight")
@@ -56,6 +56,7 @@ class Mixture:
         require("stds", stds, holds, f"one number, or {len(w)}, each 0 or more")
         return cls(*(jnp.asarray(part, jnp.float32) for part in (w, m, np.broadcast_to(s, w.shape))))
 
+    @partial(jax.jit, static_argnames="count")
     def sample(self, key: Key, count: int) -> Float[Array, "count ..."]:
         """`count` examples, float32 [count, ...]."""
         which, noise = jax.random.split(key)
@@ -63,14 +64,17 @@ class Mixture:
         eps = jax.random.normal(noise, (count, *self.means.shape[1:]))
         return self.means[k] + per_example(self.stds[k], eps) * eps
 
+    @jax.jit
     def log_prob(self, y: Batch) -> PerExample:
         """log p(y) in nats, [batch]."""
         return jax.nn.logsumexp(self._log_joint(y), axis=1)
 
+    @jax.jit
     def responsibilities(self, y: Batch) -> Float[Array, "batch components"]:
         """p(k | y): which component made y; rows sum to 1."""
         return jax.nn.softmax(self._log_joint(y), axis=1)
 
+    @jax.jit
     def score(self, y: Batch) -> Float[Array, "batch ..."]:
         """grad log p(y), shaped like y."""
         pull = (self.means - jnp.asarray(y)[:, None]) / per_example(self.stds, self.means) ** 2
@@ -81,6 +85,7 @@ class Mixture:
         require("means", self.means.shape, self.means.ndim == 1, "the shape (K,): a cdf is for data that are numbers")
         return jnp.exp(log_ndtr((jnp.asarray(y)[:, None] - self.means) / self.stds)) @ self.weights
 
+    @jax.jit
     def moments(self) -> Normal:
         """The normal with independent elements nearest to this in KL(self || .): that with its means and variances."""
         mean = _average(self.weights[None], self.means[None])[0]
@@ -126,9 +131,14 @@ class Mixture:
 
     def _log_joint(self, y: Batch) -> Float[Array, "batch components"]:
         """log w_k N(y; m_k, s_k^2 I)."""
-        y = jnp.asarray(y, jnp.float32)
-        each = Normal(self.means[None], per_example(self.stds, self.means)[None]).log_prob(y[:, None])
-        return jnp.log(self.weights) + each.reshape(*each.shape[:2], -1).sum(2)
+        residual = jnp.asarray(y, jnp.float32)[:, None] - self.means
+        return _log_joint(self.weights, residual, self.stds[None])
+
+
+def _log_joint(weights: Array, residual: Array, stds: Array) -> Float[Array, "batch components"]:
+    """log w_k N(residual_k; 0, stds_k^2 I): residual [batch, K, ...], stds [batch or 1, K]."""
+    each = Normal(jnp.zeros_like(residual), per_example(stds, residual)).log_prob(residual)
+    return jnp.log(weights) + each.reshape(*residual.shape[:2], -1).sum(2)
 
 
 def _average(weights: Array, values: Array) -> Array:
@@ -152,10 +162,8 @@ def _given_component(mixture: Mixture, schedule: NoiseSchedule, z_t: Array, t: T
 
     residual = z_t[:, None] - wide(signal) * mixture.means[None]
     x = mixture.means[None] + wide(signal * mixture.stds**2 / var) * residual
-    normal = Normal(jnp.zeros_like(residual), wide(jnp.sqrt(var)))
-    log_joint = jnp.log(mixture.weights) + normal.log_prob(residual).reshape(*x.shape[:2], -1).sum(2)
     x_var = mixture.stds**2 * (var - signal**2 * mixture.stds**2) / var
-    return x, x_var, jax.nn.softmax(log_joint, axis=1)
+    return x, x_var, jax.nn.softmax(_log_joint(mixture.weights, residual, jnp.sqrt(var)), axis=1)
 
 
 def _expected_x(mixture: Mixture, schedule: NoiseSchedule, z_t: Batch, t: Timesteps) -> Float[Array, "batch ..."]:

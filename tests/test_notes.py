@@ -8,6 +8,7 @@ from note import Claim
 
 REDUCED = {
     "marginal": {"num_chains": 2000, "num_steps": 50},
+    "objective": {"num_steps": 20, "num_examples": 512, "each": 16},
 }
 
 

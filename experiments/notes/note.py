@@ -22,7 +22,7 @@ Relation = Literal["=", "<", ">"]
 
 # Eight inches: shown 800 pixels wide, text of 9 points is 12 pixels high.
 SIZE, DOTS = (8.0, 4.5), 200
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
