@@ -16,6 +16,7 @@ So the best possible network is known, `denoiser`: samplers, bounds and trained 
 
 import math
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -94,8 +95,9 @@ class Mixture:
 
     def diffused(self, schedule: NoiseSchedule, t: Timesteps) -> "Mixture":
         """p(z_t), for one t in 0..T."""
-        signal, var = _marginal_of(self, schedule, jnp.asarray(t), self.weights[0])
-        return Mixture(self.weights, signal * self.means, jnp.sqrt(var))
+        require("t", t, jnp.ndim(t) == 0, "one t for all")
+        signal, var = _marginal_of(self, schedule, t, self.weights)
+        return Mixture(self.weights, signal[0, 0] * self.means, jnp.sqrt(var[0]))
 
     def denoiser(self, schedule: NoiseSchedule) -> Predict:
         """predict(z_t, t) = E[x | z_t], the best there is, for `target=X()`: a pytree that takes integer and real t."""
@@ -147,10 +149,10 @@ def _average(weights: Array, values: Array) -> Array:
 
 
 def _marginal_of(mixture: Mixture, schedule: NoiseSchedule, t: Timesteps, like: Batch) -> tuple[Array, Array]:
-    """(signal_t, v_{k,t}) shaped to broadcast against [batch, K]."""
-    signal, noise_var = (lookup(table, t, like).reshape(-1, 1) for table in (schedule.signal, schedule.noise_var))
-    var = signal**2 * mixture.stds**2 + noise_var
-    return (signal[0, 0], var[0]) if like.ndim == 0 else (signal, var)
+    """(signal_t, v_{k,t}) shaped to broadcast against [batch, K]; [1, 1] and [1, K] for one t."""
+    # At a real t the noise is the curve, as in the probability flow, and its square the variance.
+    signal, noise = (lookup(table, t, like).reshape(-1, 1) for table in (schedule.signal, schedule.noise))
+    return signal, signal**2 * mixture.stds**2 + noise**2
 
 
 def _given_component(mixture: Mixture, schedule: NoiseSchedule, z_t: Array, t: Timesteps) -> tuple[Array, Array, Array]:
@@ -173,12 +175,12 @@ def _expected_x(mixture: Mixture, schedule: NoiseSchedule, z_t: Batch, t: Timest
 
 
 @partial(jax.jit, static_argnames="steps")
-def _ascend(mixture: Mixture, starts: Array, steps: int, apart: float) -> tuple[Array, Array]:
+def _ascend(mixture: Mixture, starts: Array, steps: int, apart: Any) -> tuple[Array, Array]:
     """(where the ascent from each start ends, whether that is a maximum)."""
     precision = mixture.stds**-2
     size = math.prod(starts.shape[1:])
 
-    def climb(_: int, y: Array) -> Array:
+    def climb(_: Any, y: Array) -> Array:
         pull = mixture.responsibilities(y) * precision
         return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
 

@@ -23,6 +23,7 @@ from ddpm_jax.clipping import Clip
 from ddpm_jax.forward import diffuse, posterior_weights
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.grids import Given, Karras, Quadratic, Uniform
+from ddpm_jax.mixture import Mixture
 from ddpm_jax.schedule import Cosine, Linear, from_betas
 from ddpm_jax.targets import V, X
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, lower, upper
@@ -55,15 +56,12 @@ def gaussian_examples(count: int) -> np.ndarray:
 
 # A mixture on the line.
 WEIGHTS, MEANS, STDS = np.array([0.3, 0.5, 0.2]), np.array([-0.8, 0.1, 0.7]), np.array([0.1, 0.2, 0.05])
+MIXTURE = Mixture.of(WEIGHTS, MEANS[:, None], STDS)
 
 
 def mixture_x(schedule, z_t, t):
     """E[x | z_t], z_t [batch, 1]."""
-    signal, noise_var = lookup(schedule.signal, t, z_t), lookup(schedule.noise_var, t, z_t)
-    whole = signal**2 * STDS**2 + noise_var
-    mode = jax.nn.softmax(jnp.log(WEIGHTS) - 0.5 * ((z_t - signal * MEANS) ** 2 / whole + jnp.log(whole)))
-    means = MEANS + signal * STDS**2 / whole * (z_t - signal * MEANS)
-    return jnp.sum(mode * means, axis=-1, keepdims=True)
+    return MIXTURE.denoiser(schedule)(z_t, t)
 
 
 def mixture_nll(x):

@@ -23,6 +23,7 @@ from ddpm_jax.metrics.manifold import manifold
 from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.neighbours import neighbours
 from ddpm_jax.metrics.sliced import merged_steps, sliced_wasserstein, unit_directions, wasserstein
+from ddpm_jax.metrics.spectrum import power_spectrum, rings
 
 STORED = reference.stored()
 
@@ -430,3 +431,31 @@ def test_arrays_memory_maps_and_parts_are_rows(tmp_path):
     assert all(isinstance(rows, Rows) for rows in (GOOD, mapped, Parts(GOOD, 1)))
     np.testing.assert_array_equal(moments(mapped).cov, moments(GOOD).cov)
     assert json.dumps(manifold(mapped, GOOD + 1, 2))  # plain numbers
+
+
+def test_power_of_white_noise_is_flat_and_that_of_a_wave_is_at_its_frequency():
+    noise = np.random.default_rng(0).normal(size=(400, 16, 16, 1)).astype(np.float32) * 0.5
+    frequency, power = power_spectrum(noise)
+    np.testing.assert_array_equal(frequency, np.arange(9))
+    np.testing.assert_allclose(power, 0.25, rtol=0.25)
+    wave = np.cos(2 * np.pi * 3 * np.arange(16) / 16)[None, :, None, None] * np.ones((1, 16, 16, 2), np.float32)
+    power = np.array(power_spectrum(wave.astype(np.float32)).power)
+    assert power[3] > 1
+    power[3] = 0
+    np.testing.assert_allclose(power, 0, atol=1e-9)
+
+
+def test_power_keeps_the_sum_of_squares():
+    """Parseval: a field without its corners' frequencies has all of its squares in the rings."""
+    image = np.random.default_rng(1).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    spectrum = np.fft.fft2(image, axes=(1, 2))
+    ring = rings(8).reshape(8, 8)
+    image = np.fft.ifft2(np.where((ring <= 4)[:, :, None], spectrum, 0), axes=(1, 2)).real.astype(np.float32)
+    power = power_spectrum(image, each=True).power
+    counts = np.bincount(ring.reshape(-1))[:5]
+    np.testing.assert_allclose((power * counts).sum(1), (image**2).sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_power_of_an_oblong_image_is_refused():
+    with pytest.raises(ValueError, match="square"):
+        power_spectrum(np.zeros((1, 8, 6, 1), np.float32))

@@ -2,9 +2,21 @@
 
 import importlib
 import math
+import pkgutil
+import re
+import runpy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+import marginal
+import note
 import pytest
 from note import Claim
+from page import Section, markdown, page
+from rich.console import Console
+
+NAMES = runpy.run_path(str(Path(note.__file__).parent))["NAMES"]
 
 REDUCED = {
     "marginal": {"num_chains": 2000, "num_steps": 50},
@@ -25,3 +37,35 @@ def test_the_claims_hold(name):
 def test_a_claim_can_fail(relation, measured, holds):
     assert Claim("", measured, 1.0, 0.15, "", relation).holds == holds
     assert not Claim("", math.nan, 1.0, 0.15, "", relation).holds
+
+
+FOLDER = Path(note.__file__).parent
+DERIVATIONS = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+
+
+def test_every_note_is_run_derived_and_tested():
+    assert set(NAMES) == set(REDUCED) == set(DERIVATIONS)
+
+
+@pytest.mark.parametrize("name", DERIVATIONS)
+def test_a_derivation_points_at_what_exists(name):
+    """Each dotted name between backticks is one of the library, and each formula is rendered."""
+    for dotted in re.findall(r"`([a-z_]+(?:\.\w+)+)`", DERIVATIONS[name]):
+        pkgutil.resolve_name(f"ddpm_jax.{dotted}")
+    written = markdown(DERIVATIONS[name])
+    assert written.count("<math") == len(re.findall(r"(?<![\\$])\$\$?[^$]+\$\$?", DERIVATIONS[name]))
+    assert "$" not in written
+
+
+def test_the_page_and_the_pictures(tmp_path, capsys):
+    """A note is run as from the command line; its page holds the picture, the numbers and the derivation."""
+    small = replace(marginal.NOTE, measure=partial(marginal.measure, **REDUCED["marginal"]))
+    findings, seconds = small.run(tmp_path, Console())
+    assert "holds" in capsys.readouterr().out
+    wrong = Claim("one <is> two", 1.0, 2.0, 0.1, "not so")
+    text = page([Section(small, [*findings.claims, wrong], tmp_path / "marginal.png", seconds)])
+    assert text.count("data:image/png;base64,") == 1
+    assert "one &lt;is&gt; two" in text
+    assert text.count(">FAILS<") == 1
+    assert text.count(">holds<") == len(findings.claims)
+    assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched

@@ -19,7 +19,8 @@ th { text-align: left } th, td { padding: 4px 12px 4px 0; border-bottom: 1px sol
 .number { white-space: nowrap; font-variant-numeric: tabular-nums }
 .holds { color: #00704f } .fails { color: #c22f00; font-weight: 700 }
 code { background: #f3f3f3; padding: 1px 4px; border-radius: 3px; font-size: 85% }
-math { font-size: 105% } math[display=block] { margin: 14px 0; overflow-x: auto; overflow-y: hidden }
+math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", math; font-size: 105% }
+math[display=block] { margin: 14px 0; overflow-x: auto; overflow-y: hidden }
 """
 
 
