@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import QUICK
 from test_kill import EXPERIMENT, logged, wait_until
 
 import ddpm_jax
@@ -170,7 +171,7 @@ def test_metrics_come_back_exactly():
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1", **more}
+    return {**os.environ, "XLA_FLAGS": QUICK, "PYTHONUNBUFFERED": "1", **more}
 
 
 @pytest.fixture(scope="module")

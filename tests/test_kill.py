@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import QUICK
 
 from ddpm_jax import specs
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -56,7 +57,7 @@ if __name__ == "__main__":
 
 def start(file: Path, workdir: Path, devices: int = 1) -> subprocess.Popen:
     """The training in a process of its own."""
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
     return process([str(file), "--workdir", str(workdir)], flags)
 
 
@@ -154,7 +155,7 @@ def test_an_evaluation_that_was_killed_reports_what_it_would_have(tmp_path, fini
             shutil.copytree(finished, folder)
         how = f"--num-samples 96 --batch-size 16 --features {tmp_path}/features.py:flat --bound-terms 2"
         arguments = ["-m", "ddpm_jax", "evaluate", str(folder), *how.split()]
-        return process(arguments, "--xla_backend_optimization_level=0")
+        return process(arguments, QUICK)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
