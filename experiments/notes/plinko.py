@@ -26,7 +26,7 @@ LINE = jnp.linspace(-7, 7, 4001)  # for integrals over z_t
 LEVEL, TILTED = "level pins", "tilted pins"
 
 # A walk that is looked at only once a step meets a level as does one looked at always a level that is so many
-# standard deviations of a step further off: -zeta(1/2) / sqrt(2 pi) (Siegmund 1979, doi 10.2307/1426855).
+# standard deviations of a step further off: -zeta(1/2) / sqrt(2 pi) (Siegmund 1979; Chang & Peres 1997).
 OVERSHOOT = 0.5826
 
 
@@ -81,7 +81,9 @@ def pins(bins: np.ndarray) -> list[np.ndarray]:
     rows = []
     while len(h) > 1:
         left, right, h = h[:-1] / 2, h[1:] / 2, (h[:-1] + h[1:]) / 2
-        rows.append(np.divide(right, left + right, out=np.full(len(h), 0.5), where=h > 0))  # 1/2: no ball comes here
+        rows.append(
+            np.divide(right, left + right, out=np.full(len(h), np.nan), where=h > 0)
+        )  # nan: no ball comes there
     return rows[::-1]
 
 
@@ -178,7 +180,7 @@ def measure(count: int = 10_000, num_steps: int = 1000, rows: int = 14) -> Findi
     density = jax.lax.map(lambda t: jnp.exp(DATA.diffused(s, t).log_prob(line)), sde.t)
     shown = {
         "density": (np.asarray(line), np.asarray(sde.t), np.asarray(density)),
-        "paths": {"sde": np.asarray(sde.frames[:, :40]), "ode": np.asarray(ode.frames[:, 4::8])},
+        "paths": {"sde": np.asarray(sde.frames[:, :18]), "ode": np.asarray(ode.frames[:, 8::16])},
         "ends": {"sde": np.asarray(sde.x), "ode": np.asarray(ode.x)},
         "decided": (decided_by, decided),
         "board": (pins(bins[TILTED]), balls[TILTED], bins[TILTED]),
@@ -192,54 +194,57 @@ def draw_board(axes: Any, board: list[np.ndarray], places: np.ndarray, bins: np.
     at = (2 * np.arange(rows + 1) - rows) * width
     color = [f"C{k}" for k in mode(at)]
     y = np.arange(rows + 1)
-    for way in places[:, :25].T:
-        axes.plot((2 * way - y) * width, y - 0.5, color=color[way[-1]], linewidth=0.8, alpha=0.4)
+    for way in places[:, :30].T:
+        axes.plot((2 * way - y) * width, y - 0.5, color=color[way[-1]], linewidth=1, alpha=0.35)
     for row, chances in enumerate(board):
-        x, tilt = (2 * np.arange(row + 1) - row) * width, 0.8 * (chances - 0.5)
-        axes.plot([x - 0.45 * width, x + 0.45 * width], [row - tilt, row + tilt], color="#222222", linewidth=1.3)
-    floor = rows + 5.5
-    axes.bar(at, 5.5 * bins / bins.max(), bottom=floor - 5.5 * bins / bins.max(), width=1.6 * width, color=color)
-    axes.set(title="Galton's board, pins tilted", xlim=(-3.4, 3.4), ylim=(floor, -1), xticks=[], yticks=[])
+        x, tilt = (2 * np.arange(row + 1) - row) * width, 0.9 * (chances - 0.5)
+        axes.plot([x - 0.5 * width, x + 0.5 * width], [row - tilt, row + tilt], color="#222222", linewidth=1.2)
+    floor, heights = rows + 5, 5.3 * bins / bins.max()
+    axes.bar(at, -heights, bottom=floor, width=1.7 * width, color=color)
+    axes.axhline(floor, color="#222222", linewidth=0.8)
+    axes.set(title="A board with tilted pins", xlim=(-3.4, 3.4), ylim=(floor, -1), xticks=[], yticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
 
 
 def draw_fall(above: Any, below: Any, density: tuple, paths: np.ndarray, ends: np.ndarray) -> None:
     """Paths over p(z_t), t downwards, and a histogram of where they end."""
     line, t, p = density
-    above.pcolormesh(line, t, p / p.max(1, keepdims=True), cmap="Greys", vmax=2, shading="nearest", rasterized=True)
-    for path, k in zip(paths.T, mode(paths[-1]), strict=True):
-        above.plot(path, t, color=f"C{k}", linewidth=0.7, alpha=0.8)
-    above.set(xlim=(line[0], line[-1]), ylim=(0, t[0]), xticklabels=[])
+    above.pcolormesh(line, t, p / p.max(1, keepdims=True), cmap="Greys", vmax=1.8, shading="nearest", rasterized=True)
+    some = len(t) - 1 - np.unique((len(t) - 1) * np.linspace(0, 1, 130) ** 2 // 1).astype(int)  # even on the axis
+    for path, k in zip(paths[some].T, mode(paths[-1]), strict=True):
+        above.plot(path, t[some], color=f"C{k}", linewidth=0.8)
+    above.set(xlim=(line[0], line[-1]), ylim=(0, t[0]))
+    above.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+    above.set_yticks(t[0] * np.array([0, 1, 4, 9, 16, 25]) // 25)
     above.grid(visible=False)
+    above.tick_params(labelbottom=False)
     below.plot(line, p[-1], color="#222222", linewidth=1)
-    bins = np.linspace(line[0], line[-1], 120)
+    bins = np.linspace(line[0], line[-1], 80)
     for k in range(len(DATA.weights)):
-        inside = ends[mode(ends) == k]
-        heights, _ = np.histogram(inside, bins)
-        below.stairs(heights / len(ends) / np.diff(bins), bins, fill=True, color=f"C{k}", alpha=0.7)
-    below.set(xlim=(line[0], line[-1]), xlabel="$z_t$, and at last $x$", yticks=[])
+        heights, _ = np.histogram(ends[mode(ends) == k], bins)
+        below.stairs(heights / len(ends) / np.diff(bins), bins, fill=True, color=f"C{k}", alpha=0.6)
+    below.set(xlim=(line[0], line[-1]), xlabel="$z_t$", yticks=[])
     below.spines["left"].set_visible(False)
 
 
 def draw(figure: Any, density: tuple, paths: dict, ends: dict, decided: tuple, board: tuple) -> None:
-    """Both samplers' paths falling through p(z_t); a Galton board with tilted pins; when the mode is decided."""
-    axes = figure.subplot_mosaic(
-        [["sde", "ode", "board"], ["sde", "ode", "decided"], ["sde ends", "ode ends", "decided"]],
-        height_ratios=(2.2, 1, 1.0),
-    )
-    for name, title in (("sde", "Stochastic: Ancestral"), ("ode", "Deterministic: Heun")):
-        draw_fall(axes[name], axes[f"{name} ends"], density, paths[name], ends[name])
-        axes[name].set_title(title)
-    axes["sde"].set_ylabel("$t$: the paths fall from $T$ to 0")
-    axes["ode"].set_yticklabels([])
-    draw_board(axes["board"], *board)
+    """Both samplers' paths falling through p(z_t); a board with tilted pins; when the mode is decided."""
+    falls, beside = figure.subfigures(1, 2, width_ratios=(2.1, 1))
+    axes = falls.subplots(2, 2, height_ratios=(4, 1), sharex=True)
+    for column, (name, title) in enumerate((("sde", "Stochastic: Ancestral"), ("ode", "Deterministic: Heun"))):
+        draw_fall(*axes[:, column], density, paths[name], ends[name])
+        axes[0, column].set_title(title)
+    axes[0, 0].set_ylabel("$t$, falling from $T$ to 0")
+    axes[0, 1].tick_params(labelleft=False)
+    above, below = beside.subplots(2, 1)
+    draw_board(above, *board)
     t = density[1][:-1]
     measured, theory = decided
-    axes["decided"].plot(t, np.ones(len(t)), color="C5", label="deterministic")
-    axes["decided"].plot(t, measured, color="C3", linewidth=3, alpha=0.6, label="stochastic")
-    axes["decided"].plot(t, theory, color="#222222", linewidth=1, linestyle="--", label="theory")
-    axes["decided"].set(title="Mode decided", xlabel="$t$", ylabel="share of paths", ylim=(0, 1.05), xlim=(t[0], 0))
-    axes["decided"].legend(loc="lower right")
+    below.plot(t, np.ones(len(t)), color="C5", label="deterministic")
+    below.plot(t, measured, color="C3", linewidth=3.5, alpha=0.6, label="stochastic")
+    below.plot(t, theory, color="#222222", linewidth=1, linestyle="--", label="theory")
+    below.set(title="Mode decided", xlabel="$t$", ylabel="share of paths", ylim=(0, 1.05), xlim=(t[0], 0))
+    below.legend(loc=(0.02, 0.5))
 
 
 NOTE = Note(
