@@ -232,7 +232,7 @@ def draw(figure: Any, density: tuple, paths: dict, ends: dict, decided: tuple, b
     falls, beside = figure.subfigures(1, 2, width_ratios=(2.1, 1))
     axes = falls.subplots(2, 2, height_ratios=(4, 1), sharex=True)
     for column, (name, title) in enumerate((("sde", "Stochastic: Ancestral"), ("ode", "Deterministic: Heun"))):
-        draw_fall(*axes[:, column], density, paths[name], ends[name])
+        draw_fall(axes[0, column], axes[1, column], density, paths[name], ends[name])
         axes[0, column].set_title(title)
     axes[0, 0].set_ylabel("$t$, falling from $T$ to 0")
     axes[0, 1].tick_params(labelleft=False)
