@@ -34,7 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Key, Timesteps, check_data, check_timesteps, lookup, per_example, root
+from ddpm_jax.arrays import Batch, Key, Timesteps, check_data, check_timesteps, lookup, per_example, root, type_of_array
+from ddpm_jax.check import require
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.schedule import NoiseSchedule
 
@@ -135,3 +136,24 @@ def chain(key: Key, schedule: NoiseSchedule, x: Batch) -> Float[Array, "T batch 
 
     _, path = jax.lax.scan(step, jnp.asarray(x, jnp.float32), jnp.arange(1, schedule.num_steps + 1))
     return path
+
+
+def walk(
+    schedule: NoiseSchedule, x: Batch, eps: Float[type_of_array, "T batch *dims"]
+) -> Float[Array, "T batch *dims"]:
+    """z_1, ..., z_T, the chain from z_0 = x that the noises eps_1, ..., eps_T make, whatever their distribution.
+
+    eps: [T, batch, ...]; entry t - 1, here and in the result, is that of t.  Raises ValueError for another shape.
+    """
+    check_data(x)
+    shape = (schedule.num_steps, *x.shape)
+    require("eps", eps.shape, eps.shape == shape, f"the shape {shape}, one noise for each step")
+
+    def step(z: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
+        t, noise = item
+        q = transition(schedule, z, t)
+        z = q.mean + q.std * noise
+        return z, z
+
+    times = jnp.arange(1, schedule.num_steps + 1)
+    return jax.lax.scan(step, jnp.asarray(x, jnp.float32), (times, jnp.asarray(eps, jnp.float32)))[1]

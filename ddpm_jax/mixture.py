@@ -81,6 +81,7 @@ class Mixture:
         pull = (self.means - jnp.asarray(y)[:, None]) / per_example(self.stds, self.means) ** 2
         return _average(self.responsibilities(y), pull)
 
+    @jax.jit
     def cdf(self, y: Float[Array, " batch"] | Float[np.ndarray, " batch"]) -> Float[Array, " batch"]:
         """P(x < y), for data that are numbers (means [K])."""
         require("means", self.means.shape, self.means.ndim == 1, "the shape (K,): a cdf is for data that are numbers")

@@ -230,6 +230,20 @@ def test_times_known_inside_jit_are_checked_too():
         jax.jit(lambda x: forward.posterior(schedule, x, x, 5, earlier=5).mean)(x)
 
 
+def test_a_walk_is_the_chain_that_its_noises_make():
+    """Its noises are those that its transitions need, and without noise it is signal_t x."""
+    schedule, x = Linear(20).build(), jnp.asarray([[0.7], [-0.3]])
+    t = np.arange(1, 21)
+    eps = normals(20, 2, 1)
+    z = forward.walk(schedule, x, eps)
+    q = transition(schedule, jnp.concatenate([x[None], z[:-1]]), t)
+    np.testing.assert_allclose((z - q.mean) / q.std, eps, atol=1e-5)
+    still = forward.walk(schedule, x, np.zeros_like(eps))
+    np.testing.assert_allclose(still, schedule.signal[1:, None, None] * x, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"eps is \(19, 2, 1\); expected the shape \(20, 2, 1\)"):
+        forward.walk(schedule, x, eps[1:])
+
+
 def test_a_chain_of_half_precision_is_one_of_float32():
     path = forward.chain(
         jax.random.key(0), Linear(num_steps=3).build(), np.ones((2, 3), np.float32).astype(jnp.bfloat16)

@@ -21,6 +21,8 @@ NAMES = runpy.run_path(str(Path(note.__file__).parent))["NAMES"]
 REDUCED = {
     "marginal": {"num_chains": 2000, "num_steps": 50},
     "objective": {"num_steps": 20, "num_examples": 512, "each": 16},
+    "plinko": {"count": 1000, "num_steps": 100},
+    "brownian_limit": {"num_chains": 500, "num_steps": 200},
 }
 
 
