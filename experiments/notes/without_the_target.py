@@ -58,11 +58,11 @@ def one_step(earlier: Any, num_draws: int) -> dict[str, Any]:
     exact, given_z = (first(DATA.reverse(SCHEDULE, z, T, s)) for s in (earlier, 0))
     near = exact.moments()
     y = near.mean + near.std * jnp.linspace(-4, 4, 300)
-    line = jnp.linspace(-4, 4, 4001)
-    weight = jax.nn.softmax(DATA.log_prob(line) + forward.marginal(SCHEDULE, line, T).log_prob(z))  # Bayes' rule
-    q = forward.posterior(SCHEDULE, z, line, T, earlier)
+    line, draws = jnp.linspace(-4, 4, 4001), given_z.sample(jax.random.key(0), num_draws)
+    at_z = forward.marginal(SCHEDULE, line, T).log_prob(jnp.full_like(line, Z))
+    weight = jax.nn.softmax(DATA.log_prob(line) + at_z)  # p(x | z_t), by Bayes' rule
+    q, drawn = (forward.posterior(SCHEDULE, jnp.full_like(x, Z), x, T, earlier) for x in (line, draws))
     average = norm.pdf(y[:, None], q.mean, q.std) @ weight
-    drawn = forward.posterior(SCHEDULE, z, given_z.sample(jax.random.key(0), num_draws), T, earlier)
     below, cdf = norm.cdf(y[:, None], drawn.mean, drawn.std), exact.cdf(y)  # P(z_s < y | z_t, x) for each x
     off = jnp.abs(below.mean(1) - cdf) / (below.std(1) / jnp.sqrt(num_draws) + 1e-6)
     return {
@@ -189,7 +189,7 @@ def steps_and_chains(chains: tuple[int, ...]) -> tuple[list[Claim], dict[str, An
     curves = {}
     for t in LOOKED_AT:
         earlier, ts = t - sizes[sizes < t], np.full(int(np.sum(sizes < t)), t)
-        delta = np.asarray(forward.step_var(SCHEDULE, ts, earlier, ts), np.float64)
+        delta = np.asarray(forward.step_var(SCHEDULE, ts, earlier, np.zeros(len(ts))), np.float64)
         curves[t] = delta, errors(SCHEDULE, ts, earlier)
     constants = np.asarray(roughness(SCHEDULE, np.arange(SCHEDULE.num_steps + 1)), np.float64)
 
@@ -274,7 +274,9 @@ def draw(figure: Any, one: dict, curves: dict, constants: dict, table: dict, net
     for t, (delta, kl) in curves.items():
         middle.loglog(delta, kl, "o", markersize=4, label=f"$t$ = {t}")
         middle.loglog(delta, constants[t] * delta**3, color=middle.lines[-1].get_color(), linewidth=1)
-    middle.set(title="What a normal loses", xlabel=r"variance $\delta$ of the step", ylabel="KL, nats", ylim=(3e-15, 0.1))
+    middle.set(
+        title="What a normal loses", xlabel=r"variance $\delta$ of the step", ylabel="KL, nats", ylim=(3e-15, 0.1)
+    )
     middle.legend(title=r"lines: $c_t\ \delta^3$", loc="lower right", handletextpad=0.1, borderaxespad=0.1)
     draws = np.array(list(table))
     measured, theory = np.array(list(table.values())).T
