@@ -15,7 +15,13 @@ from rich.console import Console
 
 from ddpm_jax.commands.jax_setup import set_up_jax
 
-Name = Literal["marginal", "objective", "plinko", "brownian_limit"]
+Name = Literal[
+    "marginal",
+    "objective",
+    "plinko",
+    "brownian_limit",
+    "without_the_target",
+]
 NAMES: tuple[Name, ...] = Name.__args__  # in the order in which they build on each other
 
 

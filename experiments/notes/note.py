@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ddpm_jax.commands.jax_setup import set_up_jax
@@ -154,5 +155,5 @@ def table(title: str, claims: list[Claim]) -> Table:
     rows.add_column("")
     for claim in claims:
         verdict = "[green]holds[/green]" if claim.holds else "[bold red]FAILS[/bold red]"
-        rows.add_row(claim.says, number(claim.measured), claim.expected, claim.because, verdict)
+        rows.add_row(escape(claim.says), number(claim.measured), claim.expected, escape(claim.because), verdict)
     return rows
