@@ -118,37 +118,38 @@ def shared_paths(finest: int) -> dict[int, np.ndarray]:
     return paths
 
 
+NEXT_ORDER = "next order: a share β(1) / T, 0.04 at T = 512"
+
+
 def measure(num_chains: int = 5000, num_steps: int = 1000) -> Findings:
     """Laws, paths, noise and quadratic variation of the chain against the limit's."""
     laws, covariance = np.array([law_error(n) for n in LENGTHS]).T
     path = np.array([path_error(n) for n in LENGTHS])
     coins = np.array([coin_distance(weights(n)) for n in LENGTHS])
     lattice = np.array([scipy.stats.binom.pmf(n // 2, n, 0.5) / 2 for n in LENGTHS])  # half the step at 0, the highest
+    claims = [
+        *law_claims(laws, covariance, path),
+        *coin_claims(coins, lattice, 20 * num_chains),
+        *noise_claims(num_chains, num_steps),
+    ]
+    errors = {"path": path, "law of $z_t$": laws, "coins: $z_T$": coins, "coins: $W_1$": lattice}
+    return Findings(claims, {"paths": shared_paths(SHOWN[-1]), "errors": errors})
+
+
+def law_claims(laws: np.ndarray, covariance: np.ndarray, path: np.ndarray) -> list[Claim]:
+    """Orders of the errors, the first one's factor, and the library's own schedules, which have no error."""
     u, left = PLACES[1:], np.exp(-integral(PLACES[1:]))  # left: the limit's alpha_bar
     first = ((END - START) * u * (1 - u) - integral_of_square(u)) / 2  # T (log alpha_bar + B) at first order
     leading = np.max(np.abs(first) / 2 * np.sqrt(left * X**2 + left**2 / (1 - left)))
-
-    s = chain_of(num_steps).build()
-    z = jax.jit(forward.chain)(jax.random.key(0), s, jnp.full(num_chains, X))  # [T, chains]
-    before = jnp.concatenate([jnp.full((1, num_chains), X), z[:-1]])
-    q = jax.jit(forward.transition)(s, before, jnp.arange(1, num_steps + 1))
-    eps = np.asarray((z - q.mean) / q.std)
-    lagged = [abs(np.vdot(eps[lag:], eps[:-lag])) / np.sqrt(eps[lag:].size) for lag in range(1, 11)]
-    some = eps.ravel()[:: -(-eps.size // 10**6)]
-    variation = np.sum(np.diff(np.asarray(z, np.float64), axis=0, prepend=X) ** 2, axis=0)
-    mean, std = variation_moments(num_steps)
-    moments = abs(variation.mean() / mean - 1) * mean / std, abs(variation.var() / std**2 - 1) / np.sqrt(2)
     published = log_alpha_bar(schedule.Linear())
     matched = [np.abs(log_alpha_bar(schedule.Linear(n)) - published[:: 1000 // n]).max() for n in (10, 25, 100, 500)]
-
-    because = "next order: a share β(1) / T, 0.04 at T = 512"
-    claims = [
+    return [
         Claim(
             "law of z_t | x, covariances, paths on one Brownian motion: order in T, furthest from −1",
             max((slope(errors) for errors in (laws, covariance, path)), key=lambda order: abs(order + 1)),
             -1,
             0.05,
-            because,
+            NEXT_ORDER,
         ),
         Claim(
             f"law of z_t | x: Wasserstein-2 distance times T, at T = {LENGTHS[-1]:,}",
@@ -157,17 +158,42 @@ def measure(num_chains: int = 5000, num_steps: int = 1000) -> Findings:
             leading * END / LENGTHS[-1],
             "first order of log ᾱ_t, in closed form; a share β(1) / T",
         ),
-        Claim("coins for noise, distance of z_T to the normal: order in T", slope(coins), -1, 0.05, because),
         Claim(
-            "coins, the same of chains of 32 steps",
-            scipy.stats.kstest(coin_chains(32, 20 * num_chains), "norm").statistic,
-            coin_distance(weights(32)),
-            2.2 / np.sqrt(20 * num_chains),
-            "characteristic function; 2.2 / √chains",
+            "own schedules of 10 to 1,000 steps: log ᾱ at the same u", max(matched), 0, 1e-12, "float64; the same curve"
+        ),
+    ]
+
+
+def coin_claims(coins: np.ndarray, lattice: np.ndarray, count: int) -> list[Claim]:
+    """Chains whose noises are coins: how far from normal, and of which order in T."""
+    drawn = scipy.stats.kstest(coin_chains(32, count), "norm").statistic
+    because = "characteristic function; 2.2 / √chains"
+    return [
+        Claim("coins for noise, distance of z_T to the normal: order in T", slope(coins), -1, 0.05, NEXT_ORDER),
+        Claim(
+            "coins, the same of chains of 32 steps", drawn, coin_distance(weights(32)), 2.2 / np.sqrt(count), because
         ),
         Claim(
             "coins, distance of W_1 to the normal: order in T", slope(lattice), -0.5, 1e-3, "√(1 / 2πT), error 1 / (4T)"
         ),
+    ]
+
+
+def noise_claims(num_chains: int, num_steps: int) -> list[Claim]:
+    """The noise that paths are made of, read off them, and their quadratic variation."""
+    s = chain_of(num_steps).build()
+    z = jax.jit(forward.chain)(jax.random.key(0), s, jnp.full(num_chains, X))  # [T, chains]
+    before = jnp.concatenate([jnp.full((1, num_chains), X), z[:-1]])
+    q = jax.jit(forward.transition)(s, before, jnp.arange(1, num_steps + 1))
+    eps = np.asarray((z - q.mean) / q.std)
+    lagged = [abs(np.vdot(eps[lag:], eps[:-lag])) / np.sqrt(eps[lag:].size) for lag in range(1, 11)]
+    some = eps.ravel()[:: -(-eps.size // 10**6)]
+    distance, far = scipy.stats.kstest(some, "norm").statistic, 2.2 / np.sqrt(some.size)
+    variation = np.sum(np.diff(np.asarray(z, np.float64), axis=0, prepend=X) ** 2, axis=0)
+    mean, std = variation_moments(num_steps)
+    moments = abs(variation.mean() / mean - 1) * mean / std, abs(variation.var() / std**2 - 1) / np.sqrt(2)
+    limit = np.sqrt(2 * integral_of_square(1.0))
+    return [
         Claim(
             "noise read off paths: correlation at 10 lags, largest, in standard errors",
             max(lagged),
@@ -175,13 +201,7 @@ def measure(num_chains: int = 5000, num_steps: int = 1000) -> Findings:
             4,
             "independent: no correlation; 1 in 1,600",
         ),
-        Claim(
-            "the same: Kolmogorov-Smirnov distance to N(0, 1)",
-            scipy.stats.kstest(some, "norm").statistic,
-            0,
-            2.2 / np.sqrt(some.size),
-            "2.2 / √number: 1 in 8,000",
-        ),
+        Claim("the same: Kolmogorov-Smirnov distance to N(0, 1)", distance, 0, far, "2.2 / √number: 1 in 8,000"),
         Claim(
             "quadratic variation: mean and variance, larger error in standard errors",
             max(moments) * np.sqrt(num_chains),
@@ -192,21 +212,11 @@ def measure(num_chains: int = 5000, num_steps: int = 1000) -> Findings:
         Claim(
             "its standard deviation times √T, at T = 1,000",
             variation_moments(1000)[1] * np.sqrt(1000),
-            np.sqrt(2 * integral_of_square(1.0)),
-            np.sqrt(2 * integral_of_square(1.0)) * END / 1000,
+            limit,
+            limit * END / 1000,
             "√(2 ∫β²); a share β(1) / T",
         ),
-        Claim(
-            "own schedules of 10 to 1,000 steps: log ᾱ at the same u", max(matched), 0, 1e-12, "float64; the same curve"
-        ),
     ]
-    errors = {
-        "path": path,
-        "law of $z_t$": laws,
-        "coins: $z_T$": coins,
-        "coins: $W_1$": lattice,
-    }
-    return Findings(claims, {"paths": shared_paths(SHOWN[-1]), "errors": errors})
 
 
 def draw(figure: Any, paths: dict, errors: dict) -> None:

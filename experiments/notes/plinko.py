@@ -113,31 +113,58 @@ def distance_to_normal(rows: int) -> float:
 def measure(count: int = 10_000, num_steps: int = 1000, rows: int = 14) -> Findings:
     """Paths of both samplers, and balls on boards, against what is known exactly."""
     s = schedule.Linear(num_steps).build()
-    weights = np.asarray(DATA.weights)
     starts = jnp.asarray(scipy.stats.norm.ppf((np.arange(400) + 0.5) / 400), jnp.float32)
     sde, ode = fall(s, Ancestral(), count), fall(s, Heun(num_steps), 400, (starts, num_steps))
-    final, sde_ranks, ode_ranks = mode(sde.x), np.asarray(ranks(s, sde)), np.asarray(ranks(s, ode))
-
-    looked_at = num_steps * np.arange(1, 20) // 20
-    share = np.bincount(final, minlength=len(weights)) / count
-    share_error = np.abs(share - weights) / np.sqrt(weights * (1 - weights) / count)
-    distance = max(scipy.stats.kstest(row, "uniform").statistic for row in sde_ranks[[*looked_at, num_steps]])
-    here, above = (np.asarray(part) for part in along(s, sde, final))
-    squares, cubes, decided = (np.asarray(part) for part in expected(s, sde.t[:-1]))
-    here_error = (np.abs(here.mean(1) - squares) * np.sqrt(count / (cubes - squares**2 + 1e-9)))[looked_at]
-    decided_by = np.logical_and.accumulate(above[::-1])[::-1].mean(1)
-    said = [np.searchsorted(np.cumsum(weights)[:-1], rank[0]) for rank in (sde_ranks, ode_ranks)]
-    chance = np.sum(weights**2)
-    last_step = np.max(weights * np.asarray(s.noise[1] / DATA.stds) ** 2)
-
+    sde_ranks, ode_ranks = np.asarray(ranks(s, sde)), np.asarray(ranks(s, ode))
+    deciding, decided = decision_claims(s, sde)
     bins = boards(rows)
     balls = {name: drop(pins(shares), count) for name, shares in bins.items()}
-    ended = {name: np.bincount(places[-1], minlength=rows + 1) / count for name, places in balls.items()}
-    ball_error = max(np.abs(np.cumsum(ended[name] - bins[name])).max() for name in bins)
-    far, far_because = 2.2 / np.sqrt(count), "2.2 / √paths: 1 in 8,000"
     claims = [
+        *density_claims(sde, sde_ranks),
+        *deciding,
+        *rank_claims(s, sde, sde_ranks, ode, ode_ranks),
+        *board_claims(bins, balls),
+    ]
+    line = jnp.linspace(-3.4, 3.4, 341)
+    density = jax.lax.map(lambda t: jnp.exp(DATA.diffused(s, t).log_prob(line)), sde.t)
+    shown = {
+        "density": (np.asarray(line), np.asarray(sde.t), np.asarray(density)),
+        "paths": {"sde": np.asarray(sde.frames[:, :18]), "ode": np.asarray(ode.frames[:, 8::16])},
+        "ends": {"sde": np.asarray(sde.x), "ode": np.asarray(ode.x)},
+        "decided": decided,
+        "board": (pins(bins[TILTED]), balls[TILTED], bins[TILTED]),
+    }
+    return Findings(claims, shown)
+
+
+def far(count: int) -> tuple[float, str]:
+    """A Kolmogorov-Smirnov distance that `count` draws rarely reach, and how rarely."""
+    return 2.2 / np.sqrt(count), "2.2 / √paths: 1 in 8,000"
+
+
+def density_claims(sde: Path, its_ranks: np.ndarray) -> list[Claim]:
+    """Where the stochastic paths are, at 20 t and at the end."""
+    count, weights = len(sde.x), np.asarray(DATA.weights)
+    share = np.bincount(mode(sde.x), minlength=len(weights)) / count
+    share_error = np.abs(share - weights) / np.sqrt(weights * (1 - weights) / count)
+    looked_at = (len(its_ranks) - 1) * np.arange(1, 21) // 20
+    distance = max(scipy.stats.kstest(row, "uniform").statistic for row in its_ranks[looked_at])
+    limit, because = far(count)
+    return [
         Claim("SDE: share in each mode, largest error in standard errors", share_error.max(), 0, 4, "weights of p(x)"),
-        Claim("SDE: Kolmogorov-Smirnov distance to p(z_t), largest", distance, 0, far, far_because + " for one t"),
+        Claim("SDE: Kolmogorov-Smirnov distance to p(z_t), largest", distance, 0, limit, because + " for one t"),
+    ]
+
+
+def decision_claims(s: NoiseSchedule, sde: Path) -> tuple[list[Claim], tuple[np.ndarray, np.ndarray]]:
+    """When the stochastic paths' modes are decided; the share that is, by t, measured and in theory."""
+    count, looked_at = len(sde.x), s.num_steps * np.arange(1, 20) // 20
+    here, above = (np.asarray(part) for part in along(s, sde, mode(sde.x)))
+    squares, cubes, theory = (np.asarray(part) for part in expected(s, sde.t[:-1]))
+    here_error = (np.abs(here.mean(1) - squares) * np.sqrt(count / (cubes - squares**2 + 1e-9)))[looked_at]
+    decided = np.logical_and.accumulate(above[::-1])[::-1].mean(1)
+    limit, because = far(count)
+    claims = [
         Claim(
             "SDE: mean p(final mode | z_t), largest error in standard errors",
             here_error.max(),
@@ -147,16 +174,27 @@ def measure(count: int = 10_000, num_steps: int = 1000, rows: int = 14) -> Findi
         ),
         Claim(
             "SDE: share of paths decided by t, largest error",
-            np.abs(decided_by - decided).max(),
+            np.abs(decided - theory).max(),
             0,
-            far,
-            "E of Σ_k max(2 p(k | z_t) − 1, 0); " + far_because,
+            limit,
+            "E of Σ_k max(2 p(k | z_t) − 1, 0); " + because,
         ),
+    ]
+    return claims, (decided, theory)
+
+
+def rank_claims(s: NoiseSchedule, sde: Path, sde_ranks: np.ndarray, ode: Path, ode_ranks: np.ndarray) -> list[Claim]:
+    """What a path's rank among all paths at T says of its end."""
+    weights = np.asarray(DATA.weights)
+    said = [np.searchsorted(np.cumsum(weights)[:-1], rank[0]) for rank in (sde_ranks, ode_ranks)]
+    chance = np.sum(weights**2)
+    last_step = np.max(weights * np.asarray(s.noise[1] / DATA.stds) ** 2)
+    return [
         Claim(
             "SDE: share that end where their rank at T says",
-            np.mean(said[0] == final),
+            np.mean(said[0] == mode(sde.x)),
             chance,
-            4 * np.sqrt(chance * (1 - chance) / count),
+            4 * np.sqrt(chance * (1 - chance) / len(sde.x)),
             "by chance only, Σ w²; 4 standard errors",
         ),
         Claim("ODE: paths that end elsewhere", np.sum(said[1] != mode(ode.x)), 0, 0, "x = F_0⁻¹(F_T(z_T))"),
@@ -167,7 +205,16 @@ def measure(count: int = 10_000, num_steps: int = 1000, rows: int = 14) -> Findi
             last_step / 4,
             "w / 4 (noise_1 / std)²: twice the last step's error",
         ),
-        Claim("boards: distance of the balls' places to the bins asked for", ball_error, 0, far, far_because),
+    ]
+
+
+def board_claims(bins: dict[str, np.ndarray], balls: dict[str, np.ndarray]) -> list[Claim]:
+    """Where balls end on a level board and on a tilted one."""
+    count = balls[LEVEL].shape[1]
+    ended = {name: np.bincount(places[-1], minlength=len(bins[name])) / count for name, places in balls.items()}
+    off = max(np.abs(np.cumsum(ended[name] - bins[name])).max() for name in bins)
+    return [
+        Claim("boards: distance of the balls' places to the bins asked for", off, 0, *far(count)),
         Claim(
             "level board of 1,000 rows: distance to the normal, times √rows",
             distance_to_normal(1000) * np.sqrt(1000),
@@ -176,16 +223,6 @@ def measure(count: int = 10_000, num_steps: int = 1000, rows: int = 14) -> Findi
             "1 / √(2π), half the middle bin; relative error of order 1 / rows",
         ),
     ]
-    line = jnp.linspace(-3.4, 3.4, 341)
-    density = jax.lax.map(lambda t: jnp.exp(DATA.diffused(s, t).log_prob(line)), sde.t)
-    shown = {
-        "density": (np.asarray(line), np.asarray(sde.t), np.asarray(density)),
-        "paths": {"sde": np.asarray(sde.frames[:, :18]), "ode": np.asarray(ode.frames[:, 8::16])},
-        "ends": {"sde": np.asarray(sde.x), "ode": np.asarray(ode.x)},
-        "decided": (decided_by, decided),
-        "board": (pins(bins[TILTED]), balls[TILTED], bins[TILTED]),
-    }
-    return Findings(claims, shown)
 
 
 def draw_board(axes: Any, board: list[np.ndarray], places: np.ndarray, bins: np.ndarray) -> None:
