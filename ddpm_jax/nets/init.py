@@ -3,6 +3,7 @@
     kernel   uniform on [-limit, limit], limit^2 = 3 scale / mean(fan in, fan out), so that its variance
              is scale / mean fan; scale is 1, and 1e-10 for the layers that end a block or the network,
              so that every block starts as (nearly) the identity
+    kernel of a layer that takes few numbers, "in"      the same with fan in
     embedding  the same with fan 1: variance 1
     scale    1        bias  0
 
@@ -19,6 +20,9 @@ import jax.numpy as jnp
 from ddpm_jax.arrays import Key
 
 ALMOST_ZERO_LAYERS = frozenset({"conv2", "out", "conv_out"})
+# Two numbers that become 128 units come out near 0 by the mean fan.  There silu is a straight line, the network starts
+# as a linear one, and on data whose best linear answer is a saddle of the loss, such as a ring, it stays one.
+FAN_IN_LAYERS = frozenset({"in"})
 
 
 def initialise(key: Key, shapes: Any) -> Any:
@@ -48,6 +52,6 @@ def _limit(path: tuple[str, ...], shape: tuple[int, ...]) -> float:
     if path[-1] == "embedding":
         return math.sqrt(3.0)
     receptive_field = math.prod(shape[:-2])
-    mean_fan = receptive_field * (shape[-2] + shape[-1]) / 2
+    fan = receptive_field * (shape[-2] if path[-2] in FAN_IN_LAYERS else (shape[-2] + shape[-1]) / 2)
     scale = 1e-10 if path[-2] in ALMOST_ZERO_LAYERS else 1.0
-    return math.sqrt(3.0 * scale / mean_fan)
+    return math.sqrt(3.0 * scale / fan)
