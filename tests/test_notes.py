@@ -23,6 +23,7 @@ REDUCED = {
     "objective": {"num_steps": 20, "num_examples": 512, "each": 16},
     "plinko": {"count": 1000, "num_steps": 100},
     "brownian_limit": {"num_chains": 500, "num_steps": 200},
+    "perspectives": {"train_steps": 400, "count": 50, "score_limit": 0.3, "nats_limit": 0.3},
     "without_the_target": {"num_draws": 500, "chains": (16, 32, 64), "table_draws": (4000,), "stops": (50, 150)},
 }
 
