@@ -21,7 +21,8 @@ NAMES = runpy.run_path(str(Path(note.__file__).parent))["NAMES"]
 REDUCED = {
     "marginal": {"num_chains": 2000, "num_steps": 50},
     "objective": {"num_steps": 20, "num_examples": 512, "each": 16},
-    "without_the_target": {"num_draws": 500, "chains": (16, 32, 64), "table_draws": (4000,), "stops": (50, 150)},
+    "without_the_target": {"num_draws": 500, "chains": (16, 32), "table_draws": (4000,), "stops": (100,)},
+    "spectral": {"num_images": 500, "num_times": 4, "count": 64, "sampler_steps": 40, "training_steps": 600},
 }
 
 

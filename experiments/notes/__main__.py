@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ddpm_jax.commands.jax_setup import set_up_jax
 
-Name = Literal["marginal", "objective", "without_the_target"]
+Name = Literal["marginal", "objective", "without_the_target", "spectral"]
 NAMES: tuple[Name, ...] = Name.__args__  # in the order in which they build on each other
 
 
