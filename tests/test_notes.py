@@ -22,7 +22,14 @@ REDUCED = {
     "marginal": {"num_chains": 2000, "num_steps": 50},
     "objective": {"num_steps": 20, "num_examples": 512, "each": 16},
     "without_the_target": {"num_draws": 500, "chains": (16, 32), "table_draws": (4000,), "stops": (100,)},
-    "spectral": {"num_images": 500, "num_times": 4, "count": 64, "sampler_steps": 40, "training_steps": 600},
+    "spectral": {
+        "num_images": 500,
+        "num_times": 4,
+        "count": 64,
+        "sampler_steps": 40,
+        "width": 64,
+        "training_steps": 200,
+    },
 }
 
 

@@ -170,9 +170,11 @@ def sampler_brings_back(count: int, steps: int) -> tuple[list[Claim], dict[str, 
     return claims, {"gain": power / power[-1], "times": np.asarray(path.t)}
 
 
-def network_too(x: Any, count: int, training_steps: int, sampler_steps: int) -> tuple[list[Claim], dict[str, Any]]:
+def network_too(
+    x: Any, width: int, training_steps: int, count: int, sampler_steps: int
+) -> tuple[list[Claim], dict[str, Any]]:
     """A small network trained on the images, in the same sampler."""
-    net, data = MlpSpec(width=256, depth=2), jnp.asarray(x)
+    net, data = MlpSpec(width=width, depth=2), jnp.asarray(x)
     recipe = Recipe(net, SCHEDULE, target=V(), ema=PowerEma(), update=optax.adam(2e-3))
 
     def batch(key: Any) -> jax.Array:
@@ -199,6 +201,7 @@ def measure(
     num_times: int = 5,
     count: int = 512,
     sampler_steps: int = 100,
+    width: int = 256,
     training_steps: int = 1500,
 ) -> Findings:
     """Square images of `source`, normal images and a trained network.  Powers are about the mean image."""
@@ -208,7 +211,7 @@ def measure(
     parts = (
         noise_takes_over(x - mean, count, num_times),
         sampler_brings_back(count, sampler_steps),
-        network_too(x - mean, count, training_steps, sampler_steps),
+        network_too(x - mean, width, training_steps, count, sampler_steps),
     )
     claims = [claim for found, _ in parts for claim in found]
     return Findings(claims, {"mean": mean, **{key: value for _, shown in parts for key, value in shown.items()}})
@@ -254,7 +257,7 @@ def draw(
     middle.minorticks_off()
     bar = below.colorbar(mesh, ax=middle, pad=0.02, aspect=30, ticks=[0, 0.5, 1])
     bar.ax.tick_params(pad=1)
-    for ring in range(1, rings.shape[1]):
+    for ring in np.unique(np.rint(np.geomspace(1, rings.shape[1] - 1, 5)).astype(int)):
         right.plot(ring_times, rings[:, ring], label=f"$f$ = {ring}")
     right.axhline(0.5, color="C6", linewidth=1, linestyle=":")
     right.set(title="So does a network", xlabel="$t$", ylabel="power of predicted $x$", xlim=(1000, 0), ylim=(0, 1.05))
