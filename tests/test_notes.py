@@ -24,7 +24,15 @@ REDUCED = {
     "plinko": {"count": 1000, "num_steps": 100},
     "brownian_limit": {"num_chains": 500, "num_steps": 200},
     "perspectives": {"train_steps": 400, "count": 50, "score_limit": 0.3, "nats_limit": 0.3},
-    "without_the_target": {"num_draws": 500, "chains": (16, 32, 64), "table_draws": (4000,), "stops": (50, 150)},
+    "without_the_target": {"num_draws": 500, "chains": (16, 32), "table_draws": (4000,), "stops": (100,)},
+    "spectral": {
+        "num_images": 500,
+        "num_times": 4,
+        "count": 64,
+        "sampler_steps": 40,
+        "width": 64,
+        "training_steps": 200,
+    },
 }
 
 

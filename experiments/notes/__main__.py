@@ -21,6 +21,7 @@ Name = Literal[
     "plinko",
     "brownian_limit",
     "without_the_target",
+    "spectral",
     "perspectives",
 ]
 NAMES: tuple[Name, ...] = Name.__args__  # in the order in which they build on each other

@@ -185,12 +185,10 @@ def train(stops: tuple[int, ...]) -> list[Any]:
 
 def steps_and_chains(chains: tuple[int, ...]) -> tuple[list[Claim], dict[str, Any]]:
     """Divergences of single steps and of whole chains from the nearest normals, against theory."""
-    sizes = 2 ** np.arange(8)
-    curves = {}
-    for t in LOOKED_AT:
-        earlier, ts = t - sizes[sizes < t], np.full(int(np.sum(sizes < t)), t)
-        delta = np.asarray(forward.step_var(SCHEDULE, ts, earlier, np.zeros(len(ts))), np.float64)
-        curves[t] = delta, errors(SCHEDULE, ts, earlier)
+    t, size = (grid.ravel() for grid in np.meshgrid(LOOKED_AT, 2 ** np.arange(7), indexing="ij"))
+    delta = np.asarray(forward.step_var(SCHEDULE, t, t - size, np.zeros(len(t))), np.float64)
+    kl = errors(SCHEDULE, t, t - size)
+    curves = {one: (delta[t == one], kl[t == one]) for one in LOOKED_AT}
     constants = np.asarray(roughness(SCHEDULE, np.arange(SCHEDULE.num_steps + 1)), np.float64)
 
     delta, kl = (values[3::-1] for values in curves[T])  # falling

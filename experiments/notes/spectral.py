@@ -1,0 +1,278 @@
+"""Diffusion as spectral autoregression: noise drowns images from their fine detail up, and sampling brings them back
+from coarse to fine (after Dieleman 2024, https://sander.ai/2024/09/02/spectral-autoregression.html).
+
+    python experiments/notes/spectral.py
+
+Other images than the packaged digits: measure(source=Folder("~/photos", size=32)), or any square ones.  The derivation
+is beside this file, in spectral.md.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from note import Claim, Findings, Note
+
+from ddpm_jax import forward, schedule
+from ddpm_jax.data import Digits, Source
+from ddpm_jax.data.images import to_unit
+from ddpm_jax.metrics.spectrum import power_spectrum, rings
+from ddpm_jax.nets.mlp import MlpSpec
+from ddpm_jax.sampling import DpmSolver, LogSnr, Path, sample_path
+from ddpm_jax.targets import Target, V, X
+from ddpm_jax.training.average import PowerEma
+from ddpm_jax.training.fit import fit
+from ddpm_jax.training.step import Recipe
+
+SCHEDULE = schedule.Cosine().build()
+SNR = np.asarray(SCHEDULE.snr, np.float64)
+# The spectrum of photographs: the test split of CIFAR-10, recompressed as JPEG of quality 75, about its mean image.
+# fmt: off
+PHOTOGRAPHS = np.array([
+    75.378, 10.1303, 2.5872, 1.0518, 0.4417, 0.2652, 0.1534, 0.1051, 0.0707,
+    0.0456, 0.0349, 0.0235, 0.0179, 0.0119, 0.0089, 0.0077, 0.0044,
+])
+# fmt: on
+
+
+@jax.jit
+def power_of(images: Any) -> Any:
+    """The power of each ring of each image, [images, rings]."""
+    return power_spectrum(images, each=True).power
+
+
+@jax.jit
+def power_at(key: Any, images: Any, t: Any) -> Any:
+    """The same of the images' z_t."""
+    return power_of(forward.diffuse(SCHEDULE, images, t, jax.random.normal(key, images.shape)))
+
+
+def wiener(power: Any, z_t: Any, t: Any) -> Any:
+    """E[x | z_t] for normal x of mean 0 whose frequencies are independent: each has its own gain."""
+    gain = jnp.asarray(SCHEDULE.snr)[t][:, None, None, None] * power
+    gain = gain / (1 + gain) / SCHEDULE.signal[t][:, None, None, None]
+    return jnp.fft.ifft2(gain * jnp.fft.fft2(z_t, axes=(1, 2)), axes=(1, 2)).real
+
+
+def spread(power: Any) -> jax.Array:
+    """A power for each ring as one for each coefficient of the transform, [size, size, 1]; corners go on as f^-2."""
+    size = 2 * (len(power) - 1)
+    ring = rings(size).reshape(size, size, 1)
+    beyond = power[-1] * (2 / size * np.maximum(ring, 1)) ** -2.0
+    return jnp.where(ring < len(power), jnp.asarray(power)[np.minimum(ring, len(power) - 1)], beyond)
+
+
+@partial(jax.jit, static_argnames="count")
+def gaussian_images(key: Any, power: Any, count: int) -> jax.Array:
+    """Normal images with this power in each ring, independent frequencies and mean 0."""
+    size = 2 * (len(power) - 1)
+    white = jnp.fft.fft2(jax.random.normal(key, (count, size, size, 1)), axes=(1, 2))
+    return jnp.fft.ifft2(jnp.sqrt(spread(power)) * white, axes=(1, 2)).real
+
+
+def half_way(power: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """log snr at which each ring of predicted x has half the power it ends with; power: [times, rings], t falling."""
+    share = power / power[-1]
+    logit = np.log(share[:-1] / np.maximum(1 - share[:-1], 1e-6))  # linear in log snr where x is normal
+    log_snr = np.log(SNR[t[:-1]])
+    return np.array([np.interp(0, np.maximum.accumulate(ring), log_snr) for ring in logit.T])
+
+
+def crossing(power: np.ndarray) -> float:
+    """The frequency at which a falling spectrum, given for f = 1, 2, ..., passes 1: along straight lines in logs."""
+    falling = np.minimum.accumulate(np.maximum(power, 1e-6))
+    return float(np.exp(np.interp(0, -np.log(falling), np.log(np.arange(1, len(power) + 1)))))
+
+
+def drowned(images: Any, power: np.ndarray, num_times: int) -> dict[str, np.ndarray]:
+    """Spectra of the images at several t, and the frequency above which noise is stronger, with its standard error."""
+    levels = np.geomspace(power[1:].max(), power[-1], num_times + 2)[1:-1]  # of noise, each within the spectrum
+    times = 1 + np.abs(np.log(SNR[1:, None] * levels)).argmin(0)
+    coefficients = np.bincount(rings(images.shape[1]))[1 : len(power)] * images.shape[-1]
+    clean = np.asarray(power_of(images), np.float64)
+    rows = []
+    for t in map(int, times):
+        noisy = np.asarray(power_at(jax.random.key(t), images, t), np.float64)
+        error = noisy - (SCHEDULE.alpha_bar[t] * clean + SCHEDULE.noise_var[t])
+        found = noisy.mean(0)[1:] / SCHEDULE.noise_var[t] - 1  # snr_t P(f), and 1 where noise takes over
+        theory = crossing(SNR[t] * power[1:])
+        segment = min(int(theory), len(power) - 2) - 1
+        slope = np.log(power[segment + 1] / power[segment + 2]) / np.log((segment + 2) / (segment + 1))
+        # Of a power that is half noise, so half its variance normal: |F|^2 is exponential, and F(-f) repeats F(f).
+        at_crossing = np.sqrt(8 / (len(images) * coefficients[segment])) / slope
+        off = np.abs(error.mean(0)) / (error.std(0) / np.sqrt(len(images)))
+        rows.append((t, SNR[t], crossing(found), theory, at_crossing, off.max(), noisy.mean(0) / SCHEDULE.alpha_bar[t]))
+    names = ("t", "snr", "found", "theory", "error", "off", "power")
+    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def noise_takes_over(x: Any, count: int, num_times: int) -> tuple[list[Claim], dict[str, Any]]:
+    """Images at several t: their power, where noise takes over, and how that frequency moves."""
+    real = drowned(x, np.asarray(power_of(x), np.float64).mean(0), num_times)
+    law = 30 * np.maximum(np.arange(17), 1) ** -2.0
+    drawn = drowned(gaussian_images(jax.random.key(3), law, count), law, num_times)
+    log_snr = np.log(drawn["snr"]) - np.log(drawn["snr"]).mean()
+    slope = log_snr @ np.log(drawn["found"]) / np.sum(log_snr**2)
+    slope_error = np.sqrt(np.sum((log_snr * drawn["error"]) ** 2)) / np.sum(log_snr**2)
+    off = np.abs(np.log(real["found"] / real["theory"])) / real["error"]
+    claims = [
+        Claim("power of z_t − (ᾱ_t P(f) + 1 − ᾱ_t), largest", real["off"].max(), 0, 5, "in standard errors"),
+        Claim("frequency where noise takes over: error", off.max(), 0, 5, "P(f) snr_t = 1; in standard errors"),
+        Claim(
+            "its growth, d log f / d log snr, if P = C f⁻²", slope, 1 / 2, 5 * slope_error, "f = (C snr)^(1/2); 5 s.e."
+        ),
+    ]
+    photographs = drowned(gaussian_images(jax.random.key(4), PHOTOGRAPHS, count), PHOTOGRAPHS, num_times)
+    return claims, {"photographs": photographs}
+
+
+def sampled(key: Any, predict: Any, target: Target, shape: tuple[int, ...], steps: int) -> tuple[Path, np.ndarray]:
+    """The x predicted along a sampler's way, and its power in each ring, [steps, rings]."""
+    sampler = DpmSolver(num_steps=steps, grid=LogSnr())
+    path = sample_path(key, predict, SCHEDULE, sampler, shape, steps, of="x", target=target, clip=False)
+    about_mean = path.frames - path.frames.mean(1, keepdims=True)
+    return path, np.array([power_of(frame).mean(0) for frame in about_mean], np.float64)
+
+
+def sampler_brings_back(count: int, steps: int) -> tuple[list[Claim], dict[str, Any]]:
+    """The exact denoiser of normal images with the photographs' spectrum, in a sampler."""
+    predict, shape = Partial(wiener, spread(PHOTOGRAPHS)), (count, 32, 32, 1)
+    halves = []
+    for num_steps in (steps // 2, steps):
+        path, power = sampled(jax.random.key(5), predict, X(), shape, num_steps)
+        last = SNR[1] * PHOTOGRAPHS / (1 + SNR[1] * PHOTOGRAPHS)  # the gain at the end, nearly 1
+        halves.append(half_way(power, np.asarray(path.t)) + np.log(PHOTOGRAPHS * (2 - last) / last))
+    each = np.asarray(power_of(path.x))
+    off = np.abs(each.mean(0) / PHOTOGRAPHS - last) / (each.std(0) / PHOTOGRAPHS / np.sqrt(count))
+    change = np.abs(halves[1] - halves[0]).max()
+    out_of_order = int(np.sum(np.diff(half_way(power, np.asarray(path.t))) <= 0))
+    claims = [
+        Claim("sampled images' power − P(f), largest", off.max(), 0, 5, "exact denoiser; in standard errors"),
+        Claim(
+            "log snr P(f) where x predicted has half of f",
+            np.abs(halves[1]).max(),
+            0,
+            change,
+            "± change from half the steps",
+        ),
+        Claim(
+            "frequencies that get there before a lower one",
+            out_of_order,
+            0,
+            0,
+            "P(f) falls",
+        ),
+    ]
+    return claims, {"gain": power / power[-1], "times": np.asarray(path.t)}
+
+
+def network_too(
+    x: Any, width: int, training_steps: int, count: int, sampler_steps: int
+) -> tuple[list[Claim], dict[str, Any]]:
+    """A small network trained on the images, in the same sampler."""
+    net, data = MlpSpec(width=width, depth=2), jnp.asarray(x)
+    recipe = Recipe(net, SCHEDULE, target=V(), ema=PowerEma(), update=optax.adam(2e-3))
+
+    def batch(key: Any) -> jax.Array:
+        return data[jax.random.randint(key, (256,), 0, len(data))]
+
+    state, _ = fit(jax.random.key(6), recipe, batch, training_steps)
+    predict = net.bind(state.ema_params[0])
+    path, power = sampled(jax.random.key(7), predict, V(), (count, *x.shape[1:]), sampler_steps)
+    half = half_way(power, np.asarray(path.t))[1:]
+    linear = -np.log(np.asarray(power_of(x)).mean(0))[1:]
+    late = np.max(half - linear)
+    in_order = half[-1] - half[0]
+    claims = [
+        Claim("trained network: log snr P(f) there, largest", late, 0, 0, "no later than by a linear filter", "<"),
+        Claim("its log snr for the finest f − for f = 1", in_order, 0, 0, "coarse comes first", ">"),
+    ]
+    shown = {"rings": power / power[-1], "ring_times": np.asarray(path.t), "path": np.asarray(path.frames[:, :8])}
+    return claims, shown
+
+
+def measure(
+    source: Source = Digits(),
+    num_images: int = 2000,
+    num_times: int = 5,
+    count: int = 512,
+    sampler_steps: int = 100,
+    width: int = 256,
+    training_steps: int = 1500,
+) -> Findings:
+    """Square images of `source`, normal images and a trained network.  Powers are about the mean image."""
+    pixels = np.stack([source[i]["image"] for i in range(min(num_images, len(source)))])
+    x = np.asarray(to_unit(pixels))
+    mean = x.mean(0)
+    parts = (
+        noise_takes_over(x - mean, count, num_times),
+        sampler_brings_back(count, sampler_steps),
+        network_too(x - mean, width, training_steps, count, sampler_steps),
+    )
+    claims = [claim for found, _ in parts for claim in found]
+    return Findings(claims, {"mean": mean, **{key: value for _, shown in parts for key, value in shown.items()}})
+
+
+def draw(
+    figure: Any,
+    mean: np.ndarray,
+    photographs: dict,
+    gain: np.ndarray,
+    times: np.ndarray,
+    rings: np.ndarray,
+    ring_times: np.ndarray,
+    path: np.ndarray,
+) -> None:
+    """Predicted x at falling t; spectra under noise; when each frequency appears, in theory and in a network."""
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))
+    moments = [int(np.abs(ring_times - t).argmin()) for t in (950, 800, 700, 600, 500, 400, 250, 1)]
+    for axes, moment in zip(above.subplots(1, len(moments)), moments, strict=True):
+        image = path[moment, 0] + mean
+        axes.imshow(np.clip(image / 2 + 0.5, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(f"$t$ = {ring_times[moment]}", fontweight="normal")
+        axes.axis("off")
+    left, middle, right = below.subplots(1, 3, width_ratios=(1, 1.1, 1))
+    f = np.arange(1, len(PHOTOGRAPHS))
+    left.loglog(f, PHOTOGRAPHS[1:], color="black", linewidth=2, label="image")
+    columns = (photographs[name] for name in ("t", "snr", "power", "theory"))
+    for i, (t, snr, power, cross) in enumerate(zip(*columns, strict=True)):
+        left.loglog(f, PHOTOGRAPHS[1:] + 1 / snr, color=f"C{i}", label=f"$t$ = {t}")
+        left.loglog(f, power[1:], "o", markersize=3, color=f"C{i}")
+        left.plot(cross, 1 / snr, "D", markersize=6, markerfacecolor="white", markeredgecolor=f"C{i}", zorder=3)
+    left.set(title="Noise takes over", xlabel="frequency $f$", ylabel=r"power of $z_t$, over $\bar{\alpha}_t$")
+    left.set(xticks=[1, 2, 4, 8, 16], xticklabels=[1, 2, 4, 8, 16])
+    left.minorticks_off()
+    left.legend(fontsize=8, handlelength=1, borderaxespad=0, labelspacing=0.2)
+
+    mesh = middle.pcolormesh(times, f, np.clip(gain[:, 1:].T, 0, 1), vmin=0, cmap="viridis", shading="nearest")
+    line = np.interp(np.log(PHOTOGRAPHS[1:]), -np.log(SNR[1:]), np.arange(1, len(SNR)))
+    middle.plot(line, f, color="white", linewidth=2)
+    middle.set(title="Sampling brings it back", xlabel="$t$", ylabel="frequency $f$", xlim=(1000, 0))
+    middle.set(yscale="log", ylim=(0.9, 17), yticks=[1, 2, 4, 8, 16], yticklabels=[1, 2, 4, 8, 16])
+    middle.grid(False)
+    middle.minorticks_off()
+    bar = below.colorbar(mesh, ax=middle, pad=0.02, aspect=30, ticks=[0, 0.5, 1])
+    bar.ax.tick_params(pad=1)
+    for ring in np.unique(np.rint(np.geomspace(1, rings.shape[1] - 1, 5)).astype(int)):
+        right.plot(ring_times, rings[:, ring], label=f"$f$ = {ring}")
+    right.axhline(0.5, color="C6", linewidth=1, linestyle=":")
+    right.set(title="So does a network", xlabel="$t$", ylabel="power of predicted $x$", xlim=(1000, 0), ylim=(0, 1.05))
+    right.legend(loc="upper left", handlelength=1)
+
+
+NOTE = Note(
+    __file__,
+    "Diffusion as spectral autoregression",
+    "The x that a network predicts, from coarse to fine; diamonds where noise (coloured levels) passes the spectrum of "
+    "photographs; the share of each frequency in the predicted x, with theory's half way in white; the same in a "
+    "network trained on digits.",
+    measure,
+    draw,
+)
+
+if __name__ == "__main__":
+    NOTE.main()
