@@ -31,7 +31,7 @@ REDUCED = {
         "count": 64,
         "sampler_steps": 40,
         "width": 64,
-        "training_steps": 200,
+        "training_steps": 400,
     },
 }
 
