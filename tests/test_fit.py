@@ -52,16 +52,16 @@ def test_it_goes_on_where_it_stood(recipe):
 @pytest.mark.parametrize("shape", [(), (2,), (3, 4, 1)])
 def test_the_network_takes_any_shape(shape):
     for multiplier in (1, 2) if shape else (1,):
-        spec = MlpSpec(width=8, depth=2, out_multiplier=multiplier)
+        spec = MlpSpec(width=8, depth=2, waves=multiplier - 1, out_multiplier=multiplier)
         predict = spec.bind(spec.init(jax.random.key(0), shape))
         out = predict(jnp.zeros((5, *shape)), 3)
         assert out.shape == ((5, *shape) if multiplier == 1 else (5, *shape[:-1], 2 * shape[-1]))
 
 
-@pytest.mark.parametrize("field", ["width", "depth", "out_multiplier"])
+@pytest.mark.parametrize("field", ["width", "depth", "out_multiplier", "waves"])
 def test_what_is_no_network(field):
     with pytest.raises(ValueError, match=field):
-        MlpSpec(**{field: 0})
+        MlpSpec(**{field: -1})
 
 
 def test_no_steps_are_refused(recipe):

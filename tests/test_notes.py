@@ -21,6 +21,7 @@ NAMES = runpy.run_path(str(Path(note.__file__).parent))["NAMES"]
 REDUCED = {
     "marginal": {"num_chains": 2000, "num_steps": 50},
     "objective": {"num_steps": 20, "num_examples": 512, "each": 16},
+    "many_modes": {"width": 48, "num_steps": 800, "count": 2000, "fresh": 50},
     "plinko": {"count": 1000, "num_steps": 100},
     "brownian_limit": {"num_chains": 500, "num_steps": 200},
     "perspectives": {"train_steps": 400, "count": 50, "score_limit": 0.3, "nats_limit": 0.3},
@@ -36,7 +37,12 @@ REDUCED = {
 }
 
 
-@pytest.mark.parametrize("name", REDUCED)
+TRAINED = ("many_modes", "perspectives")  # whose networks must be good
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in TRAINED else ()) for name in REDUCED]
+)
 def test_the_claims_hold(name):
     for claim in importlib.import_module(name).NOTE.measure(**REDUCED[name]).claims:
         assert claim.holds, claim

@@ -1,7 +1,9 @@
 """A residual network of dense layers: what the U-Net is for images, for points and other data of few elements.
 
     e = embedding of t, a sinusoid and two dense layers
-    h = dense(z);    `depth` times:  h = h + dense(silu(dense(silu(h)) + e));    output = dense(silu(h))
+    h = dense([z, sin 2^i z, cos 2^i z for i = 0..waves-1])
+    `depth` times:  h = h + dense(silu(dense(silu(h)) + e));
+    output = dense(silu(h))
 
 The blocks' last layers and the network's start at (nearly) 0, as the U-Net's do.
 """
@@ -31,12 +33,16 @@ class MlpSpec:
     """Units of a layer."""
     depth: int = 3
     """Residual blocks."""
+    waves: int = 0
+    """Octaves of waves of each element that the first layer also sees: they let a small network learn fine structure,
+    such as many narrow modes, early (Tancik et al. 2020, arXiv 2006.10739)."""
     out_multiplier: int = 1
     """2 where the decoder's variance is learned: the last axis is then twice as long."""
 
     def __post_init__(self) -> None:
         whole("width", self.width, 2)
         whole("depth", self.depth, 1)
+        whole("waves", self.waves, 0)
         whole("out_multiplier", self.out_multiplier, 1)
 
     def init(self, key: Key, shape: tuple[int, ...]) -> Any:
@@ -72,7 +78,10 @@ class _Mlp(nn.Module):
         # As in the U-Net, the network's own clock starts at 0.
         e = dense(width, "embedding_0", "float32")(timestep_embedding(t - 1, width))
         e = dense(width, "embedding_1", "float32")(nn.silu(e))
-        h = dense(width, "in", "float32")(z.reshape(len(z), -1))
+        flat = z.reshape(len(z), -1)
+        angles = [flat * 2.0**octave for octave in range(self.spec.waves)]
+        seen = [flat, *map(jnp.sin, angles), *map(jnp.cos, angles)]
+        h = dense(width, "in", "float32")(jnp.concatenate(seen, axis=1))
         for block in range(self.spec.depth):
             h = h + Block(width, name=f"block_{block}")(h, e)
         shape = z.shape if self.spec.out_multiplier == 1 else (*z.shape[:-1], self.spec.out_multiplier * z.shape[-1])

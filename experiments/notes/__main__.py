@@ -18,6 +18,7 @@ from ddpm_jax.commands.jax_setup import set_up_jax
 Name = Literal[
     "marginal",
     "objective",
+    "many_modes",
     "plinko",
     "brownian_limit",
     "without_the_target",
