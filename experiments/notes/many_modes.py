@@ -193,8 +193,8 @@ def train(data: Mixture, width: int, batch: int, num_steps: int, count: int, fre
     truth_of_z = first.log_prob(z) + 2 * jnp.log(SCHEDULE.signal[1])
     return Trained(
         {name: np.asarray(y) for name, y in samples.items()},
-        np.asarray(data.log_prob(x) - vae.elbo(stream(key, "bound"), x)),
-        np.asarray(data.log_prob(x) - vae.log_prob(stream(key, "importance"), x, 200)),
+        np.asarray(data.log_prob(x) - jax.jit(vae.elbo)(stream(key, "bound"), x)),
+        np.asarray(data.log_prob(x) - jax.jit(vae.log_prob, static_argnums=2)(stream(key, "importance"), x, 200)),
         np.asarray(truth_of_z - flow.log_prob),
     )
 
@@ -205,13 +205,12 @@ def size(net: MlpSpec) -> int:
 
 
 def half(width: int) -> int:
-    """The width at which encoder and decoder together have the parameters of one network."""
+    """The largest width at which encoder and decoder together have at most the parameters of one network."""
 
-    def excess(w: int) -> int:
-        encoder, decoder = MlpSpec(w, waves=WAVES, out_multiplier=2), MlpSpec(w, waves=WAVES)
-        return abs(size(encoder) + size(decoder) - size(MlpSpec(width, waves=WAVES)))
+    def both(w: int) -> int:
+        return size(MlpSpec(w, waves=WAVES, out_multiplier=2)) + size(MlpSpec(w, waves=WAVES))
 
-    return min(range(2, width), key=excess)
+    return bisect(range(width), size(MlpSpec(width, waves=WAVES)), lo=2, key=both) - 1
 
 
 def errors(values: np.ndarray) -> float:
@@ -221,7 +220,7 @@ def errors(values: np.ndarray) -> float:
 
 def counts(round_: Mixture, square: Mixture, side: int) -> tuple[list[Claim], dict[str, Any]]:
     """How many modes p(z_t) has, at every t looked at, and where the circle's first comes apart."""
-    t = np.unique(np.concatenate([np.arange(0, 300, 20), np.arange(300, SCHEDULE.num_steps + 1, 100)]))
+    t = np.unique(np.concatenate([np.arange(0, 300, 30), np.arange(300, SCHEDULE.num_steps + 1, 100)]))
     of_round, of_square = ([len(modes_at(data, int(u))) for u in t] for data in (round_, square))
     products = [modes_of_line(side, int(u)) ** 2 for u in t]
     split = bisect(range(SCHEDULE.num_steps + 1), 0, key=partial(centre_is_a_mode, round_))
@@ -259,7 +258,7 @@ def measure(
     side: int = 5,
     width: int = 96,
     batch: int = 256,
-    num_steps: int = 1600,
+    num_steps: int = 1400,
     count: int = 10_000,
     fresh: int = 200,
 ) -> Findings:
