@@ -1,6 +1,6 @@
 """How time and memory grow with the batch, the length of the chain, the steps of sampling, the image and the network.
 
-    python scripts/benchmark.py --growth          # three minutes on two CPU cores
+    python scripts/benchmark.py --growth          # about five minutes on two CPU cores
 
 Our side alone.  Each point has a process of its own; the exponent p of time = c x^p is fitted to the last three points.
 """
