@@ -150,6 +150,8 @@ def serve(pipe: Any, side: Side, case: Case, environment: dict[str, str]) -> Non
         memory = {"peak_bytes": job.device_peak() or peak(), "library_bytes": library}
         job.close()
         pipe.send(("end", {**memory, "facts": job.facts}))
+    except EOFError:  # who was to tell us what to do is gone
+        return
     except Exception as error:
         if os.environ.get("DDPM_JAX_DEBUG"):
             raise
