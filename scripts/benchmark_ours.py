@@ -54,7 +54,7 @@ def describe(net: str, quick: bool) -> dict[str, Any]:
         "device": processor() if device.platform == "cpu" else device.device_kind,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "shape": shape,
-        "batch": experiment.batch_size,
+        "batch": read_experiment(EXPERIMENTS / f"{net}.py").batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.parameter_shapes(shape))),
         "train_flops": flops,  # of an image; a backward pass costs two forward ones
         "net": unet_config.write_config(spec, shape),

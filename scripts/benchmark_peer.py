@@ -31,6 +31,8 @@ def modes(mode: str, platform: str) -> dict[str, dict[str, Any]]:
         return {"torch": {}}
     eager = {"eager": {}} if platform == "cpu" else {}
     compiled = {"compile": True, "channels_last": True}
+    if platform == "cpu":
+        eager["torch.compile"] = {"compile": True}
     graphs = {} if platform == "cpu" else {"torch.compile, channels_last, CUDA graphs": {**compiled, "graphs": True}}
     eager |= {"eager, channels_last": {"channels_last": True}}
     return {**eager, "torch.compile, channels_last": compiled, **graphs}

@@ -12,7 +12,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
     ["arrays", "check"],
-    ["gaussian", "clipping", "paths"],
+    ["gaussian", "clipping", "paths", "nets.convolution"],
     ["schedule", "nets.embed", "nets.init", "nets.blocks", "data.images"],
     ["forward", "grids"],
     ["targets", "variance", "mixture"],
