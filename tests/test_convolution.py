@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.nets.convolution import MOST_PARTS, PLACES, convolution, images_in_part
+from ddpm_jax.nets.convolution import MOST_PARTS, PLACES, convolution, count_parts
 
 NHWC = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
@@ -14,10 +14,10 @@ NHWC = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
     ("strides", "padding"), [((1, 1), "SAME"), ((2, 2), "SAME"), ((2, 2), ((1, 1), (1, 1)))], ids=str
 )
 def test_its_derivatives_are_those_of_a_convolution(strides, padding):
-    """Values and slopes of both arguments, backwards and forwards, over three parts of which the last is smaller."""
-    x, dx = (jax.random.normal(jax.random.key(i), (5, 24, 16, 3)) for i in range(2))
+    """Values and slopes of both arguments, backwards and forwards, over three parts."""
+    x, dx = (jax.random.normal(jax.random.key(i), (6, 24, 16, 3)) for i in range(2))
     kernel, dkernel = (jax.random.normal(jax.random.key(i), (3, 3, 3, 4)) for i in (3, 4))
-    assert len(range(0, 5, images_in_part(x.shape))) == 3
+    assert count_parts(x.shape) == 3
 
     @jax.jit
     def both(x, kernel, dx, dkernel):
@@ -48,9 +48,13 @@ def test_second_derivatives_exist():
     np.testing.assert_allclose(jnp.vdot(slope, kernel), 2 * loss(kernel), rtol=1e-6)
 
 
-def test_parts_are_small_and_few():
-    for height in (1, 4, 8, 32, 256):
-        for batch in (1, 2, 16, 100, 512):
-            size = images_in_part((batch, height, height, 3))
-            assert size == 1 or size * height**2 <= PLACES or size == -(-batch // MOST_PARTS)
-            assert -(-batch // size) <= MOST_PARTS
+def test_parts_are_equal_few_and_small():
+    for size in (1, 4, 8, 32, 256):
+        for batch in (1, 2, 7, 16, 100, 512):
+            parts = count_parts((batch, size, size, 3))
+            assert batch % parts == 0
+            assert 1 <= parts <= MOST_PARTS
+            more = [n for n in range(parts + 1, MOST_PARTS + 1) if batch % n == 0]
+            assert batch // parts * size**2 <= PLACES or not more  # else as many as there may be
+    assert count_parts((8, 32, 32, 128)) == 8
+    assert count_parts((16, 8, 8, 24)) == 1

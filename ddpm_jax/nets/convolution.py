@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 PLACES = 1024
-"""Of the sum over places, one part has at most as many (or one image)."""
+"""Of the sum over places, a part has at most as many, where MOST_PARTS allow."""
 MOST_PARTS = 16
 """Parts, at most: each is a convolution to compile."""
 
@@ -23,8 +23,10 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: Any, **options: Any)
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     def in_parts(x: Any, kernel: Any) -> Any:
-        size = images_in_part(x.shape)
-        return jnp.concatenate([plain(x[i : i + size], kernel) for i in range(0, len(x), size)])
+        # Part j has the images i = j modulo the number of parts, so that every device goes on with those it has.
+        cut = x.reshape(-1, count_parts(x.shape), *x.shape[1:])
+        y = jnp.stack([plain(cut[:, j], kernel) for j in range(cut.shape[1])], axis=1)
+        return y.reshape(-1, *y.shape[2:])
 
     convolve = jax.custom_jvp(plain)
 
@@ -37,7 +39,8 @@ def convolution(x: Any, kernel: Any, strides: Any, padding: Any, **options: Any)
     return convolve(x, kernel)
 
 
-def images_in_part(shape: tuple[int, ...]) -> int:
-    """How many images of a batch, [batch, height, width, channels], the sum is over at once."""
+def count_parts(shape: tuple[int, ...]) -> int:
+    """In how many equal parts of a batch, [batch, height, width, channels], the sum is taken."""
     batch, height, width, _ = shape
-    return max(PLACES // (height * width), -(-batch // MOST_PARTS), 1)
+    divisors = [parts for parts in range(1, MOST_PARTS + 1) if batch % parts == 0]
+    return next((parts for parts in divisors if batch // parts * height * width <= PLACES), divisors[-1])
