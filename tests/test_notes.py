@@ -37,11 +37,11 @@ REDUCED = {
 }
 
 
-TRAINED = ("many_modes", "perspectives")  # whose networks must be good
+TRAINING = ("many_modes", "without_the_target", "spectral", "perspectives")  # which train networks, and take their time
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in TRAINED else ()) for name in REDUCED]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in TRAINING else ()) for name in REDUCED]
 )
 def test_the_claims_hold(name):
     for claim in importlib.import_module(name).NOTE.measure(**REDUCED[name]).claims:
