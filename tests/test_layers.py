@@ -11,8 +11,8 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["arrays", "check"],
-    ["gaussian", "clipping", "paths", "nets.convolution"],
+    ["arrays", "check", "compiler"],
+    ["gaussian", "clipping", "paths"],
     ["schedule", "nets.embed", "nets.init", "nets.blocks", "data.images"],
     ["forward", "grids"],
     ["targets", "variance", "mixture"],
@@ -89,7 +89,7 @@ def test_mathematics_stands_alone(module):
     """Formulas and samplers import JAX, NumPy and annotations, and never a network or a data set."""
     allowed = {"jax", "numpy", "jaxtyping", "flax", "ddpm_jax", "math", "zlib"}
     allowed |= {"dataclasses", "typing", "collections", "functools"}
-    allowed |= {"diffrax"} if module == "likelihood" else set()
+    allowed |= {"likelihood": {"diffrax"}, "compiler": {"os"}}.get(module, set())
     assert {name.split(".")[0] for name in imports_of(MODULES[module])} <= allowed
     assert {inside(name) for name in imports_of(MODULES[module])} & {"nets", "data", "training"} == set()
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.arrays import as_pytree
 from ddpm_jax.check import whole
+from ddpm_jax.compiler import compiler_options
 from ddpm_jax.data.sources import Source
 from ddpm_jax.data.stream import sequential
 from ddpm_jax.training.mesh import by_example, fetch, global_batch, local_rows
@@ -49,7 +50,11 @@ def batches_of(
     count = len(source)
     batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))
     batch_size = math.ceil(count / (batches * mesh.size)) * mesh.size
-    run = jax.jit(lambda function, batch, first: function(batch, first), out_shardings=by_example(mesh))
+    run = jax.jit(
+        lambda function, batch, first: function(batch, first),
+        out_shardings=by_example(mesh),
+        compiler_options=compiler_options(),
+    )
     rest = From(source, start) if start else source
     for batch in sequential(rest, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
         found = run(as_pytree(function), global_batch(mesh, numbers(batch), batch_size), np.int32(start))

@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.nets.convolution import convolution
-
 Features = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch size"]
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
@@ -20,7 +18,7 @@ Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 def conv(features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1, padding: Padding = "SAME") -> nn.Conv:
     """A `size` x `size` convolution; at stride 2, SAME pads (0, 1) on even sizes, as published."""
-    return nn.Conv(features, (size, size), stride, padding, dtype=dtype, name=name, conv_general_dilated=convolution)
+    return nn.Conv(features, (size, size), stride, padding, dtype=dtype, name=name)
 
 
 def dense(features: int, name: str, dtype: str) -> nn.Dense:
@@ -44,9 +42,38 @@ class Norms:
         return next(count for count in range(most, 0, -1) if channels % count == 0)
 
 
-def norm(channels: int, name: str, dtype: str, norms: Norms) -> nn.GroupNorm:
+def norm(channels: int, name: str, dtype: str, norms: Norms) -> "GroupNorm":
     """Group normalisation of `channels` channels."""
-    return nn.GroupNorm(norms.of(channels), epsilon=norms.epsilon, dtype=dtype, name=name)
+    return GroupNorm(norms.of(channels), norms.epsilon, dtype, name=name)
+
+
+class GroupNorm(nn.Module):
+    """scale (x - mean) / sqrt(variance + epsilon) + bias, mean and variance those of a group of channels of an image.
+
+    Wu & He 2018 (1803.08494); the parameters are those of `flax.linen.GroupNorm`.  Sums go over the places first, in
+    which a processor adds many channels at once, then over the few channels of a group; and x is scaled and shifted by
+    one factor and one term of each channel.
+    """
+
+    num_groups: int
+    epsilon: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+
+        def of_group(values: Array) -> Array:
+            grouped = values.reshape(-1, self.num_groups, channels // self.num_groups)
+            return jnp.broadcast_to(grouped.mean(-1, keepdims=True), grouped.shape).reshape(values.shape)
+
+        wide = x.astype(jnp.float32)
+        mean, square = (of_group(values.mean((1, 2))) for values in (wide, wide * wide))
+        factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
+        term = bias - mean * factor
+        return (wide * factor[:, None, None] + term[:, None, None]).astype(self.dtype)
 
 
 def to_patches(x: Features, size: int) -> Float[Array, "batch rows columns pixels"]:

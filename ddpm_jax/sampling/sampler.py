@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.arrays import Batch, Key, Predict, example_keys, normals
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
+from ddpm_jax.compiler import jit
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.grids import Grid, Uniform, tail
 from ddpm_jax.schedule import NoiseSchedule
@@ -191,7 +192,7 @@ def _parts(sharding: NamedSharding) -> int:
     return math.prod(sharding.mesh.shape[name] for name in names)
 
 
-@partial(jax.jit, static_argnames=("sampler", "shape", "sharding", "of"))
+@partial(jit, static_argnames=("sampler", "shape", "sharding", "of"))
 def _run(
     key: Key,
     decoder: Decoder,

@@ -13,7 +13,7 @@ from ddpm_jax.check import RunError, require
 from ddpm_jax.experiment import Experiment, conflicts
 from ddpm_jax.paths import RunPath
 from ddpm_jax.training.checkpoint import Checkpoints, steps_in
-from ddpm_jax.training.mesh import shardings, with_sharding
+from ddpm_jax.training.mesh import by_example, shardings, with_sharding
 from ddpm_jax.training.snapshots import as_items, from_items
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Recipe, TrainStep, compile_step
@@ -72,7 +72,8 @@ def prepare_step(
     batch = {"image": jax.ShapeDtypeStruct((size, *image_shape), np.uint8)}
     if getattr(experiment.net, "num_classes", None):
         batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
-    shapes = state, batch, jax.eval_shape(lambda: jax.random.key(0))
+    # With their shardings: otherwise the first step, whose arrays have them, would be traced once more.
+    shapes = state, with_sharding(batch, by_example(mesh)), jax.eval_shape(lambda: jax.random.key(0))
     step = compile_step(recipe, shardings(state), donate)
     jax.eval_shape(step, *shapes)
     return step, shapes

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Key, PerExample, stream
+from ddpm_jax.compiler import compiler_options
 from ddpm_jax.data.images import random_flip, to_unit
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.objective import Draws, Objective, SquaredError, draw_noise
@@ -154,4 +155,5 @@ def compile_step(recipe: Recipe, placed: TrainState, donate: bool = True) -> Tra
         in_shardings=(placed, by_example(whole.mesh), whole),
         out_shardings=(placed, whole),
         donate_argnums=(0,) if donate else (),
+        compiler_options=compiler_options(),
     )
