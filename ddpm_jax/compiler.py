@@ -11,6 +11,7 @@ from functools import cache, wraps
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
