@@ -13,6 +13,7 @@ channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
 
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -135,11 +136,7 @@ class UNetSpec:
         if absent := set(self.attention_resolutions) - set(heights):
             message = f"attention_resolutions: no feature map has height {', '.join(map(str, sorted(absent)))}"
             warnings.warn(f"{message}; those of this network have {', '.join(map(str, heights))}", stacklevel=2)
-        batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        one = jax.ShapeDtypeStruct((1,), jnp.int32)
-        labels = None if self.num_classes is None else one
-        module = self._module(image_shape[-1], False)
-        return initialise(key, jax.eval_shape(module.init, key, batch, one, labels)["params"])
+        return initialise(key, parameter_shapes(self, tuple(image_shape)))
 
     def bind(self, params: Params, labels: Labels | None = None, dropout_key: Key | None = None) -> "BoundNet":
         """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given.
@@ -175,6 +172,16 @@ class UNetSpec:
 
     def _module(self, image_channels: int, training: bool) -> "UNet":
         return UNet(self, self.out_multiplier * image_channels, training)
+
+
+@cache
+def parameter_shapes(spec: UNetSpec, image_shape: tuple[int, int, int]) -> Any:
+    """The shapes and dtypes of the parameters of a network."""
+    batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    one = jax.ShapeDtypeStruct((1,), jnp.int32)
+    labels = None if spec.num_classes is None else one
+    module = spec._module(image_shape[-1], False)
+    return jax.eval_shape(module.init, jax.eval_shape(lambda: jax.random.key(0)), batch, one, labels)["params"]
 
 
 @flax.struct.dataclass(eq=False)  # compared and hashed by identity, as functions are

@@ -11,6 +11,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,18 @@ class Events:
     """
 
     def __init__(self, folder: RunPath, start: int, troubles: Troubles) -> None:
-        self._proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        self._start = start
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
         self._journal = Journal(folder / name, b"", troubles, "without these events until it works again")
-        begin = self._proto.SessionLog(status=self._proto.SessionLog.START)
-        self._record(self._proto.Event(wall_time=time.time(), file_version="brain.Event:2"))
-        self._record(self._proto.Event(wall_time=time.time(), step=start + 1, session_log=begin))
+
+    @cached_property
+    def _proto(self) -> Any:
+        """The kinds of messages; imported for the first event, for where PyTorch is installed it is imported, too."""
+        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        begin = proto.SessionLog(status=proto.SessionLog.START)
+        self._record(proto.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._record(proto.Event(wall_time=time.time(), step=self._start + 1, session_log=begin))
+        return proto
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """One value of a curve."""

@@ -28,6 +28,11 @@ def new_state(
     params: Any, optimizer: optax.GradientTransformation, timesteps: Any = (), averages: int = 1
 ) -> TrainState:
     """The state before the first step; each of the averages starts at the parameters, so it has no bias."""
-    # Buffers of their own: the step donates all of them.
-    ema_params = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
-    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, jax.jit(optimizer.init)(params), timesteps)
+
+    @jax.jit  # one program rather than one for each shape
+    def rest(params: Any) -> tuple[Any, Any]:
+        # Buffers of their own: the step donates all of them.
+        return tuple(jax.tree.map(jnp.copy, params) for _ in range(averages)), optimizer.init(params)
+
+    ema_params, opt_state = rest(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, opt_state, timesteps)
