@@ -16,7 +16,6 @@ from benchmark_workers import Case, Job
 from jax.sharding import AxisType, Mesh
 
 from ddpm_jax.arrays import stream
-from ddpm_jax.commands import heap
 from ddpm_jax.commands.train import read_experiment
 from ddpm_jax.compiler import jit
 from ddpm_jax.data import Arrays
@@ -37,11 +36,8 @@ Shape = tuple[int, int, int]
 
 def prepare(case: Case, how: dict[str, Any]) -> Job:
     """The case as a job; we have one way to do each."""
-    heap.one_heap()  # as the commands do
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        heap.keep_freed()
     job = JOBS[case.mode](case)
+    device = jax.devices()[0]
     job.device_peak = lambda: (device.memory_stats() or {}).get("peak_bytes_in_use")
     return job
 

@@ -5,7 +5,7 @@ import os
 import jax
 
 from ddpm_jax.check import RunError
-from ddpm_jax.commands import departure, heap
+from ddpm_jax.commands import departure
 from ddpm_jax.commands.cluster import ClusterOptions, find_seat, join
 from ddpm_jax.paths import cache_folder
 from ddpm_jax.training.reasons import reason
@@ -14,21 +14,16 @@ from ddpm_jax.training.reasons import reason
 def set_up_jax(cluster: ClusterOptions | None = None) -> None:
     """Keep compiled programs in the user's cache folder, so that the second start is quick; join a cluster.
 
-    On CPUs the process also keeps the memory that it frees (`ddpm_jax.commands.heap`).
-
     cluster: how, where there is one; unless given this process is alone.  Raises RunError where there is no cluster
     to join, and where JAX has nothing to run on.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    heap.one_heap()
     seat = None if cluster is None else find_seat(cluster, os.environ)
     if cluster is not None and seat is not None:
         join(seat, cluster.join_timeout)
     check_devices()
-    if jax.default_backend() == "cpu":
-        heap.keep_freed()
 
 
 def check_devices() -> None:

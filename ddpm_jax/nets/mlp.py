@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Key, Timesteps
 from ddpm_jax.check import require, whole
-from ddpm_jax.nets.blocks import dense
+from ddpm_jax.nets.blocks import dense, silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
 
@@ -77,7 +77,7 @@ class _Mlp(nn.Module):
         width = self.spec.width
         # As in the U-Net, the network's own clock starts at 0.
         e = dense(width, "embedding_0", "float32")(timestep_embedding(t - 1, width))
-        e = dense(width, "embedding_1", "float32")(nn.silu(e))
+        e = dense(width, "embedding_1", "float32")(silu(e))
         flat = z.reshape(len(z), -1)
         angles = [flat * 2.0**octave for octave in range(self.spec.waves)]
         seen = [flat, *map(jnp.sin, angles), *map(jnp.cos, angles)]
@@ -85,7 +85,7 @@ class _Mlp(nn.Module):
         for block in range(self.spec.depth):
             h = h + Block(width, name=f"block_{block}")(h, e)
         shape = z.shape if self.spec.out_multiplier == 1 else (*z.shape[:-1], self.spec.out_multiplier * z.shape[-1])
-        return dense(math.prod(shape[1:]), "out", "float32")(nn.silu(h)).reshape(shape)
+        return dense(math.prod(shape[1:]), "out", "float32")(silu(h)).reshape(shape)
 
 
 class Block(nn.Module):
@@ -95,5 +95,5 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "batch width"], e: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
-        h = dense(self.width, "hidden", "float32")(nn.silu(h)) + e
-        return dense(self.width, "out", "float32")(nn.silu(h))
+        h = dense(self.width, "hidden", "float32")(silu(h)) + e
+        return dense(self.width, "out", "float32")(silu(h))

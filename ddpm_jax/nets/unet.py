@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.check import require
 from ddpm_jax.nets import blocks
-from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, conv, dense, norm
+from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, conv, dense, norm, silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
 
@@ -265,7 +265,7 @@ class UNet(nn.Module):
                 h = Upsample(spec.dtype, name=f"up_{level}_upsample")(h)
         assert not skips
 
-        h = nn.silu(norm(h.shape[-1], "norm_out", spec.dtype, norms)(h))
+        h = silu(norm(h.shape[-1], "norm_out", spec.dtype, norms)(h))
         h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype)(h)
         return blocks.from_patches(h, spec.patch_size).astype(jnp.float32)
 
@@ -275,7 +275,7 @@ class UNet(nn.Module):
         # The published weights count timesteps from 0: this is the only place where t is shifted.
         embedding = timestep_embedding(jnp.asarray(t) - 1, spec.channels, spec.frequency_shift, spec.cos_first)
         embedding = dense(size, "embedding_0", spec.dtype)(embedding)
-        embedding = dense(size, "embedding_1", spec.dtype)(nn.silu(embedding))
+        embedding = dense(size, "embedding_1", spec.dtype)(silu(embedding))
         if labels is not None:
             assert spec.num_classes is not None
             rows = spec.num_classes + (spec.null_label is not None)
