@@ -37,8 +37,13 @@ SERIES = (
         lambda n: replace(BASE, mode="sample", batch=4, sampler="ddim", steps=n),
         "1",
     ),
-    Series("train step, height and width", (16, 32, 64), lambda n: replace(BASE, batch=4, size=n), "2 (1 in pixels)"),
-    Series("train step, channels", (32, 64, 128), lambda n: replace(BASE, batch=8, channels=n), "at most 2"),
+    Series(
+        "train step, height and width (batch 4)",
+        (16, 32, 64),
+        lambda n: replace(BASE, batch=4, size=n),
+        "2 (1 in pixels)",
+    ),
+    Series("train step, channels (batch 8)", (32, 64, 128), lambda n: replace(BASE, batch=8, channels=n), "at most 2"),
 )
 
 
@@ -76,7 +81,7 @@ def grow(quick: bool, rounds: int, turn_seconds: float, say: Callable[[str], Non
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = []
+    lines = ["The digits network, images of 16x16, no attention; batch 16 unless a line says otherwise."]
     for row in rows:
         lines += ["", f"**{row['series']}**", "", "| value | time | peak memory | compiling and first run |"]
         lines.append("|--:|--:|--:|--:|")
