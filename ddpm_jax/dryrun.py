@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ddpm_jax import specs
 from ddpm_jax.experiment import Experiment
+from ddpm_jax.nets.convolution import TRANSPOSED_LATE
 from ddpm_jax.objective import Draws
 from ddpm_jax.training.mesh import MeshSpec, check_divides
 
@@ -129,7 +130,7 @@ def _flops(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         output = equation.outvars[0].aval
-        if equation.primitive.name == "conv_general_dilated":
+        if equation.primitive.name in ("conv_general_dilated", TRANSPOSED_LATE):
             kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
             total += 2 * output.size * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
         elif equation.primitive.name == "dot_general":

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax.nets.convolution import convolve
+
 Features = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch size"]
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
@@ -18,7 +20,7 @@ Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 def conv(features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1, padding: Padding = "SAME") -> nn.Conv:
     """A `size` x `size` convolution; at stride 2, SAME pads (0, 1) on even sizes, as published."""
-    return nn.Conv(features, (size, size), stride, padding, dtype=dtype, name=name)
+    return nn.Conv(features, (size, size), stride, padding, dtype=dtype, conv_general_dilated=convolve, name=name)
 
 
 def dense(features: int, name: str, dtype: str) -> nn.Dense:
