@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     if options.growth:
         rows = grow(options.quick, options.rounds, options.turn, say)
-        result, told = {**machine(options), "growth": rows}, growth_table(rows)
+        result, told = {**machine(options), "growth": rows}, growth_table(rows, options.quick)
     else:
         scratch = tempfile.mkdtemp(prefix="benchmark-", dir=options.output.parent)
         try:

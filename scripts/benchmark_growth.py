@@ -79,9 +79,11 @@ def grow(quick: bool, rounds: int, turn_seconds: float, say: Callable[[str], Non
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], quick: bool) -> str:
     """The rows as Markdown."""
-    lines = ["The digits network, images of 16x16, no attention; batch 16 unless a line says otherwise."]
+    which = "A tiny" if quick else "The"
+    images = f"images of {BASE.size}x{BASE.size}, no attention; batch {BASE.batch} unless a line says otherwise"
+    lines = [f"{which} {BASE.net} network, {images}."]
     for row in rows:
         lines += ["", f"**{row['series']}**", "", "| value | time | peak memory | compiling and first run |"]
         lines.append("|--:|--:|--:|--:|")
