@@ -29,7 +29,7 @@ from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import check_step, diffuse, marginal, posterior_weights
 from ddpm_jax.gaussian import Normal
-from ddpm_jax.grids import Grid, Uniform
+from ddpm_jax.grids import Grid, Uniform, times_before
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
 from ddpm_jax.variance import FixedSmall, Variance
@@ -142,14 +142,19 @@ def term_of(
     t: Timesteps,
     earlier: Timesteps,
     bins: int | None = PIXEL_LEVELS,
+    later: Timesteps | None = None,
 ) -> PerExample:
-    """The term of the step t -> earlier, given what was predicted at z_t; the decoder's term where earlier = 0."""
-    p = decoder.normal(prediction, z_t, t, earlier)
-    a, b, var = posterior_weights(decoder.schedule, t, earlier, z_t)
+    """The term of the step t -> earlier, given what was predicted at z_t; the decoder's term where earlier = 0.
+
+    later: as in `Decoder.normal`.
+    """
+    p = decoder.normal(prediction, z_t, t, earlier, later)
+    _, b, var = posterior_weights(decoder.schedule, t, earlier, z_t)
     last = per_example(jnp.asarray(earlier) == 0, z_t)
-    q = Normal(mean=a * z_t + b * x, std=jnp.sqrt(jnp.where(last, 1.0, var)))  # at s = 0 q is a point, and unused
     code = -(p.log_prob(jnp.asarray(x)) if bins is None else discretised_log_prob(p, x, bins))
-    return _sum(jnp.where(last, code, q.kl(p)))
+    # Both means hold the same a z_t.  Without it their difference, b (x - x predicted), keeps its digits.
+    q = Normal(mean=b * (x - prediction.x), std=jnp.sqrt(jnp.where(last, 1.0, var)))  # at s = 0 a point, and unused
+    return _sum(jnp.where(last, code, q.kl(Normal(jnp.zeros_like(q.mean), p.std))))
 
 
 def term(
@@ -160,6 +165,7 @@ def term(
     eps: Batch,
     *,
     earlier: Timesteps | None = None,
+    later: Timesteps | None = None,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
@@ -167,24 +173,33 @@ def term(
 ) -> Term:
     """The term of each example's t, from the one draw z_t = diffuse(x, t, eps); t in 1..T, [batch] or one for all.
 
-    earlier: the step's end, t - 1 unless given.  clip: whether, or how, the predicted x is clipped, as it is in
+    earlier: the step's end; None: t - 1.  later: the time from which a strided chain comes to t, t itself if it starts
+    there; None: that of even steps, 2 t - earlier, at most T.  It counts only where earlier = 0 (`variance`).  clip: whether, or how, the predicted x is clipped, as it is in
     the paper's evaluation.  bins: the levels of the data; None for continuous data, where the last term is minus the
     log density.
     """
-    check_step(schedule, t, earlier)
+    check_step(schedule, t, earlier, later)
     x = jnp.asarray(x)
     if eps.shape != x.shape:
         raise ValueError(f"eps has shape {eps.shape}; expected that of x, {x.shape}")
     earlier = jnp.asarray(t) - 1 if earlier is None else earlier
-    return _term(Decoder.of(predict, schedule, target, variance, clip), x, t, earlier, eps, bins)
+    return _term(Decoder.of(predict, schedule, target, variance, clip), x, t, earlier, eps, bins, later)
 
 
-def _term(decoder: Decoder, x: Batch, t: Timesteps, earlier: Timesteps, eps: Batch, bins: int | None) -> Term:
+def _term(
+    decoder: Decoder,
+    x: Batch,
+    t: Timesteps,
+    earlier: Timesteps,
+    eps: Batch,
+    bins: int | None,
+    later: Timesteps | None = None,
+) -> Term:
     x = jnp.asarray(x)
     z_t = diffuse(decoder.schedule, x, t, eps)
     t, earlier = (jnp.broadcast_to(jnp.asarray(time), x.shape[:1]) for time in (t, earlier))
     prediction = decoder.denoise(z_t, t)
-    nats = term_of(decoder, prediction, x, z_t, t, earlier, bins)
+    nats = term_of(decoder, prediction, x, z_t, t, earlier, bins, later)
     return Term(nats, _mean((prediction.x - x) ** 2), _mean((prediction.eps - eps) ** 2))
 
 
@@ -209,20 +224,22 @@ def bound(
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     times = grid.times(schedule, num_steps)
-    return _bound(key, decoder, jnp.asarray(x), jnp.asarray(times), first_index, bins=bins)
+    steps = (times_before(times, times[:-1]), times[:-1], times[1:])
+    return _bound(key, decoder, jnp.asarray(x), jax.tree.map(jnp.asarray, steps), first_index, bins=bins)
 
 
 @partial(jax.jit, static_argnames="bins")
-def _bound(key: Key, decoder: Decoder, x: Array, times: Array, first_index: Any, *, bins: int | None) -> Bound:
+def _bound(key: Key, decoder: Decoder, x: Array, steps: Any, first_index: Any, *, bins: int | None) -> Bound:
     keys = example_keys(key, first_index, len(x))
 
-    def step(_: None, pair: tuple[Array, Array]) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
-        t, earlier = pair
-        one = _term(decoder, x, t, earlier, normals(keys, t, x.shape), bins)
+    def step(_: None, times: tuple[Array, Array, Array]) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
+        later, t, earlier = times
+        one = _term(decoder, x, t, earlier, normals(keys, t, x.shape), bins, later)
         return None, (one.nats, one.x_mse, one.eps_mse)
 
-    _, curves = jax.lax.scan(step, None, (times[:-1], times[1:]))
-    return Bound(prior(decoder.schedule, x, times[0]), *curves, times[:-1], math.prod(x.shape[1:]))
+    _, curves = jax.lax.scan(step, None, steps)
+    begins = steps[1]
+    return Bound(prior(decoder.schedule, x, begins[0]), *curves, begins, math.prod(x.shape[1:]))
 
 
 def estimate(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ddpm_jax.arrays import Batch, Predict, Timesteps, as_pytree
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping, NoClipping, as_clipping
-from ddpm_jax.forward import noise_between, posterior_weights
+from ddpm_jax.forward import noise_between, posterior_weights, time_before
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
@@ -81,8 +81,14 @@ class Decoder:
         """x and eps predicted at z_t, t in 1..T."""
         return self.read(*self.output(z_t, t), z_t, t)
 
-    def normal(self, prediction: Prediction, z_t: Batch, t: Timesteps, earlier: Timesteps) -> Normal:
-        """p(z_earlier | z_t), 0 <= earlier < t, given what was predicted at z_t."""
+    def normal(
+        self, prediction: Prediction, z_t: Batch, t: Timesteps, earlier: Timesteps, later: Timesteps | None = None
+    ) -> Normal:
+        """p(z_earlier | z_t), 0 <= earlier < t, given what was predicted at z_t.
+
+        later: the time from which the chain came to t, as `variance` needs it; None: that of a chain of even steps.
+        """
+        later = time_before(self.schedule, t, earlier) if later is None else later
         a, b, _ = posterior_weights(self.schedule, t, earlier, z_t)
-        var = self.variance(self.schedule, t, earlier, z_t, prediction.share)
+        var = self.variance(self.schedule, t, earlier, later, z_t, prediction.share)
         return Normal(mean=a * z_t + b * prediction.x, std=jnp.sqrt(var))

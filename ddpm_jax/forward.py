@@ -32,7 +32,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, Timesteps, check_data, check_timesteps, lookup, per_example, root, type_of_array
 from ddpm_jax.check import require
@@ -113,15 +113,28 @@ def posterior(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps, earli
     return Normal(mean=a * z_t + b * x, std=root(var))
 
 
-def check_step(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None) -> None:
-    """Raise ValueError unless t lies in 1..T and earlier, where it is given, in 0..t-1."""
+def check_step(
+    schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, later: Timesteps | None = None
+) -> None:
+    """Raise ValueError unless t lies in 1..T, earlier in 0..t-1 and later in t..T; None is not checked."""
     check_timesteps(t, 1, schedule.num_steps)
-    if earlier is None:
-        return
-    check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
-    traced = any(isinstance(step, jax.core.Tracer) for step in (t, earlier))
-    if not traced and np.any(np.asarray(earlier) >= np.asarray(t)):
-        raise ValueError(f"earlier is {earlier} and t is {t}; earlier must be smaller than t")
+    if earlier is not None:
+        check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
+        if not _traced(t, earlier) and np.any(np.asarray(earlier) >= np.asarray(t)):
+            raise ValueError(f"earlier is {earlier} and t is {t}; earlier must be smaller than t")
+    if later is not None:
+        check_timesteps(later, 1, schedule.num_steps, "later")
+        if not _traced(t, later) and np.any(np.asarray(later) < np.asarray(t)):
+            raise ValueError(f"later is {later} and t is {t}; later must be at least t")
+
+
+def _traced(*times: Timesteps) -> bool:
+    return any(isinstance(time, jax.core.Tracer) for time in times)
+
+
+def time_before(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps) -> Int[Array, "..."]:
+    """The time from which a chain of even steps comes to t, if it goes on to `earlier`: 2 t - earlier, at most T."""
+    return jnp.minimum(2 * jnp.asarray(t) - earlier, schedule.num_steps)
 
 
 def chain(key: Key, schedule: NoiseSchedule, x: Batch) -> Float[Array, "T batch *dims"]:

@@ -158,8 +158,14 @@ class Given(Grid):
 
 
 def tail(times: Int[np.ndarray, " times"], t: int) -> Int[np.ndarray, " rest"]:
-    """The chain that starts at t and goes on with those of `times` that are earlier."""
+    """The chain that starts at t and then visits those of `times` that are earlier."""
     return np.concatenate([[t], times[times < t]]).astype(np.int32)
+
+
+def times_before(times: Int[np.ndarray, " times"], t: Int[np.ndarray, " steps"]) -> Int[np.ndarray, " steps"]:
+    """For each t, the nearest of the chain's `times` above it, from which the chain came to t; t itself if none is."""
+    place = np.searchsorted(-times, -t)  # how many are above t
+    return np.where(place > 0, times[place - 1], t).astype(np.int32)
 
 
 def _log_snr(schedule: NoiseSchedule) -> Float[np.ndarray, " T"]:

@@ -121,7 +121,12 @@ PUBLISHED_STEPS = 1000
 
 @dataclass(frozen=True)
 class Linear(ScheduleSpec):
-    """Betas linear in t (Ho et al. 2020): 1e-4 to 0.02 over 1000 steps."""
+    """Betas linear in t (Ho et al. 2020): 1e-4 to 0.02 over 1000 steps.
+
+    With another num_steps, and no ends given, the published curve alpha_bar(t / T) is kept and sampled at other places.
+    OpenAI's code (improved-diffusion, guided-diffusion) multiplies the ends by 1000 / T instead, which is nearly the
+    same curve: `Linear(T, beta_start=0.1 / T, beta_end=20 / T)`, for T above 20.
+    """
 
     num_steps: int = 1000
     """T, the number of steps of the chain."""

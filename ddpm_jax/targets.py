@@ -98,7 +98,12 @@ class V(Target):
 
 @dataclass(frozen=True)
 class Mean(Target):
-    """The mean of q(z_{t-1} | z_t, x); at t = 1 that is x itself."""
+    """The mean of q(z_{t-1} | z_t, x); at t = 1 that is x itself.
+
+    Sampling and the bound read the output as an x, clip it if clipping is on, and take the mean that belongs to the
+    clipped x, as for every target.  The published code for this target keeps the network's output as the mean, and
+    clips only the x that it reports: `clip=NoClipping()` gives that.
+    """
 
     def encode(self, schedule: NoiseSchedule, x: Batch, eps: Batch, t: Timesteps) -> Batch:
         a, b, _ = posterior_weights(schedule, t, None, x)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Timesteps
 from ddpm_jax.check import require
-from ddpm_jax.forward import posterior_weights
+from ddpm_jax.forward import posterior_weights, time_before
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
 from ddpm_jax.variance import FixedSmall, Variance
@@ -77,7 +77,7 @@ class Vlb(Weighting):
         t = jnp.asarray(t)
         like = schedule.snr[t]
         _, b, _ = posterior_weights(schedule, t, t - 1, like)
-        return b**2 / (2 * self.variance(schedule, t, t - 1, like))
+        return b**2 / (2 * self.variance(schedule, t, t - 1, time_before(schedule, t, t - 1), like))
 
 
 @dataclass(frozen=True)

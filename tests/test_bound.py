@@ -157,7 +157,8 @@ def exact_decoder(schedule):
     def predict(z_t, t):
         x, var_x = gaussian_moments(schedule, z_t, t)
         _, b, var = posterior_weights(schedule, t, t - 1, z_t)
-        small, large = (jnp.log(end(schedule, t, t - 1, z_t)) for end in (lower, upper))
+        later = jnp.minimum(t + 1, schedule.num_steps)
+        small, large = jnp.log(lower(schedule, t, t - 1, later, z_t)), jnp.log(upper(schedule, t, t - 1, z_t))
         share = (jnp.log(var + b**2 * var_x) - small) / (large - small)
         return jnp.concatenate([x, 2 * share - 1], axis=-1)
 
@@ -208,10 +209,11 @@ def log_mass(x, mean, std, bins: int) -> np.ndarray:
     return large + np.log(-np.expm1(small - large))
 
 
-def numpy_term(spec, x, t, s, eps, variance, clip, bins) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def numpy_term(spec, x, t, s, eps, variance, clip, bins, later=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(nats, x_mse, eps_mse) of a step t -> s of the network 0.5 tanh(z), which predicts eps; nothing but NumPy."""
     alpha_bar = np.cumprod(np.append(1.0, 1 - spec.betas()))
-    end = np.where(s == 0, np.minimum(2 * t, spec.num_steps), t)  # the step whose smaller variance is taken
+    later = np.minimum(2 * t, spec.num_steps) if later is None else later
+    end = np.where(s == 0, later, t)  # the step whose smaller variance is taken
     first = np.where(s == 0, t, s)
     now, before = alpha_bar[t][:, None], alpha_bar[s][:, None]
     z = np.sqrt(now) * x + np.sqrt(1 - now) * eps
@@ -274,6 +276,29 @@ def test_a_term_of_any_step_is_its_formula(schedule, batch):
     got = network_term(schedule, x, t, eps, earlier=s, variance=FixedLarge())
     nats, _, _ = numpy_term(SPEC, x.astype(np.float64), t, s, eps.astype(np.float64), FixedLarge(), True, 256)
     np.testing.assert_allclose(got.nats, nats, rtol=2e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [Linear(), Cosine(), Cosine(50)], ids=str)
+def test_a_term_keeps_its_digits_where_x_is_predicted_well(spec):
+    """Of an x that is off by 1e-3 or more: b^2 error^2 / (2 var) and its gradient in float64, to 1e-4, at every t."""
+    schedule, t = spec.build(), np.arange(2, spec.num_steps + 1)
+    x, eps = np.random.default_rng(0).uniform(-1, 1, (2, len(t), 3)).astype(np.float32)
+    alpha_bar = np.cumprod(np.append(1.0, 1 - spec.betas()))
+    now, before = alpha_bar[t], alpha_bar[t - 1]
+    b2_by_var = (before / (1 - before) - now / (1 - now))[:, None]  # Kingma et al. 2021, equation 13: snr_s - snr_t
+
+    @jax.jit
+    @jax.value_and_grad
+    def nats(predicted):
+        options = {"target": X(), "clip": False, "bins": None}
+        return term(lambda z_t, t: predicted, schedule, x, t, eps, **options).nats.sum()
+
+    for size in (1e-3, 0.1, 1.0):
+        predicted = (x + size * np.where(eps > 0, 1, -1)).astype(np.float32)
+        error = predicted.astype(np.float64) - x
+        value, gradient = nats(predicted)
+        np.testing.assert_allclose(value, (0.5 * b2_by_var * error**2).sum(), rtol=1e-4)
+        np.testing.assert_allclose(gradient, b2_by_var * error, rtol=1e-4)
 
 
 def test_the_prior_is_its_formula(schedule, batch):
@@ -355,10 +380,11 @@ def test_a_strided_chain_has_the_bound_of_its_own_steps(schedule, batch, key, gr
     got = bound(key, network, schedule, x, num_steps=len(times) - 1, grid=grid, variance=FixedLarge())
     np.testing.assert_array_equal(got.t, times[:-1])
     nats = []
-    for t, s in itertools.pairwise(times):
+    for u, t, s in zip((times[0], *times), times[:-1], times[1:], strict=False):
         eps = noise_of(key, t)
-        both = (np.full(4, time) for time in (t, s))
-        nats.append(numpy_term(SPEC, x.astype(float), *both, np.asarray(eps, float), FixedLarge(), True, 256)[0])
+        u, *both = (np.full(4, time) for time in (u, t, s))
+        options = FixedLarge(), True, 256, u
+        nats.append(numpy_term(SPEC, x.astype(float), *both, np.asarray(eps, float), *options)[0])
     np.testing.assert_allclose(got.nats, np.stack(nats), rtol=2e-4, atol=1e-4)
     np.testing.assert_allclose(got.prior, prior(schedule, x, int(times[0])), rtol=1e-5)
     assert (times[0] < 20) == isinstance(grid, Karras | Given)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.grids import Given, Grid, Karras, Leading, Linspace, LogSnr, Quadratic, Uniform, tail
+from ddpm_jax.grids import Given, Grid, Karras, Leading, Linspace, LogSnr, Quadratic, Uniform, tail, times_before
 from ddpm_jax.sampling import Ancestral, Ddim, Heun, sample
 from ddpm_jax.schedule import Betas, Cosine, Linear, Sigmoid
 
@@ -146,6 +146,12 @@ def test_the_tail_of_a_chain_begins_anywhere():
     np.testing.assert_array_equal(tail(times, 20), times)
     np.testing.assert_array_equal(tail(times, 1), [1, 0])
     assert tail(times, 3).dtype == np.int32
+
+
+def test_the_time_before_is_the_nearest_of_the_chain_above():
+    times = np.array([20, 15, 10, 5, 0])
+    np.testing.assert_array_equal(times_before(times, times[:-1]), [20, 20, 15, 10])
+    np.testing.assert_array_equal(times_before(times, np.array([25, 20, 17, 12, 1])), [25, 20, 20, 15, 5])
 
 
 # What does not fit.

@@ -12,7 +12,7 @@ from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse, posterior
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Moment, Sampler, sample, sample_path
 from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule, ScheduleSpec
-from ddpm_jax.targets import X
+from ddpm_jax.targets import Prediction, X
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance, upper
 
 MEAN, VAR = 0.7, 0.25  # the data: x ~ N(MEAN, VAR)
@@ -42,6 +42,11 @@ def grid(sampler: Sampler, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndar
     """The pairs (t, s) of the sampler's steps."""
     times = sampler.times(schedule)
     return times[:-1], times[1:]
+
+
+def laters(t: np.ndarray) -> np.ndarray:
+    """The time before each t of a chain."""
+    return np.append(t[0], t[:-1])
 
 
 @partial(jax.jit, static_argnames=("sampler", "variance"))
@@ -124,6 +129,26 @@ def test_ddim_with_eta_1_is_ancestral_sampling_with_the_small_variance(spec):
         for z, noise in ((0.3, 0.0), (-1.2, 1.0)):
             got, expected = (all_steps(sampler, schedule, z, noise) for sampler in (ddim, ancestral))
             np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("spec", [Linear(), Cosine()], ids=lambda spec: type(spec).__name__)
+def test_ddim_keeps_the_digits_of_its_coefficients(spec, eta):
+    """Those of x, eps and the noise, against float64: 1e-5 also where the factor on eps is a small difference."""
+    schedule, alpha_bar = spec.build(), np.cumprod(np.append(1.0, 1 - spec.betas()))
+    decoder = Decoder.of(exact(schedule), schedule, X(), SMALL, clip=False)
+    for num_steps in (5, None):
+        t, s = grid(Ddim(num_steps), schedule)
+        now, before = alpha_bar[t], alpha_bar[s]
+        var = eta**2 * (1 - now / before) * (1 - before) / (1 - now)
+        # 1 - before - var, with nothing subtracted but eta^2 from 1
+        of_eps = (1 - before) * (1 - eta**2 + eta**2 * now / before * (1 - before) / (1 - now))
+        expected = np.sqrt(before), np.sqrt(of_eps), np.sqrt(var)
+        for place, theirs in enumerate(expected):
+            x, eps, noise = (jnp.full(t.shape, float(place == i)) for i in range(3))
+            step = jax.jit(Ddim(num_steps, eta=eta).step)
+            ours, _ = step(decoder, Moment(jnp.zeros(t.shape), t, s, Prediction(x, eps), noise), ())
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_ddim_converges_to_the_probability_flow_with_first_order():
@@ -247,7 +272,7 @@ def test_an_output_of_another_shape_is_an_error(schedule, key):
 def test_small_is_below_large():
     schedule = Linear(num_steps=20).build()
     z, (t, s) = np.zeros(20, np.float32), grid(Ancestral(), schedule)
-    small, large = (np.asarray(jax.jit(variance)(schedule, t, s, z)) for variance in (SMALL, LARGE))
+    small, large = (np.asarray(jax.jit(variance)(schedule, t, s, laters(t), z)) for variance in (SMALL, LARGE))
     assert np.all(small[:-1] < large[:-1])
     assert small[-1] == large[-1] > 0
 
@@ -273,7 +298,8 @@ def test_a_learned_variance_at_its_ends_is_the_fixed_one(key):
 def test_a_learned_variance_between_its_ends_is_their_geometric_mean(key):
     schedule = Cosine(num_steps=50).build()
     z, (t, s) = jnp.zeros((50, 1)), grid(Ancestral(), schedule)
-    middle, small = (jax.jit(LearnedRange())(schedule, t, s, z, jnp.full((50, 1), share)) for share in (0.5, 0.0))
+    learned = jax.jit(LearnedRange())
+    middle, small = (learned(schedule, t, s, laters(t), z, jnp.full((50, 1), share)) for share in (0.5, 0.0))
     large = jax.jit(upper)(schedule, t, s, z)
     np.testing.assert_allclose(np.asarray(middle) ** 2, np.asarray(small) * np.asarray(large), rtol=1e-5)
 

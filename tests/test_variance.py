@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from ddpm_jax import variance
+from ddpm_jax.bound import bound, term
 from ddpm_jax.clipping import Clip, NoClipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse, posterior
-from ddpm_jax.grids import Given, Karras, Uniform
-from ddpm_jax.schedule import Betas, Cosine, Linear
+from ddpm_jax.grids import Given, Karras, Leading, Linspace, Quadratic, Uniform, times_before
+from ddpm_jax.sampling import Ancestral, inpaint, sample
+from ddpm_jax.schedule import Betas, Cosine, Linear, NoiseSchedule
 from ddpm_jax.targets import Eps, Mean, Prediction, Score, V, X
 from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 
@@ -18,6 +20,15 @@ from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 small, large, learned, lower, upper = map(
     jax.jit, (FixedSmall().__call__, FixedLarge().__call__, LearnedRange().__call__, variance.lower, variance.upper)
 )
+
+
+def after(schedule: NoiseSchedule, t: np.ndarray) -> np.ndarray:
+    """The time before each t in the whole chain: t + 1."""
+    return np.minimum(t + 1, schedule.num_steps)
+
+
+def zero(z_t, t):
+    return jnp.zeros_like(z_t)
 
 
 def published(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,30 +46,81 @@ def test_the_whole_chain_has_the_published_variances(spec):
     schedule, t = spec.build(), np.arange(1, spec.num_steps + 1)
     like = np.zeros(t.shape, np.float32)
     for ours, theirs in zip((small, large), published(spec.betas()), strict=True):
-        np.testing.assert_allclose(ours(schedule, t, t - 1, like), theirs, rtol=2e-5)
+        np.testing.assert_allclose(ours(schedule, t, t - 1, after(schedule, t), like), theirs, rtol=2e-5)
 
 
-def test_a_strided_chain_has_the_published_variances_of_the_respaced_one(spec):
-    """With the betas 1 - alpha_bar_{t_k} / alpha_bar_{t_{k-1}} of a chain whose steps are all as long (2102.09672)."""
-    whole, schedule, like = (
-        np.cumprod(np.append(1.0, 1 - spec.betas())),
-        spec.build(),
-        np.zeros(spec.num_steps, np.float32),
-    )
-    for stride in (stride for stride in (2, 5, 100) if 2 * stride <= spec.num_steps):
-        times = np.arange(0, spec.num_steps + 1, stride)
-        alpha_bar, count = whole[times], len(times) - 1
-        t, s = (np.resize(ends, spec.num_steps) for ends in (times[1:], times[:-1]))  # one shape: one program
+def section_times(length: int, counts: tuple[int, ...]) -> tuple[int, ...]:
+    """The timesteps, falling, of improved-diffusion's `space_timesteps(length, counts)`, which counts them from 0."""
+    times, start = [], 0
+    for index, count in enumerate(counts):
+        size = length // len(counts) + (index < length % len(counts))
+        times += [1 + start + round(i * (size - 1) / max(count - 1, 1)) for i in range(count)]
+        start += size
+    return tuple(sorted(set(times), reverse=True))
+
+
+SECTIONS = ((10, 15, 20), (90, 60, 60, 20, 20), (5,), (1,), (2, 1))
+
+
+@pytest.mark.parametrize("grid", [Uniform(), Leading(), Leading(offset=1), Linspace(), Quadratic(), *SECTIONS], ids=str)
+@pytest.mark.parametrize("spec", [Linear(), Cosine(), Cosine(4000)], ids=["linear", "cosine", "cosine-4000"])
+def test_a_strided_chain_has_the_published_variances_of_the_respaced_one(spec, grid):
+    """Those of the betas 1 - alpha_bar_{t_k} / alpha_bar_{t_{k-1}} (2102.09672), the last step's included."""
+    whole, schedule = np.cumprod(np.append(1.0, 1 - spec.betas())), spec.build()
+    chains = [Given(section_times(spec.num_steps, grid))] if isinstance(grid, tuple) else [grid, grid, grid]
+    for chain, count in zip(chains, (None,) if isinstance(grid, tuple) else (2, 5, 50), strict=True):
+        times = chain.times(schedule, count)
+        if len(times) == 2:  # a step without one before it: the published code has no answer
+            continue
+        later, t, s = (np.resize(a[::-1], 260) for a in (times_before(times, times[:-1]), times[:-1], times[1:]))
+        alpha_bar, like = whole[times[::-1]], np.zeros(260, np.float32)  # one shape: one program
         for ours, theirs in zip((small, large), published(1 - alpha_bar[1:] / alpha_bar[:-1]), strict=True):
-            np.testing.assert_allclose(ours(schedule, t, s, like)[:count], theirs, rtol=2e-5)
+            np.testing.assert_allclose(ours(schedule, t, s, later, like)[: len(theirs)], theirs, rtol=1e-5)
+
+
+def test_the_variances_of_a_strided_chain_are_what_its_bound_and_its_samplers_read():
+    """The last step 1 -> 0 of `Linspace`, which comes from 21: 9.84e-5, where 2 -> 1 has 5.45e-5."""
+    schedule, seen = Linear().build(), []
+
+    class Spy(FixedSmall):
+        def __call__(self, schedule, t, earlier, later, z_t, share=None):
+            jax.debug.callback(lambda *times: seen.append(tuple(int(np.ravel(a)[0]) for a in times)), t, earlier, later)
+            return super().__call__(schedule, t, earlier, later, z_t, share)
+
+    x, grid, spy = jnp.zeros((1, 2)), Given((21, 1)), Spy()
+    chain = [(21, 1, 21), (1, 0, 21)]
+    options = {"variance": spy, "clip": False}
+    of_bound = bound(jax.random.key(0), zero, schedule, x, grid=grid, bins=None, **options)
+    jax.effects_barrier()
+    assert sorted(set(seen)) == sorted(chain)
+    once = term(zero, schedule, x, 1, jnp.zeros_like(x), earlier=0, later=21, bins=None, **options)
+    wrong = term(zero, schedule, x, 1, jnp.zeros_like(x), bins=None, **options)
+    assert not np.allclose(once.nats, wrong.nats, rtol=0.05)
+    np.testing.assert_allclose(FixedSmall()(schedule, 1, 0, 21, x), 9.84e-5, rtol=1e-3)
+    assert of_bound.nats.shape == (2, 1)
+    for draw in (
+        lambda: sample(jax.random.key(0), zero, schedule, Ancestral(grid=grid), (1, 2), **options),
+        lambda: inpaint(jax.random.key(0), zero, schedule, Ancestral(grid=grid), x, x > 1, resamples=1, **options),
+    ):
+        seen.clear()
+        jax.block_until_ready(draw())
+        jax.effects_barrier()
+        assert sorted(set(seen)) == sorted(chain)
+    seen.clear()  # a chain begun between two of the grid's times comes from the one above
+    start = (x, 5)
+    jax.block_until_ready(
+        sample(jax.random.key(0), zero, schedule, Ancestral(grid=grid), (1, 2), start=start, **options)
+    )
+    jax.effects_barrier()
+    assert sorted(set(seen)) == [(1, 0, 21), (5, 1, 21)]
 
 
 def test_a_chain_of_one_step_has_the_variance_of_that_step():
     schedule, like = Linear(num_steps=20).build(), np.zeros((3, 2), np.float32)
     one_step = 1 - np.prod(1 - Linear(num_steps=20).betas())
     for rule in (small, large):
-        np.testing.assert_allclose(rule(schedule, 20, 0, like), np.full((1, 1), one_step), rtol=1e-6)
-        np.testing.assert_allclose(rule(Betas((0.3,)).build(), 1, 0, like), np.full((1, 1), 0.3), rtol=1e-6)
+        np.testing.assert_allclose(rule(schedule, 20, 0, 20, like), np.full((1, 1), one_step), rtol=1e-6)
+        np.testing.assert_allclose(rule(Betas((0.3,)).build(), 1, 0, 1, like), np.full((1, 1), 0.3), rtol=1e-6)
 
 
 def test_no_chain_has_a_variance_of_0(spec):
@@ -68,9 +130,10 @@ def test_no_chain_has_a_variance_of_0(spec):
         counts = {None} if isinstance(grid, Given) else {1, 2, 3, spec.num_steps // 2, spec.num_steps}
         for count in counts:
             times = grid.times(schedule, count)
-            t, s = np.resize(times[:-1], spec.num_steps), np.resize(times[1:], spec.num_steps)  # one shape: one program
+            steps = times_before(times, times[:-1]), times[:-1], times[1:]
+            u, t, s = (np.resize(a, spec.num_steps) for a in steps)  # one shape: one program
             like = np.zeros(t.shape, np.float32)
-            least, most = np.asarray(lower(schedule, t, s, like)), np.asarray(upper(schedule, t, s, like))
+            least, most = np.asarray(lower(schedule, t, s, u, like)), np.asarray(upper(schedule, t, s, like))
             assert np.all((least > 0) & (least <= 1) & (most > 0) & (most <= 1))
             assert np.all(least <= most * (1 + 1e-6))
 
@@ -79,9 +142,10 @@ def test_a_learned_variance_lies_between_the_ends_on_a_logarithmic_scale(spec):
     schedule, t = spec.build(), np.arange(1, spec.num_steps + 1)
     like = np.zeros(spec.num_steps, np.float32)
     for s in (t - 1, t // 2):
-        ends = [np.asarray(end(schedule, t, s, like), np.float64) for end in (lower, upper)]
+        u = after(schedule, t)
+        ends = [np.asarray(end, np.float64) for end in (lower(schedule, t, s, u, like), upper(schedule, t, s, like))]
         for share in (0.0, 0.5, 1.0, 0.3):
-            got = learned(schedule, t, s, like, np.full_like(like, share))
+            got = learned(schedule, t, s, u, like, np.full_like(like, share))
             np.testing.assert_allclose(got, ends[0] ** (1 - share) * ends[1] ** share, rtol=2e-6)
 
 
@@ -92,18 +156,20 @@ def test_the_learned_ends_are_the_published_ones():
     like = np.zeros(t.shape, np.float32)
     ends = published(spec.betas())[0], spec.betas()
     for share, end in zip((0.0, 1.0), ends, strict=True):
-        np.testing.assert_allclose(learned(schedule, t, t - 1, like, np.full_like(like, share)), end, rtol=2e-5)
+        got = learned(schedule, t, t - 1, after(schedule, t), like, np.full_like(like, share))
+        np.testing.assert_allclose(got, end, rtol=2e-5)
 
 
 def test_the_variance_is_shaped_to_broadcast_against_images():
     schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 4, 4, 2), np.float32)
     each = np.array([1, 5, 8])
     for rule in (small, large):
-        assert rule(schedule, each, each - 1, z_t).shape == (3, 1, 1, 1)
-        assert rule(schedule, 5, 4, z_t).shape == (1, 1, 1, 1)
-        one_by_one = [float(rule(schedule, t, t - 1, z_t)[0, 0, 0, 0]) for t in each]
-        np.testing.assert_allclose(rule(schedule, each, each - 1, z_t)[:, 0, 0, 0], one_by_one, rtol=1e-6)
-    assert learned(schedule, each, each - 1, z_t, z_t).shape == z_t.shape
+        assert rule(schedule, each, each - 1, after(schedule, each), z_t).shape == (3, 1, 1, 1)
+        assert rule(schedule, 5, 4, 6, z_t).shape == (1, 1, 1, 1)
+        one_by_one = [float(rule(schedule, t, t - 1, min(t + 1, 8), z_t)[0, 0, 0, 0]) for t in each]
+        together = rule(schedule, each, each - 1, after(schedule, each), z_t)[:, 0, 0, 0]
+        np.testing.assert_allclose(together, one_by_one, rtol=1e-6)
+    assert learned(schedule, each, each - 1, after(schedule, each), z_t, z_t).shape == z_t.shape
 
 
 def test_the_variance_has_finite_gradients():
@@ -114,9 +180,10 @@ def test_the_variance_has_finite_gradients():
     @jax.jit
     @jax.grad
     def gradient(share):
-        return jnp.log(LearnedRange()(schedule, t, t - 1, like, share)).sum()
+        return jnp.log(LearnedRange()(schedule, t, t - 1, after(schedule, t), like, share)).sum()
 
-    ends = [np.log(np.asarray(end(schedule, t, t - 1, like), np.float64)) for end in (lower, upper)]
+    ends = lower(schedule, t, t - 1, after(schedule, t), like), upper(schedule, t, t - 1, like)
+    ends = [np.log(np.asarray(end, np.float64)) for end in ends]
     for share in (-0.5, 0.0, 0.7, 1.5):
         got = gradient(jnp.full(like.shape, share))
         np.testing.assert_allclose(got, np.broadcast_to(ends[1] - ends[0], like.shape), rtol=1e-4, atol=1e-6)
@@ -125,7 +192,7 @@ def test_the_variance_has_finite_gradients():
 def test_a_learned_variance_needs_the_share():
     schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 2), np.float32)
     with pytest.raises(ValueError, match="share is None; LearnedRange expects the network's share"):
-        LearnedRange()(schedule, 3, 2, z_t)
+        LearnedRange()(schedule, 3, 2, 4, z_t)
 
 
 # The decoder.
@@ -157,7 +224,8 @@ def test_the_second_half_of_the_channels_is_the_spread(schedule):
         prediction = decoder.denoise(z_t, t)
         return prediction, decoder.normal(prediction, z_t, t, t - 1)
 
-    ends = [np.asarray(end(schedule, t, t - 1, z_t)) for end in (lower, upper)]
+    ends = lower(schedule, t, t - 1, after(schedule, t), z_t), upper(schedule, t, t - 1, z_t)
+    ends = [np.asarray(end) for end in ends]
     for spread, var in ((-1.0, ends[0]), (1.0, ends[1]), (0.0, np.sqrt(ends[0] * ends[1]))):
         prediction, p = normal(spread)
         np.testing.assert_allclose(p.std, np.broadcast_to(np.sqrt(var), z_t.shape), rtol=2e-6)

@@ -3,6 +3,12 @@
     z_s = signal_s x + sqrt(1 - alpha_bar_s - var) eps + sqrt(var) noise,     (x, eps) predicted at z_t
     var = eta^2 times the variance of q(z_s | z_t, x)                         (equations 12 and 16)
 
+That variance is (1 - alpha_bar_s) (1 - r) with r = snr_t / snr_s, so the factor on eps is computed as
+
+    sqrt(1 - alpha_bar_s - var) = noise_s sqrt(1 - eta^2 + eta^2 r)
+
+whose terms are all positive: the difference of two variances would leave few digits of it where r is small.
+
 eta = 0 is deterministic, a first-order solver of the probability-flow ODE; eta = 1 is ancestral
 sampling with the small variance.
 """
@@ -10,6 +16,7 @@ sampling with the small variance.
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import lookup, root
@@ -37,8 +44,9 @@ class Ddim(Sampler):
         return self.eta > 0
 
     def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, earlier, (x, eps, _), noise = now
-        schedule = decoder.schedule
-        var = self.eta**2 * posterior_weights(schedule, t, earlier, z_t)[2]
-        direction = root(lookup(schedule.noise_var, earlier, z_t) - var) * eps
-        return lookup(schedule.signal, earlier, z_t) * x + direction + root(var) * noise, memory
+        schedule, z_t, (x, eps, _) = decoder.schedule, now.z_t, now.prediction
+        a, _, var = posterior_weights(schedule, now.t, now.earlier, z_t)
+        signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (now.t, now.earlier))
+        r = a * signal_t / signal_s
+        direction = lookup(schedule.noise, now.earlier, z_t) * jnp.sqrt(1 - self.eta**2 + self.eta**2 * r)
+        return signal_s * x + direction * eps + self.eta * root(var) * now.noise, memory

@@ -41,7 +41,7 @@ class DpmSolver(Sampler):
         return jnp.zeros_like(z), jnp.full(z.shape[:1], jnp.inf)
 
     def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, earlier, (x, _, _), noise = now
+        z_t, t, earlier, x = now.z_t, now.t, now.earlier, now.prediction.x
         schedule = decoder.schedule
         x_before, length_before = memory
         last = earlier == 0
@@ -51,7 +51,7 @@ class DpmSolver(Sampler):
         d = x + slope * (x - x_before)
         if self.sde:
             q = posterior(schedule, z_t, d, t, earlier)
-            return q.mean + q.std * noise, (x, length)
+            return q.mean + q.std * now.noise, (x, length)
         signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
         ratio = lookup(schedule.noise, earlier, z_t) / lookup(schedule.noise, t, z_t)
         return ratio * z_t + (signal_s - signal_t * ratio) * d, (x, length)

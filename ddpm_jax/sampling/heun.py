@@ -38,7 +38,7 @@ class Heun(Sampler):
         return False
 
     def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, earlier, (x, eps, _), _ = now
+        z_t, t, earlier, (x, eps, _) = now.z_t, now.t, now.earlier, now.prediction
         schedule = decoder.schedule
         signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
         noise_t, noise_s = (lookup(schedule.noise, time, z_t) for time in (t, earlier))

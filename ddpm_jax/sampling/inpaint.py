@@ -19,6 +19,7 @@ from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse, step_var
+from ddpm_jax.grids import times_before
 from ddpm_jax.sampling.sampler import Moment, Sampler
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Target
@@ -76,31 +77,33 @@ def inpaint(
     memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
     require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    walk = repaint_times(sampler.times(schedule), jump, resamples)
-    return _inpaint(key, decoder, x, mask, first_index, jnp.asarray(walk), sampler=sampler)
+    times = sampler.times(schedule)
+    walk = repaint_times(times, jump, resamples)
+    later = times_before(times, walk[:-1])
+    return _inpaint(key, decoder, x, mask, first_index, jnp.asarray(walk), jnp.asarray(later), sampler=sampler)
 
 
 @partial(jax.jit, static_argnames="sampler")
 def _inpaint(
-    key: Key, decoder: Decoder, x: Array, mask: Array, first_index: Any, walk: Array, *, sampler: Sampler
+    key: Key, decoder: Decoder, x: Array, mask: Array, first_index: Any, walk: Array, later: Array, *, sampler: Sampler
 ) -> Array:
     keys, schedule = example_keys(key, first_index, len(x)), decoder.schedule
 
-    def down(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        unknown, _ = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noises[0]), ())
+    def down(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
+        unknown, _ = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noises[0], u), ())
         return jnp.where(mask, diffuse(schedule, x, s, noises[1]), unknown)
 
-    def up(z: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
+    def up(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
         signal = lookup(schedule.signal, s, x) / lookup(schedule.signal, t, x)
         return signal * z + jnp.sqrt(step_var(schedule, s, t, x)) * noises[0]
 
-    def step(z: Array, item: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        index, t, s = item
+    def step(z: Array, item: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
+        index, u, t, s = item
         falls = s < t
-        t, s = (jnp.full(len(x), time) for time in (t, s))
+        u, t, s = (jnp.full(len(x), time) for time in (u, t, s))
         noises = (normals(keys, 2 * index, x.shape), normals(keys, 2 * index + 1, x.shape))
-        return jax.lax.cond(falls, down, up, z, t, s, noises), None
+        return jax.lax.cond(falls, down, up, z, u, t, s, noises), None
 
     moves = len(walk) - 1
     start = normals(keys, 2 * moves, x.shape)
-    return jax.lax.scan(step, start, (jnp.arange(moves), walk[:-1], walk[1:]))[0]
+    return jax.lax.scan(step, start, (jnp.arange(moves), later, walk[:-1], walk[1:]))[0]

@@ -23,14 +23,14 @@ from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.compiler import jit
 from ddpm_jax.decoder import Decoder
-from ddpm_jax.grids import Grid, Uniform, tail
+from ddpm_jax.grids import Grid, Uniform, tail, times_before
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
 from ddpm_jax.variance import FixedSmall, Variance
 
 
 class Moment(NamedTuple):
-    """Where a sampler stands, and where it is to go: from t to earlier < t, each [batch]."""
+    """One step of a sampler: from t to earlier < t, each [batch]."""
 
     z_t: Float[Array, "batch *dims"]
     t: Int[Array, " batch"]
@@ -39,6 +39,8 @@ class Moment(NamedTuple):
     """decoder.denoise(z_t, t)."""
     noise: Float[Array, "batch *dims"]
     """~ N(0, I); zeros where the sampler is not `stochastic`."""
+    later: Int[Array, " batch"] | None = None
+    """The time from which the chain came to t (t itself in its first step), for `Decoder.normal`."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ def sample(
     Raises ValueError where the sampler's times do not fit the schedule, or a shape does not fit another.
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    z, times = _begin(schedule, sampler, shape, start, sharding)
+    z, times, later = _begin(schedule, sampler, shape, start, sharding)
     options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding}
-    return _run(key, decoder, first_index, z, times, (), **options)[0]
+    return _run(key, decoder, first_index, z, times, later, (), **options)[0]
 
 
 def sample_path(
@@ -148,14 +150,14 @@ def sample_path(
     They lie in a buffer of [frames, batch, ...]; memory does not grow with the number of steps.
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    z, times = _begin(schedule, sampler, shape, start, sharding)
+    z, times, later = _begin(schedule, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
     whole("frames", frames, 1)
     require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
     options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding, "of": of}
-    x, path = _run(key, decoder, first_index, z, times, chosen, **options)
+    x, path = _run(key, decoder, first_index, z, times, later, chosen, **options)
     return Path(x, jnp.asarray(times[chosen]), path)
 
 
@@ -165,8 +167,8 @@ def _begin(
     shape: tuple[int, ...],
     start: tuple[Batch, int] | None,
     sharding: NamedSharding | None,
-) -> tuple[Batch | None, Int[np.ndarray, " times"]]:
-    """(z to begin with or None, times); what does not fit is an error here, before anything is compiled."""
+) -> tuple[Batch | None, Int[np.ndarray, " times"], Int[np.ndarray, " steps"]]:
+    """(z to begin with or None, times, the time before each step); raises before anything is compiled."""
     holds = isinstance(shape, tuple | list) and len(shape) > 0 and all(isinstance(s, int) and s >= 1 for s in shape)
     require("shape", shape, holds, "(batch, ...) with every size at least 1")
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
@@ -174,14 +176,15 @@ def _begin(
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
     times = sampler.times(schedule)
     if start is None:
-        return None, times
+        return None, times, times_before(times, times[:-1])
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
     z, t = start
     in_chain = isinstance(t, int | np.integer) and 1 <= t <= schedule.num_steps
     require("start", t, in_chain, f"(z_t, t) with a whole t in 1..{schedule.num_steps}")
     if tuple(z.shape) != tuple(shape):
         raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
-    return jnp.asarray(z, jnp.float32), tail(times, t)
+    rest = tail(times, t)
+    return jnp.asarray(z, jnp.float32), rest, times_before(times, rest[:-1])
 
 
 def _parts(sharding: NamedSharding) -> int:
@@ -199,6 +202,7 @@ def _run(
     first_index: Any,
     z: Array | None,
     times: Any,
+    later: Any,
     chosen: Any,
     *,
     sampler: Sampler,
@@ -217,12 +221,12 @@ def _run(
         slot = jnp.where(chosen[jnp.minimum(slot, count - 1)] == place, slot, count)
         return frames.at[slot].set(value, mode="drop")  # a place that was not chosen has the slot after the last
 
-    def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array]) -> tuple[Any, None]:
+    def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array, Array]) -> tuple[Any, None]:
         z, memory, frames = carry
-        place, t, earlier = item
+        place, later, t, earlier = item
         noise = normals(keys, t, shape) if sampler.stochastic else jnp.zeros_like(z)
-        t, earlier = (jnp.full(shape[:1], time) for time in (t, earlier))
-        now = Moment(z, t, earlier, decoder.denoise(z, t), noise)
+        later, t, earlier = (jnp.full(shape[:1], time) for time in (later, t, earlier))
+        now = Moment(z, t, earlier, decoder.denoise(z, t), noise, later)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
         z, memory = sampler.step(decoder, now, memory)
         frames = keep(frames, place + 1, z) if of == "z" else frames
@@ -235,6 +239,6 @@ def _run(
     assert z is not None
     frames = jnp.zeros((count, *shape), jnp.float32)
     frames = keep(frames, 0, z) if of == "z" else frames
-    places = jnp.arange(len(times) - 1)
-    (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), (places, times[:-1], times[1:]))
+    steps = (jnp.arange(len(times) - 1), jnp.asarray(later), times[:-1], times[1:])
+    (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), steps)
     return x, frames
