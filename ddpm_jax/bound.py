@@ -174,9 +174,9 @@ def term(
     """The term of each example's t, from the one draw z_t = diffuse(x, t, eps); t in 1..T, [batch] or one for all.
 
     earlier: the step's end; None: t - 1.  later: the time from which a strided chain comes to t, t itself if it starts
-    there; None: that of even steps, 2 t - earlier, at most T.  It counts only where earlier = 0 (`variance`).  clip: whether, or how, the predicted x is clipped, as it is in
-    the paper's evaluation.  bins: the levels of the data; None for continuous data, where the last term is minus the
-    log density.
+    there; None: that of even steps, 2 t - earlier, at most T.  It counts only where earlier = 0 (`variance`).  clip:
+    whether, or how, the predicted x is clipped, as it is in the paper's evaluation.  bins: the levels of the data; None
+    for continuous data, where the last term is minus the log density.
     """
     check_step(schedule, t, earlier, later)
     x = jnp.asarray(x)

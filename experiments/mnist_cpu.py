@@ -9,7 +9,7 @@ from ddpm_jax.data import Tfds
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.launch import launch
 from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.sampling import DpmSolver
+from ddpm_jax.sampling import DpmSolver, Uniform
 from ddpm_jax.schedule import Cosine
 from ddpm_jax.targets import V
 from ddpm_jax.training.average import Ema
@@ -34,7 +34,7 @@ experiment = Experiment(
     target=V(),
     optimizer=Adam(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
     ema=Ema(decay=0.999, warmup=True),
-    sampler=DpmSolver(num_steps=20),
+    sampler=DpmSolver(num_steps=20, grid=Uniform()),
     batch_size=32,
     num_steps=14_000,
     checkpoint_every=1000,

@@ -8,9 +8,26 @@ import tyro
 
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Karras, LogSnr, Quadratic, Sampler, Uniform
+from ddpm_jax.sampling import (
+    Ancestral,
+    Ddim,
+    DpmSolver,
+    ExponentialHeun,
+    Heun,
+    Karras,
+    LogSnr,
+    Quadratic,
+    Sampler,
+    Uniform,
+)
 
-SAMPLERS = {"ancestral": Ancestral, "ddim": Ddim, "dpm-solver": DpmSolver, "heun": Heun}
+SAMPLERS = {
+    "ancestral": Ancestral,
+    "ddim": Ddim,
+    "dpm-solver": DpmSolver,
+    "exponential-heun": ExponentialHeun,
+    "heun": Heun,
+}
 GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras": Karras}
 CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 
@@ -19,7 +36,7 @@ CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 class HowOptions:
     """The sampler and its settings."""
 
-    sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] | None = None
+    sampler: Literal["ancestral", "ddim", "dpm-solver", "exponential-heun", "heun"] | None = None
     """The sampler; the experiment's unless given."""
     steps: int | None = None
     """Steps of the sampler; its own number unless given."""

@@ -8,12 +8,13 @@ from ddpm_jax.grids import Given, Grid, Karras, Leading, Linspace, LogSnr, Quadr
 from ddpm_jax.sampling.ancestral import Ancestral
 from ddpm_jax.sampling.ddim import Ddim
 from ddpm_jax.sampling.dpm_solver import DpmSolver
+from ddpm_jax.sampling.exponential_heun import ExponentialHeun
 from ddpm_jax.sampling.heun import Heun
 from ddpm_jax.sampling.inpaint import inpaint
 from ddpm_jax.sampling.interpolate import interpolate
 from ddpm_jax.sampling.invert import invert
 from ddpm_jax.sampling.sampler import Moment, Path, Sampler, sample, sample_path
 
-__all__ = ["Ancestral", "Ddim", "DpmSolver", "Heun", "Moment", "Sampler"]
+__all__ = ["Ancestral", "Ddim", "DpmSolver", "ExponentialHeun", "Heun", "Moment", "Sampler"]
 __all__ += ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform"]
 __all__ += ["Path", "inpaint", "interpolate", "invert", "sample", "sample_path"]
