@@ -31,7 +31,7 @@ from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.likelihood import log_likelihood
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler
 from ddpm_jax.variance import FixedLarge, FixedSmall, Variance
 
 EVALUATIONS = (10, 20, 50, 100, 250, 1000)
@@ -82,6 +82,7 @@ def rows(variance: Variance) -> list[Row]:
         Row("SDE-DPM-Solver++(2M)", DpmSolver(sde=True)),
         Row("DDIM", Ddim(), flow=True),
         Row("DPM-Solver++(2M)", DpmSolver(), flow=True),
+        Row("exponential Heun", ExponentialHeun(), flow=True),
         Row("Heun, EDM grid", Heun(), flow=True),
     ]
 
