@@ -13,7 +13,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 LAYERS = [
     ["arrays", "check", "compiler"],
     ["gaussian", "clipping", "paths"],
-    ["schedule", "nets.embed", "nets.init", "nets.convolution", "nets.blocks", "data.images"],
+    ["schedule", "nets.embed", "nets.init", "nets.convolution", "nets.layers", "nets.blocks", "data.images"],
     ["forward", "grids"],
     ["targets", "variance", "mixture"],
     ["weighting", "decoder"],
