@@ -19,18 +19,20 @@ The setting concerns float32.  A network whose dtype is bfloat16 multiplies in b
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
 FULL = "highest"
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def quoted_precision() -> str:
     """The precision of numbers that are quoted: what the user has set, or "highest"."""
-    return jax.config.jax_default_matmul_precision or FULL
+    config: Any = jax.config
+    return config.jax_default_matmul_precision or FULL
 
 
 def quoted(function: Callable[P, R]) -> Callable[P, R]:
