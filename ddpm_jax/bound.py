@@ -10,6 +10,7 @@ normal's mass between the midpoints of neighbouring levels, the outermost reachi
 
 A strided chain T = t_0 > t_1 > ... > t_K = 0 has the same bound with (t_{k-1}, t_k) for (t, t - 1) (Nichol & Dhariwal
 2021, section 4).  Every number is the sum over an example's elements, [batch], in nats, unless it says otherwise.
+The network is evaluated in full float32 (`ddpm_jax.precision`).
 """
 
 import math
@@ -30,6 +31,7 @@ from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import check_step, diffuse, marginal, posterior_weights
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.grids import Grid, Uniform, times_before
+from ddpm_jax.precision import quoted
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
 from ddpm_jax.variance import FixedSmall, Variance
@@ -157,6 +159,7 @@ def term_of(
     return _sum(jnp.where(last, code, q.kl(Normal(jnp.zeros_like(q.mean), p.std))))
 
 
+@quoted
 def term(
     predict: Predict,
     schedule: NoiseSchedule,
@@ -203,6 +206,7 @@ def _term(
     return Term(nats, _mean((prediction.x - x) ** 2), _mean((prediction.eps - eps) ** 2))
 
 
+@quoted
 def bound(
     key: Key,
     predict: Predict,
@@ -242,6 +246,7 @@ def _bound(key: Key, decoder: Decoder, x: Array, steps: Any, first_index: Any, *
     return Bound(prior(decoder.schedule, x, begins[0]), *curves, begins, math.prod(x.shape[1:]))
 
 
+@quoted
 def estimate(
     key: Key,
     predict: Predict,

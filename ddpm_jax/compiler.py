@@ -19,9 +19,12 @@ WITHOUT_CONVOLUTIONS = {LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUS
 
 
 @cache
-def compiler_options() -> dict[str, Any]:
-    """For `jax.jit(compiler_options=...)`, on the devices that JAX has; XLA_FLAGS, where they say otherwise, hold."""
-    if jax.default_backend() != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
+def compiler_options(platform: str | None = None) -> dict[str, Any]:
+    """Options for `jax.jit(compiler_options=...)`, unless XLA_FLAGS set them.
+
+    platform: "cpu", "gpu" or "tpu", that of the devices the program is compiled for; None for JAX's default.
+    """
+    if (platform or jax.default_backend()) != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
         return {}
     try:
         jax.jit(lambda x: x, compiler_options=WITHOUT_CONVOLUTIONS).lower(0.0).compile()

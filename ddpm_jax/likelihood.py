@@ -6,6 +6,7 @@ r"""The exact likelihood of the probability flow: the deterministic ODE whose ma
 (Song et al. 2021, arXiv 2011.13456, equations 13 and 39, here for any path of signal and noise: between timesteps
 both follow the smooth curves through their tables.)  The divergence is the trace of a Jacobian: exactly, one product
 with it for each element of x, or by Hutchinson's estimator, v . (Jacobian v) with E[v v^T] = I, at the cost of one.
+The network is evaluated in full float32 (`ddpm_jax.precision`).
 
 A network has not seen t < 1, so by default the flow ends there, at z_1, and x = z_1 / signal_1: what is measured is
 the model's density of data with noise of standard deviation noise_1 / signal_1, which is 0.010 for the linear and 0.006
@@ -28,6 +29,7 @@ from ddpm_jax.bound import PIXEL_LEVELS
 from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.gaussian import Normal
+from ddpm_jax.precision import quoted
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.variance import FixedSmall, Variance
@@ -55,6 +57,7 @@ def velocity(decoder: Decoder, z: Batch, t: Float[Array, ""]) -> Float[Array, "b
     return signal_rate * prediction.x + noise_rate * prediction.eps
 
 
+@quoted
 def log_likelihood(
     key: Key,
     predict: Predict,

@@ -85,7 +85,8 @@ class Mixture:
     def cdf(self, y: Float[Array, " batch"] | Float[np.ndarray, " batch"]) -> Float[Array, " batch"]:
         """P(x < y), for data that are numbers (means [K])."""
         require("means", self.means.shape, self.means.ndim == 1, "the shape (K,): a cdf is for data that are numbers")
-        return jnp.exp(log_ndtr((jnp.asarray(y)[:, None] - self.means) / self.stds)) @ self.weights
+        each = jnp.exp(log_ndtr((jnp.asarray(y)[:, None] - self.means) / self.stds))
+        return jnp.matmul(each, self.weights, precision=jax.lax.Precision.HIGHEST)
 
     @jax.jit
     def moments(self) -> Normal:

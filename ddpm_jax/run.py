@@ -86,7 +86,7 @@ class Run:
         sampler, clip: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
         image i has class i modulo the number of classes.  guidance: the scale of classifier-free guidance, for
         a network trained with label dropout.  chunk: images at a time on each device, 256 unless given, so n may be
-        large.
+        large.  The precision of products is JAX's default (`ddpm_jax.precision`).
         """
         given = {"sampler": sampler, "clip": clip}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -109,7 +109,7 @@ class Run:
         Example i has draws of its own, from (key, i).  num_steps: those of a strided chain; all T unless given.
         num_terms: how many of the T terms are drawn for each example, for an estimate of their sum without bias; all of
         them unless given.  clip: the experiment's unless given.  chunk: examples at a time on each device.  Over all
-        devices.
+        devices, in full float32 unless JAX is set to another precision (`ddpm_jax.precision`).
         """
         options = {"num_steps": num_steps, "num_terms": num_terms, "clip": clip, "chunk": chunk}
         return np.concatenate(list(self.bits_per_dim_of_batches(key, source, **options)))

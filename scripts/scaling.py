@@ -15,13 +15,17 @@ import re
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-# The chips of a TPU v5e or v6e slice, as its compiler calls them.
-SLICES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
+from ddpm_jax.check import RunError, require
+
+# The layouts of the chips of a TPU v5e or v6e slice, by their number, as its compiler calls them.
+SLICES = {1: "1x1", 2: "1x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+# The chips of one host in each direction.  A host has 2 x 2, so smaller slices have to be described as smaller hosts.
+SMALL_HOSTS = {1: (1, 1, 1), 2: (1, 2, 1)}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1, "f16": 2, "s8": 1}
 
@@ -32,7 +36,7 @@ class Options:
 
     experiment: tyro.conf.Positional[Path]
     devices: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of devices."""
+    """Numbers of devices; of TPU chips 1, 2, 4, ... 256."""
     layouts: tuple[Literal["data", "fsdp", "both"], ...] = ("data", "fsdp", "both")
     """The state copied to all devices, cut over all, or cut over (at most) 4 of them and copied to the rest."""
     per_device: int = 16
@@ -43,6 +47,12 @@ class Options:
     """Compile for TPUs of this kind."""
     json: Path | None = None
     """Where the table goes as JSON."""
+
+    def __post_init__(self) -> None:
+        for count in self.devices:
+            known = count >= 1 if self.tpu is None else count in SLICES
+            expected = "1 or more" if self.tpu is None else f"one of {', '.join(map(str, SLICES))}, with --tpu"
+            require("--devices", count, known, expected)
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,10 @@ def main() -> None:
     cases += [("data", 8, T) for T in options.steps]
     rows = []
     for layout, count, T in cases:
-        rows.append(measure(options, layout, count, T))
+        try:
+            rows.append(measure(options, layout, count, T))
+        except RunError as error:
+            raise SystemExit(str(error)) from None
         print(line(rows[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
@@ -80,7 +93,6 @@ def main() -> None:
 def measure(options: Options, layout: str, count: int, num_steps: int | None) -> Row:
     """Compile the step for `count` devices."""
     import jax
-    from jax.experimental import topologies
     from jax.sharding import Mesh
 
     from ddpm_jax.commands.train import read_experiment
@@ -96,7 +108,7 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
     if options.tpu is None:
         devices = jax.devices()[:count]
     else:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=f"{options.tpu}:{SLICES[count]}").devices
+        devices = tpu_chips(options.tpu, count)
     mesh = Mesh(np.array(devices).reshape(count // fsdp, fsdp), ("data", "fsdp"))
     step, shapes = prepare_step(experiment, mesh, look_at_data(experiment)[0])
     lowered = step.lower(*shapes)
@@ -108,6 +120,20 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
     return Row(
         layout, count, experiment.schedule.build().num_steps, seconds, state, working, collectives(program.as_text())
     )
+
+
+def tpu_chips(kind: str, count: int) -> list[Any]:
+    """`count` chips of a kind, described by its compiler; RunError if there is none."""
+    from jax.experimental import topologies
+
+    hosts = {"chips_per_host_bounds": SMALL_HOSTS[count]} if count in SMALL_HOSTS else {}
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{SLICES[count]}", **hosts).devices
+    except RuntimeError as error:
+        raise RunError(
+            f"the TPU compiler cannot describe {count} chips of a {kind} ({error}). It needs libtpu, of the version "
+            "that pip install -e .[tpu] takes, and only one process at a time can load it"
+        ) from None
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.nets import blocks, convolution, unet
+from ddpm_jax.nets import blocks, convolution, layers, unet
 from ddpm_jax.nets.unet import UNetSpec
 
 PLACES = jnp.linspace(-30.0, 30.0, 601)
@@ -50,7 +50,7 @@ def pair(request):
     options = {"dimension_numbers": jax.lax.conv_dimension_numbers(X.shape, KERNEL.shape, ("NHWC", "HWIO", "NHWC"))}
     return tuple(
         lambda x, kernel, function=function: function(x, kernel, strides, padding, **options)
-        for function in (convolution.transposed_late, jax.lax.conv_general_dilated)
+        for function in (convolution.convolve, jax.lax.conv_general_dilated)
     )
 
 
@@ -131,7 +131,6 @@ def test_a_backward_pass_needs_less_memory_than_with_the_derivative_that_jax_fin
 @ON_CPU
 def test_a_backward_pass_does_not_keep_all_transposed_kernels(monkeypatch):
     spec = UNetSpec(channels=64, channel_multipliers=(1, 1), num_res_blocks=2, attention_resolutions=())
-    monkeypatch.setattr(blocks, "convolve", convolution.transposed_late)
     ours = working_memory(spec, (1, 8, 8, 3))
-    monkeypatch.setattr(blocks, "convolve", jax.lax.conv_general_dilated)
+    monkeypatch.setattr(layers, "convolve", jax.lax.conv_general_dilated)
     assert ours < 0.7 * working_memory(spec, (1, 8, 8, 3))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_launch import fails
 
-from ddpm_jax import load_run
+from ddpm_jax import launch, load_run, precision
 from ddpm_jax.check import RunError
 from ddpm_jax.commands.evaluate import choose_source
 from ddpm_jax.data import Arrays, Digits, Npz
@@ -345,6 +345,14 @@ def test_wrong_arguments_end_with_one_message_and_write_nothing(finished, capsys
     before = sorted(finished.rglob("*"))
     assert message in fails(capsys, "evaluate", finished, *arguments.split())
     assert sorted(finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], "highest"), (["--precision", "default"], "default")])
+def test_an_evaluation_has_the_precision_asked_for(finished, monkeypatch, arguments, expected):
+    found = []
+    monkeypatch.setattr(evaluations, "evaluate", lambda *_, **__: found.append(precision.quoted_precision()))
+    launch.main(["evaluate", str(finished), "--features", "pixels", *arguments])
+    assert found == [expected]
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -48,6 +48,10 @@ class EvaluateOptions:
     """Which average of the parameters draws, as in `ddpm-jax sample`."""
     batch_size: int = 256
     """Images drawn at a time on each device; what a kill can lose."""
+    precision: Literal["highest", "high", "default"] | None = None
+    """Of the float32 products of the network and the features. highest: in full. high: three bfloat16 products on TPUs,
+    TF32 on GPUs. default: what is fastest, bfloat16 on TPUs. Without this option: JAX_DEFAULT_MATMUL_PRECISION, or
+    highest."""
     cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions()
 
 
@@ -55,10 +59,13 @@ def main(arguments: list[str]) -> None:
     """`ddpm-jax evaluate`."""
     options = tyro.cli(EvaluateOptions, args=arguments, prog="ddpm-jax evaluate")
 
+    import jax
+
     from ddpm_jax.commands.jax_setup import set_up_jax
     from ddpm_jax.data.later import Later
     from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
     from ddpm_jax.features.extractor import read_extractor
+    from ddpm_jax.precision import quoted_precision
     from ddpm_jax.run import load_run
     from ddpm_jax.training.log import format_time
 
@@ -81,7 +88,8 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"--reference is None, and the data of {options.run} are not known; expected {SOURCES}")
     start = time.monotonic()
     extractor = None if evaluation.metrics == ("bpd",) else read_extractor(options.features)
-    found = evaluate(run, options.run, extractor, evaluation, reference=reference, held_out=held_out)
+    with jax.default_matmul_precision(options.precision or quoted_precision()):
+        found = evaluate(run, options.run, extractor, evaluation, reference=reference, held_out=held_out)
     if found is not None:
         report, place = found
         print(report.as_text())

@@ -86,7 +86,8 @@ def evaluate(
     held_out: real images that the run has not seen, for comparison and for bits/dim; the split called test or
     validation of the run's data, if there is one, unless given.
 
-    Of many processes all take part, and the first one gets the report, the others None.
+    Of many processes all take part, and the first one gets the report, the others None.  Everything is computed in full
+    float32, or as `jax.default_matmul_precision` says (`ddpm_jax.precision`).
 
     Raises ValueError where the data are not as the run's images, or lack what a metric needs, and RunError where
     samples are not finite.

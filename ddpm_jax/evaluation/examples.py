@@ -53,7 +53,7 @@ def batches_of(
     run = jax.jit(
         lambda function, batch, first: function(batch, first),
         out_shardings=by_example(mesh),
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
     rest = From(source, start) if start else source
     for batch in sequential(rest, batch_size, fill=True, rows=local_rows(mesh, batch_size)):

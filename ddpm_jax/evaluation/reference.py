@@ -23,6 +23,7 @@ from ddpm_jax.evaluation.samples import Features, features_of
 from ddpm_jax.features.extractor import Extractor
 from ddpm_jax.metrics.frechet import Moments, load_moments, moments, save_moments
 from ddpm_jax.paths import cache_folder, write_bytes
+from ddpm_jax.precision import FULL, quoted_precision
 
 
 def name_of(source: Source) -> str:
@@ -83,12 +84,13 @@ class Reference:
 
     @property
     def _provenance(self) -> dict[str, Any]:
-        extractor = self.extractor
+        extractor, precision = self.extractor, quoted_precision()
         return {
             **self.about,
             "features": extractor.name,
             "weights": extractor.digest,
             "images": extractor.preprocessing,
+            **({} if precision == FULL else {"precision": precision}),
         }
 
     @cached_property

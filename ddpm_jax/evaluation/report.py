@@ -6,6 +6,13 @@ from typing import Any
 
 # With fewer samples a score's name says how many, and an interval stands beside it.
 FEW = 10_000
+# `ddpm_jax.precision` says where these hold; a report made before there was a choice says nothing.
+PRECISIONS = {
+    "highest": "float32 products in full (highest)",
+    "high": "float32 products of rounded factors: TF32 on GPUs, three bfloat16 products on TPUs (high)",
+    "default": "float32 products as is fastest: TF32 on GPUs, bfloat16 on TPUs (default)",
+    None: "not recorded",
+}
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,14 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
     """The conditions, a line for each, as a person reads them."""
     drawing, reference, held_out = conditions["drawing"], conditions["reference"], conditions["held_out"]
     features, code = conditions["features"], conditions["code"]
-    sampler = short(drawing["sampler"])
+    sampler, precision = short(drawing["sampler"]), drawing.get("precision")
     return {
         "run": f"{drawing['experiment']}, step {drawing['step']}, average {drawing['ema']}, "
         f"weights {drawing['weights'][:12]}",
         "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {drawing['labels'] or 'none'}, "
         f"guidance: {'none' if drawing['guidance'] is None else drawing['guidance']}",
         "sampler": f"{sampler}; {conditions['evaluations']} network evaluations an image; {short(drawing['clip'])}",
+        "precision": PRECISIONS.get(precision, f"products as {precision} says"),
         "pixels": drawing["rounding"],
         "reference": images_of(reference),
         "held out": images_of(held_out) if held_out else "none",

@@ -25,6 +25,7 @@ from ddpm_jax.evaluation.progress import Waiting
 from ddpm_jax.evaluation.shards import Shards, Some
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
 from ddpm_jax.paths import RunPath, write_bytes
+from ddpm_jax.precision import quoted, quoted_precision
 from ddpm_jax.run import Run
 from ddpm_jax.training.mesh import broadcast
 
@@ -60,12 +61,14 @@ class Drawing:
             "image_shape": list(run.image_shape),
             "labels": "all classes in turn" if conditional else None,
             "guidance": self.guidance,
+            "precision": quoted_precision(),
             "seed": self.seed,
             "rounding": "clipped to [-1, 1], then round(127.5 (x + 1)) as uint8",
             "versions": {name: value for name, value in provenance.of_code().items() if name != "commit"},
         }
 
 
+@quoted
 def draw(drawing: Drawing, folder: RunPath, n: int, per_device: int = PER_DEVICE) -> Shards:
     """Images 0..n-1 of a drawing, and perhaps a few more, in FOLDER/images; those that are there are kept.
 

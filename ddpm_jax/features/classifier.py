@@ -33,6 +33,7 @@ from ddpm_jax.data.stream import batches, sequential
 from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
 from ddpm_jax.nets.classifier import ClassifierSpec
 from ddpm_jax.paths import write_bytes
+from ddpm_jax.precision import quoted
 from ddpm_jax.training.optimizer import Adam
 
 FORMAT = "ddpm_jax classifier 1"
@@ -53,13 +54,13 @@ class Classifier:
         return jax.tree_util.Partial(functools.partial(_classify, self.spec, self.image_shape), self.params)
 
 
+@quoted
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _classify(spec: ClassifierSpec, shape: tuple[int, int, int], params: Any, images: Any) -> Extracted:
     if images.shape[1:] != shape:
         given, taken = ("x".join(map(str, sizes)) for sizes in (images.shape[1:], shape))
         raise ValueError(f"images are {given}; this classifier was trained on {taken} and takes no others")
-    with jax.default_matmul_precision("highest"):  # as in inception.py: the same numbers on every device
-        return Extracted(*spec.apply(params, to_unit(images)))
+    return Extracted(*spec.apply(params, to_unit(images)))
 
 
 def train_classifier(

@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from ddpm_jax.arrays import Pixels
 from ddpm_jax.check import require, whole
+from ddpm_jax.precision import quoted
 from ddpm_jax.specs import run_file
 from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
 
@@ -128,6 +129,7 @@ def _float32(name: str, array: Any) -> Any:
         raise ValueError(f"{name} gives a {type(array).__name__}, which is no array of numbers ({error})") from None
 
 
+@quoted
 def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | None = None) -> Extracted:
     """The features, and the logits where there are some, of n images: NumPy float32 [n, d] and [n, k].
 

@@ -29,6 +29,7 @@ from ddpm_jax.arrays import Pixels
 from ddpm_jax.features.download import WeightsFile, fetch
 from ddpm_jax.features.extractor import PUBLISHED_INCEPTION, Extracted, Extractor, existing_file
 from ddpm_jax.features.torch_weights import read_weights
+from ddpm_jax.precision import quoted
 
 SIZE = 299
 FEATURES, CLASSES = 2048, 1008
@@ -176,15 +177,12 @@ def run_layer(layer: Layer, weights: Weights, x: Activations) -> Output:
 
 
 def _unit(unit: Unit, weights: Weights, x: Activations) -> Output:
-    # Full float32: by default GPUs (TF32) and TPUs (bfloat16) round the factors to 11 or 8 bits, which would move
-    # distances by as much as papers report, and make them depend on the device.
     x = jax.lax.conv_general_dilated(
         x,
         weights[f"{unit.name}.kernel"],
         (unit.stride, unit.stride),
         "SAME" if unit.padded else "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.HIGHEST,
     )
     return jax.nn.relu(x + weights[f"{unit.name}.bias"])
 
@@ -216,10 +214,13 @@ def resize(x: Activations, size: int = SIZE) -> Float[Array, "batch {size} {size
     return x
 
 
+@quoted
 def activations(weights: Weights, images: Pixels) -> dict[str, Array]:
     """{"64": [b, 64], "192": ..., "768": ..., "2048": the features, "logits_unbiased": [b, 1008]}.
 
-    images: uint8 [b, height, width, 1 or 3] of any size.  The first three are means over positions on the way.
+    images: uint8 [b, height, width, 1 or 3] of any size.  The first three are means over positions on the way.  In full
+    float32: rounded factors, TF32 or bfloat16, would move distances by as much as papers report, and make them depend
+    on the device.
     """
     if images.shape[-1] not in (1, 3):
         raise ValueError(f"images have {images.shape[-1]} channels; Inception takes grey or RGB images, 1 or 3")
@@ -229,10 +230,11 @@ def activations(weights: Weights, images: Pixels) -> dict[str, Array]:
     for name, stage in STAGES.items():
         x = run_layer(stage, weights, x)
         found[name] = x.mean((1, 2))
-    logits = jnp.matmul(found["2048"], weights["fc.kernel"], precision=jax.lax.Precision.HIGHEST)
+    logits = jnp.matmul(found["2048"], weights["fc.kernel"])
     return {**found, "logits_unbiased": logits}
 
 
+@quoted
 @jax.jit
 def _features(weights: Weights, images: Any) -> Extracted:
     found = activations(weights, images)

@@ -1,7 +1,8 @@
 """The parts of the U-Net: normalisation, residual block, attention, halving and doubling the size, patches.
 
-Everything is NHWC.  Convolutions and dense layers compute in `dtype`; the statistics of the
-normalisation and the softmax stay float32.
+Everything is NHWC.  Convolutions and dense layers multiply in `dtype`, and what a block keeps is of `dtype`.  The
+statistics of the normalisation, the softmax, and all that is added to features (biases, the embedding, what is
+skipped) are float32: the gradient of what is added is a sum over positions, which has to be float32 too.
 """
 
 from dataclasses import dataclass
@@ -11,21 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.nets.convolution import convolve
+from ddpm_jax.nets.layers import conv, dense
 
 Features = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch size"]
-Padding = str | tuple[tuple[int, int], tuple[int, int]]
-
-
-def conv(features: int, name: str, dtype: str, *, size: int = 3, stride: int = 1, padding: Padding = "SAME") -> nn.Conv:
-    """A `size` x `size` convolution; at stride 2, SAME pads (0, 1) on even sizes, as published."""
-    return nn.Conv(features, (size, size), stride, padding, dtype=dtype, conv_general_dilated=convolve, name=name)
-
-
-def dense(features: int, name: str, dtype: str) -> nn.Dense:
-    """A dense layer over the last axis."""
-    return nn.Dense(features, dtype=dtype, name=name)
 
 
 @jax.custom_jvp
@@ -124,20 +114,22 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, embedding: Embedding) -> Float[Array, "batch height width {self.features}"]:
-        h = conv(self.features, "conv1", self.dtype)(silu(norm(x.shape[-1], "norm1", self.dtype, self.norms)(x)))
+        x = x.astype(jnp.float32)
+        h = silu(norm(x.shape[-1], "norm1", self.dtype, self.norms)(x))
+        h = conv(self.features, "conv1", self.dtype, wide=True)(h)
         size = self.features * (2 if self.adaptive else 1)
-        condition = dense(size, "embedding", self.dtype)(silu(embedding))[:, None, None, :]
-        norm2 = norm(self.features, "norm2", self.dtype, self.norms)
+        condition = dense(size, "embedding", self.dtype, wide=True)(silu(embedding))[:, None, None, :]
+        norm2 = norm(self.features, "norm2", "float32", self.norms)
         if self.adaptive:
             scale, shift = jnp.split(condition, 2, axis=-1)
             h = norm2(h) * (1 + scale) + shift
         else:
             h = norm2(h + condition)
-        h = nn.Dropout(self.dropout, deterministic=not self.training)(silu(h))
-        h = conv(self.features, "conv2", self.dtype)(h)
+        h = nn.Dropout(self.dropout, deterministic=not self.training)(silu(h.astype(self.dtype)))
+        h = conv(self.features, "conv2", self.dtype, wide=True)(h)
         if x.shape[-1] != self.features:
-            x = dense(self.features, "shortcut", self.dtype)(x)
-        return x + h
+            x = dense(self.features, "shortcut", self.dtype, wide=True)(x)
+        return (x + h).astype(self.dtype)
 
 
 class AttentionBlock(nn.Module):
@@ -157,7 +149,7 @@ class AttentionBlock(nn.Module):
             for name in ("query", "key", "value")
         )
         h = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
-        return x + dense(channels, "out", self.dtype)(h)
+        return (x.astype(jnp.float32) + dense(channels, "out", self.dtype, wide=True)(h)).astype(self.dtype)
 
 
 class Downsample(nn.Module):

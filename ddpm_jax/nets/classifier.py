@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Images, Key
 from ddpm_jax.check import whole
-from ddpm_jax.nets.blocks import conv, dense
 from ddpm_jax.nets.init import initialise
+from ddpm_jax.nets.layers import conv, dense
 
 SMALLEST, SMALL = 4, 16
 

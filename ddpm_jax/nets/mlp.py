@@ -20,9 +20,10 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Key, Timesteps
 from ddpm_jax.check import require, whole
-from ddpm_jax.nets.blocks import dense, silu
+from ddpm_jax.nets.blocks import silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
+from ddpm_jax.nets.layers import dense
 
 
 @dataclass(frozen=True)

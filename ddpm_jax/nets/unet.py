@@ -26,9 +26,10 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.check import require
 from ddpm_jax.nets import blocks
-from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, conv, dense, norm, silu
+from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
+from ddpm_jax.nets.layers import conv, dense
 
 Params = Any
 Labels = Int[type_of_array, " batch"]
@@ -266,18 +267,18 @@ class UNet(nn.Module):
         assert not skips
 
         h = silu(norm(h.shape[-1], "norm_out", spec.dtype, norms)(h))
-        h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype)(h)
-        return blocks.from_patches(h, spec.patch_size).astype(jnp.float32)
+        h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype, wide=True)(h)
+        return blocks.from_patches(h, spec.patch_size)
 
     def _embedding(self, t: Timesteps, labels: Labels | None) -> Array:
-        """The embedding of t, and of the class, that every block sees: [batch, 4 channels]."""
+        """The embedding of t, and of the class, that every block sees: float32 [batch, 4 channels]."""
         spec, size = self.spec, 4 * self.spec.channels
         # The published weights count timesteps from 0: this is the only place where t is shifted.
         embedding = timestep_embedding(jnp.asarray(t) - 1, spec.channels, spec.frequency_shift, spec.cos_first)
-        embedding = dense(size, "embedding_0", spec.dtype)(embedding)
-        embedding = dense(size, "embedding_1", spec.dtype)(silu(embedding))
+        embedding = dense(size, "embedding_0", spec.dtype, wide=True)(embedding)
+        embedding = dense(size, "embedding_1", spec.dtype, wide=True)(silu(embedding))
         if labels is not None:
             assert spec.num_classes is not None
             rows = spec.num_classes + (spec.null_label is not None)
-            embedding += nn.Embed(rows, size, dtype=spec.dtype, name="class_embedding")(labels)
+            embedding += nn.Embed(rows, size, dtype=jnp.float32, name="class_embedding")(labels)
         return embedding

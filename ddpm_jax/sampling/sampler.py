@@ -115,7 +115,8 @@ def sample(
     clipped.  start: (z_t, t), where to begin instead of z_T ~ N(0, I): z_t of `shape`, and t in 1..T; the
     sampler then visits t and those of its times that are earlier.  first_index: the images are number
     first_index, first_index + 1, ... of the sequence that `key` stands for.  sharding: how the batch lies on
-    a mesh of devices, None for the default device.
+    a mesh of devices, None for the default device.  The precision of products is JAX's default: for images that are
+    compared or scored, see `ddpm_jax.precision`.
 
     Compiled once for each (sampler, shape, target, variance, clip): pass the same `predict` object again, or one
     that is a pytree such as `net.bind(params)` or `jax.tree_util.Partial(apply, params)`, and the compiled program

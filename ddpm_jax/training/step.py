@@ -84,17 +84,20 @@ class Recipe:
         parts = self.accumulate
         cut = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0), examples)
 
-        # On CPUs the gradient of a convolution inside a loop is about 20 times slower: there it is unrolled.
-        unrolled = jax.default_backend() == "cpu"
-
-        def add(total: Any, part: tuple[Examples, Array]) -> tuple[Any, PerExample]:
-            # Zero times the sum so far, which the compiler cannot know to be 0: or else the parts would run at once.
-            after = jax.tree.map(lambda p, sum: p + 0 * sum, params, total) if unrolled else params
-            losses, gradient = self.gradient(after, part[0], jax.random.fold_in(key, part[1]))
-            return jax.tree.map(jnp.add, total, gradient), losses
-
         zeros = jax.tree.map(jnp.zeros_like, params)
-        total, losses = jax.lax.scan(add, zeros, (cut, jnp.arange(parts)), unroll=parts if unrolled else 1)
+
+        def run(unrolled: bool) -> tuple[Any, Array]:
+            def add(total: Any, part: tuple[Examples, Array]) -> tuple[Any, PerExample]:
+                # Zero times the sum so far, which the compiler cannot know to be 0: otherwise all parts would run at
+                # once.
+                after = jax.tree.map(lambda p, sum: p + 0 * sum, params, total) if unrolled else params
+                losses, gradient = self.gradient(after, part[0], jax.random.fold_in(key, part[1]))
+                return jax.tree.map(jnp.add, total, gradient), losses
+
+            return jax.lax.scan(add, zeros, (cut, jnp.arange(parts)), unroll=parts if unrolled else 1)
+
+        # On CPUs the gradient of a convolution inside a loop is about 20 times slower: there it is unrolled.
+        total, losses = jax.lax.platform_dependent(cpu=lambda: run(True), default=lambda: run(False))
         return losses.T.reshape(-1), jax.tree.map(lambda gradient: gradient / parts, total)
 
     def step(
@@ -155,5 +158,5 @@ def compile_step(recipe: Recipe, placed: TrainState, donate: bool = True) -> Tra
         in_shardings=(placed, by_example(whole.mesh), whole),
         out_shardings=(placed, whole),
         donate_argnums=(0,) if donate else (),
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(whole.mesh.devices.flat[0].platform),
     )

@@ -1,0 +1,84 @@
+"""Programs for GPUs and TPUs contain no code meant for CPUs, whatever host they are lowered on."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import mesh_of
+
+from ddpm_jax import schedule
+from ddpm_jax.compiler import WITHOUT_CONVOLUTIONS, compiler_options
+from ddpm_jax.nets import layers
+from ddpm_jax.nets.mlp import MlpSpec
+from ddpm_jax.training.mesh import by_example, replicated, with_sharding
+from ddpm_jax.training.step import Recipe, compile_step
+
+X, KERNEL = jnp.ones((8, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
+OTHERS = ("cuda", "tpu", "rocm")
+
+
+def program(function, *args, platform: str) -> str:
+    """StableHLO for a platform, without the places in the source."""
+    text = jax.export.export(function, platforms=[platform])(*args).mlir_module()
+    return re.sub(r"\n+", "\n", re.sub(r"(#loc|loc\().*", "", text))
+
+
+def gradient(sharding=None):
+    """The compiled gradient of a convolution, with the arguments cut over devices or not."""
+    layer = layers.conv(2, "layer", "float32")
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(layer.apply({"params": {"kernel": kernel, "bias": jnp.zeros(2)}}, x)))
+
+    options = {} if sharding is None else {"in_shardings": (sharding, replicated(sharding.mesh))}
+    return jax.jit(jax.grad(loss, (0, 1)), **options)
+
+
+def plain(monkeypatch):
+    monkeypatch.setattr(layers, "convolve", jax.lax.conv_general_dilated)
+
+
+@pytest.mark.parametrize("platform", OTHERS)
+def test_convolutions_for_other_platforms_are_those_of_jax(platform, monkeypatch):
+    ours = program(gradient(), X, KERNEL, platform=platform)
+    plain(monkeypatch)
+    assert ours == program(gradient(), X, KERNEL, platform=platform)
+
+
+@pytest.mark.parametrize(("devices", "waits"), [(1, True), (8, False)])
+def test_a_kernel_waits_for_the_gradient_on_one_cpu_only(devices, waits, monkeypatch):
+    sharding = by_example(mesh_of(devices))
+    ours = program(gradient(sharding), X, KERNEL, platform="cpu")
+    plain(monkeypatch)
+    assert (ours != program(gradient(sharding), X, KERNEL, platform="cpu")) == waits
+
+
+def test_one_program_for_several_platforms_is_right_here():
+    exported = jax.export.export(gradient(), platforms=["cpu", "tpu", "cuda"])(X, KERNEL)
+    jax.tree.map(np.testing.assert_array_equal, exported.call(X, KERNEL), tuple(gradient()(X, KERNEL)))
+
+
+def loops(recipe, platform: str) -> int:
+    """The loops of a training step for one device."""
+    mesh = mesh_of(1)
+    state = jax.eval_shape(lambda: recipe.start(recipe.net.init(jax.random.key(0), (2,))))
+    place = jax.tree.map(lambda _: replicated(mesh), state)
+    batch = {"image": jax.ShapeDtypeStruct((8, 2), jnp.float32)}
+    shapes = with_sharding(state, place), with_sharding(batch, by_example(mesh)), jax.random.key(0)
+    return program(compile_step(recipe, place), *shapes, platform=platform).count("stablehlo.while")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_parts_of_a_batch_are_a_loop_on_all_platforms_but_cpus(platform):
+    whole, parts = (Recipe(MlpSpec(4, 1), schedule.Cosine(4).build(), accumulate=count) for count in (1, 4))
+    assert loops(parts, platform) - loops(whole, platform) == (platform != "cpu")
+
+
+def test_the_options_are_those_of_the_platform_that_a_program_is_for(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    compiler_options.cache_clear()
+    assert compiler_options("cpu") == WITHOUT_CONVOLUTIONS
+    assert compiler_options("gpu") == compiler_options("tpu") == {}
+    compiler_options.cache_clear()
