@@ -243,7 +243,8 @@ class Training:
 
     def draw_picture(self) -> None:
         """Sample with the averaged parameters, always from the same noise, and save the images as one picture."""
-        self.log.doing(f"drawing {self.experiment.num_samples} samples")
+        count = self.experiment.num_samples
+        self.log.doing(f"drawing {count} sample{'s' if count > 1 else ''}")
         of, key = self.experiment, stream(jax.random.key(self.experiment.seed), "picture")
         x = draw_images(of, self.state.ema_params[0], of.image_shape, key, of.num_samples, self.mesh)
         step = int(self.state.step)
