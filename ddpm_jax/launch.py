@@ -96,7 +96,8 @@ def _guarded(command: Callable[[list[str]], None], arguments: list[str]) -> None
     except (RunError, OSError, ValueError) as error:
         if debug or (isinstance(error, ValueError) and not _refused_here(error)):
             raise
-        _fail(str(error))
+        at_fault = isinstance(error, OSError) and error.filename is not None and error.strerror
+        _fail(f"{error.filename}: {error.strerror}" if at_fault else str(error))
     finally:
         warnings.formatwarning = format_before
 

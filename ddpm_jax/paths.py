@@ -62,6 +62,20 @@ def failures(path: RunPath) -> type[Exception]:
     return Exception if is_remote(path) else OSError
 
 
+def require_folder(folder: RunPath, remedy: str) -> None:
+    """Raise RunError unless files can be written in a local folder, which may have to be made; writes nothing.
+
+    remedy: what the user can do instead.
+    """
+    if is_remote(folder):
+        return
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise RunError(f"{folder} cannot be a folder, as {there} is a file; {remedy}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written: {there} belongs to another user or is read-only; {remedy}")
+
+
 def write_bytes(path: RunPath, content: bytes) -> None:
     """Write a file whole or not at all; missing folders are made."""
     if is_remote(path):

@@ -29,7 +29,7 @@ from ddpm_jax.data.sources import Source
 from ddpm_jax.evaluation.examples import batches_of
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.guidance import guided
-from ddpm_jax.paths import run_path
+from ddpm_jax.paths import RunPath, is_remote, run_path
 from ddpm_jax.sampling import Sampler, sample
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.training.mesh import MeshSpec, by_example, fetch, replicated, with_sharding
@@ -231,6 +231,19 @@ def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index
     return np.pad(labels, (0, count - n))
 
 
+def _runs_near(folder: RunPath) -> str:
+    """What was probably meant by a folder that is not a run, as the end of a message."""
+    if is_remote(folder):
+        return ""
+    above = next((path for path in list(folder.parents)[:2] if (path / "experiment.json").is_file()), None)
+    if above is not None:
+        return f"; did you mean {above}?"
+    if not folder.is_dir():
+        return "" if folder.exists() else ", and there is no such folder"
+    runs = sorted(path.name for path in folder.iterdir() if (path / "experiment.json").is_file())
+    return f"; it contains {len(runs)}: {', '.join(runs[:5])}{', ...' if runs[5:] else ''}" if runs else ""
+
+
 def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | None = None) -> Run:
     """The run in `folder`, at its newest checkpoint that is whole, on `mesh` (all devices unless given).
 
@@ -246,7 +259,7 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
     folder = run_path(folder)
     path = folder / "experiment.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json")
+        raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json{_runs_near(folder)}")
     experiment = specs.load(path)
     require(str(path), type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
     mesh = mesh or MeshSpec().build()

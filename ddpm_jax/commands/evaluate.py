@@ -105,4 +105,7 @@ def choose_source(flag: str, run: "Run", text: str | None) -> Any:
         return Later(run.image_shape, text, getattr(run.experiment.net, "num_classes", None) is not None).source
     if not hasattr(data, "split"):
         raise ValueError(f"{flag} is {text!r}, and {type(data).__name__} has no splits; expected {SOURCES}")
-    return dataclasses.replace(data, split=text)
+    try:
+        return dataclasses.replace(data, split=text)
+    except ValueError as error:
+        raise ValueError(f"{flag} is {text!r}; expected {SOURCES} ({error})") from None

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from ddpm_jax.check import require
-from ddpm_jax.paths import local_path, run_path
+from ddpm_jax.paths import local_path, require_folder, run_path
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ def main(arguments: list[str]) -> None:
     from ddpm_jax.commands.jax_setup import set_up_jax
     from ddpm_jax.interop.runs import import_run
 
-    set_up_jax()
     output = options.output or f"runs/{run_path(options.path).absolute().name}"
+    require_folder(run_path(output), "choose another --output")
+    set_up_jax()
     choices = {"variant": options.variant, "label_dropout": options.label_dropout, "data": options.data}
     size = (options.size[0], options.size[-1]) if options.size else None
     experiment = import_run(options.path, output, size=size, **choices, report=print)

@@ -11,7 +11,7 @@ import tyro
 from ddpm_jax.check import require
 from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
-from ddpm_jax.paths import RunPath, run_path, write_bytes
+from ddpm_jax.paths import RunPath, require_folder, run_path, write_bytes
 
 IN_PICTURE = 100
 
@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> None:
     options = tyro.cli(SampleOptions, args=arguments, prog="ddpm-jax sample", config=(tyro.conf.DisallowNone,))
     output = run_path(options.output) if options.output else run_path(options.run) / "samples.npz"
     require("--output", str(output), output.suffix == ".npz", "a file name that ends in .npz")
+    require("--output", str(output), not output.is_dir(), "the name of a file; this is a folder")
+    require_folder(output.parent, "choose another --output")  # before anything is drawn
     require("--num-images", options.num_images, options.num_images >= 1, "at least 1")
     require("--seed", options.seed, 0 <= options.seed < 2**32, "0 or more, less than 2^32")
 

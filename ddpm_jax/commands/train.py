@@ -79,6 +79,10 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
     Raises ValueError or FileNotFoundError, naming the file and, for Python, the line.
     """
     path = run_path(file)
+    if (path / "experiment.json").is_file():
+        raise ValueError(
+            f"{path} is the folder of a run; give {path}/experiment.json, and --workdir {path} to resume it"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected an experiment, FILE.py or FILE.json")
     if path.suffix == ".json":

@@ -29,7 +29,7 @@ from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import count_parameters, epochs, step_flops
 from ddpm_jax.evaluation.examples import numbers
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.paths import RunPath, run_path
+from ddpm_jax.paths import RunPath, require_folder, run_path
 from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.lock import locked
@@ -70,6 +70,7 @@ def train(
     experiment.check()
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
+    require_folder(workdir, "choose another --workdir")
     trace = Profile(workdir / "profile", profile)
     step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
     workdir.mkdir(parents=True, exist_ok=True)
