@@ -96,10 +96,16 @@ def _guarded(command: Callable[[list[str]], None], arguments: list[str]) -> None
     except (RunError, OSError, ValueError) as error:
         if debug or (isinstance(error, ValueError) and not _refused_here(error)):
             raise
-        at_fault = isinstance(error, OSError) and error.filename is not None and error.strerror
-        _fail(f"{error.filename}: {error.strerror}" if at_fault else str(error))
+        _fail(_told(error))
     finally:
         warnings.formatwarning = format_before
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; one of the operating system without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _refused_here(error: ValueError) -> bool:

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from ddpm_jax.check import require
 from ddpm_jax.commands.how import one_of
 from ddpm_jax.data.folder import Fit, Folder, Resample
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.sources import Npz, Source
-from ddpm_jax.paths import local_path
+from ddpm_jax.data.tfds import tfds_root
+from ddpm_jax.paths import local_path, require_folder
 
 FOLDER_SPLITS = ("train", "test", "val", "validation")
 
@@ -47,6 +49,7 @@ class PrepareOptions:
 def main(arguments: list[str]) -> None:
     """`ddpm-jax prepare`."""
     options = tyro.cli(PrepareOptions, args=arguments, prog="ddpm-jax prepare", config=(tyro.conf.DisallowNone,))
+    require_folder(local_path(tfds_root(options.data_dir and str(options.data_dir))), "choose another --data-dir")
     splits = splits_of(options)
     data_dir = None if options.data_dir is None else str(options.data_dir)
     folder = prepare(options.name, splits, data_dir, overwrite=options.overwrite)
@@ -68,6 +71,9 @@ def splits_of(options: PrepareOptions) -> dict[str, Source]:
             names = set(stored.files)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as an .npz: {error}") from None
+    for name in ("size", "fit", "resample", "channels", "labels"):
+        value, default = getattr(options, name), PrepareOptions.__dataclass_fields__[name].default
+        require(f"--{name}", value, value == default, "none with an .npz, whose arrays are taken as they are")
     found = {name.removesuffix("images").removesuffix("_") or "train" for name in names if name.endswith("images")}
     if not found:
         raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected `images`, or SPLIT_images for each split")

@@ -46,7 +46,6 @@ def main(arguments: list[str]) -> None:
     output = run_path(options.output) if options.output else run_path(options.run) / "samples.npz"
     require("--output", str(output), output.suffix == ".npz", "a file name that ends in .npz")
     require("--output", str(output), not output.is_dir(), "the name of a file; this is a folder")
-    require_folder(output.parent, "choose another --output")  # before anything is drawn
     require("--num-images", options.num_images, options.num_images >= 1, "at least 1")
     require("--seed", options.seed, 0 <= options.seed < 2**32, "0 or more, less than 2^32")
 
@@ -59,6 +58,7 @@ def main(arguments: list[str]) -> None:
 
     set_up_jax(options.cluster)
     run = load_run(options.run, ema=options.ema)
+    require_folder(output.parent, "choose another --output")  # before anything is drawn
     sampler = choose_sampler(run.experiment.sampler, options.how)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
     start = time.monotonic()

@@ -84,7 +84,8 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
             f"{path} is the folder of a run; give {path}/experiment.json, and --workdir {path} to resume it"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; expected an experiment, FILE.py or FILE.json")
+        missing = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise FileNotFoundError(f"{missing}; expected an experiment, FILE.py or FILE.json")
     if path.suffix == ".json":
         found = specs.load(path)
     elif path.suffix == ".py":
