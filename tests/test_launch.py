@@ -272,7 +272,8 @@ def test_a_tilde_in_the_paths_of_commands(capsys, finished, experiment_file, tmp
     assert (tmp_path / "home" / "imported" / "experiment.json").is_file()
     assert (tmp_path / "home" / "exported" / "model_index.json").is_file()
     assert list((tmp_path / "work").iterdir()) == []
-    assert "~" not in fails(capsys, "train", "~/nosuch.py")
+    capsys.readouterr()
+    assert f"there is no file {tmp_path / 'home' / 'nosuch.py'}" in fails(capsys, "train", "~/nosuch.py")
 
 
 @pytest.mark.parametrize("data", [Npz("~/x.npz"), Folder("~/photos")], ids=["npz", "folder"])
