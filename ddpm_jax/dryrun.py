@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,9 @@ def report(experiment: Experiment) -> str:
     Raises ValueError where the experiment does not fit together or the devices.
     """
     mesh = experiment.mesh.build()
-    image_shape, data = look_at_data(experiment)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        image_shape, data = look_at_data(experiment)
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     batch = (experiment.batch_size, *image_shape)
     shapes = experiment.parameter_shapes(image_shape)
@@ -36,7 +39,7 @@ def report(experiment: Experiment) -> str:
         "data": data,
         "batch": f"{' x '.join(map(str, batch))}, {experiment.batch_size // mesh.size} on each device{in_parts}",
         "steps": f"{experiment.num_steps:,}",
-        "parameters": f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)):,}",
+        "parameters": f"{count_parameters(shapes):,}",
         "FLOPs a step": _engineering(step_flops(experiment, shapes, batch)),
         "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}{layout}",
         "memory": "on each device: training state + gradient and gathered parameters + kept for the backward pass",
@@ -46,7 +49,8 @@ def report(experiment: Experiment) -> str:
         if repr(option.net) not in kept:
             kept[repr(option.net)] = saved_for_backward(option, shapes, image_shape)
         lines[f"  {name}"] = memory(option, shapes, kept[repr(option.net)], mesh.size)
-    table = "\n".join(f"{name:<29}{value}" for name, value in lines.items())
+    rows = [*lines.items(), *(("warning", warning.message) for warning in told)]
+    table = "\n".join(f"{name:<29}{value}" for name, value in rows)
     return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
 
 
@@ -90,8 +94,17 @@ def look_at_data(experiment: Experiment) -> tuple[tuple[int, int, int], str]:
         experiment.check_without_data(declared)
         return declared, f"{name}, not there yet: {error}"
     experiment.check()
-    epochs = experiment.num_steps * experiment.batch_size / count
-    return image_shape, f"{name}, {count:,} images, {epochs:,.1f} epochs"
+    return image_shape, f"{name}, {count:,} images, {epochs(experiment, count):,.1f} epochs"
+
+
+def epochs(experiment: Experiment, count: int) -> float:
+    """How often the training sees each of its `count` examples, on average."""
+    return experiment.num_steps * experiment.batch_size / count
+
+
+def count_parameters(shapes: Any) -> int:
+    """The numbers in a tree of arrays."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def step_flops(experiment: Experiment, shapes: Any, batch: tuple[int, ...]) -> int:

@@ -8,12 +8,13 @@ in the experiment's own file.
 """
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from ddpm_jax import specs
+from ddpm_jax import concerns, specs
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, as_clipping
 from ddpm_jax.data.sources import image_shape
@@ -133,7 +134,10 @@ class Experiment:
         return Recipe(self.net, self.schedule.build(), *parts, self.accumulate)
 
     def check(self) -> None:
-        """Raise ValueError where the parts do not fit together; reads one example, compiles nothing."""
+        """Raise ValueError where the parts do not fit together, and warn of what is probably not meant.
+
+        Reads one example, compiles nothing.
+        """
         self.check_without_data(self.image_shape)
         num_classes, first = getattr(self.net, "num_classes", None), self.data[0]
         if num_classes is not None and "label" not in first:
@@ -142,11 +146,14 @@ class Experiment:
             raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {first['label']}")
 
     def check_without_data(self, image_shape: tuple[int, ...]) -> None:
-        """Raise ValueError where the parts do not fit images of this shape, or one another."""
+        """Raise ValueError where the parts do not fit images of this shape, or one another; warn as `check` does."""
         if hasattr(self.net, "check_image_shape"):
             self.net.check_image_shape(image_shape)
         self.sampler.times(self.schedule.build())
         self._check_variance()
+        at_the_end = concerns.of_average_at_the_end(self.ema, self.num_steps)
+        for concern in filter(None, (concerns.of_schedule(self.schedule), at_the_end)):
+            warnings.warn(concern, stacklevel=2)
 
     def _check_variance(self) -> None:
         """Raise ValueError where the loss does not teach a learned variance, or takes another one than the decoder."""

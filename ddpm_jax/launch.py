@@ -4,13 +4,15 @@ Nothing heavy is imported until a command needs it.  Wrong input ends with one m
 (DDPM_JAX_DEBUG=1 shows the traceback).
 """
 
+import difflib
 import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddpm_jax import __version__
 from ddpm_jax.check import RunError
@@ -46,12 +48,12 @@ Denoising diffusion probabilistic models in JAX and Flax.
 def main(arguments: list[str] | None = None) -> None:
     """The `ddpm-jax` command; arguments: those of the process unless given."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
-    elif arguments[0] == "--version":
+    elif arguments[0] in ("-V", "--version", "version"):
         print(f"ddpm-jax {__version__}")
     elif arguments[0] not in COMMANDS:
-        _fail(f"the command is {arguments[0]!r}; expected one of {', '.join(COMMANDS)}")
+        _fail(f"the command is {arguments[0]!r}; expected one of {', '.join(COMMANDS)}{_suggestion(arguments[0])}")
     else:
         module = {"import": "import_"}.get(arguments[0], arguments[0])
         _guarded(lambda rest: importlib.import_module(f"ddpm_jax.commands.{module}").main(rest), arguments[1:])
@@ -68,16 +70,42 @@ def launch(experiment: "Experiment") -> None:
     _guarded(train, sys.argv[1:])
 
 
+def _suggestion(word: str) -> str:
+    """What was probably meant by a word that is no command."""
+    if word.endswith((".py", ".json")):
+        return f"; did you mean `ddpm-jax train {word}`?"
+    near = difflib.get_close_matches(word.lstrip("-").lower(), COMMANDS, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+    """A warning as a line for the user of a command, without a line of source code."""
+    kind = "" if issubclass(category, UserWarning) else f"{category.__name__}: "
+    return f"ddpm-jax: warning: {kind}{message}\n"
+
+
 def _guarded(command: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Run a command; what is the user's to mend ends with one message, exit status 2 and no traceback."""
+    debug, format_before = os.environ.get("DDPM_JAX_DEBUG"), warnings.formatwarning
+    if not debug:
+        warnings.formatwarning = _one_line
     try:
         command(arguments)
     except KeyboardInterrupt:
         _fail("interrupted; a training goes on from its last checkpoint with the same command", status=130)
     except (RunError, OSError, ValueError) as error:
-        if os.environ.get("DDPM_JAX_DEBUG") or (isinstance(error, ValueError) and not _refused_here(error)):
+        if debug or (isinstance(error, ValueError) and not _refused_here(error)):
             raise
-        _fail(str(error))
+        _fail(_told(error))
+    finally:
+        warnings.formatwarning = format_before
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; one of the operating system without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _refused_here(error: ValueError) -> bool:

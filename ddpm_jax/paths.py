@@ -24,17 +24,20 @@ RunPath: TypeAlias = Path | epath.Path
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
+def local_path(path: str | os.PathLike) -> Path:
+    """The local path, with ~ and ~user at its start replaced by the home folder, as a shell does."""
+    return Path(os.path.expanduser(path))
+
+
 def run_path(folder: str | os.PathLike) -> RunPath:
-    """The folder, local or remote.
+    """The folder, local or remote; of a local one ~ is the home folder.
 
     Raises RunError where its address is of an unknown kind, or needs a package that is not installed.
     """
-    if isinstance(folder, Path | epath.Path) and not is_remote(folder):
-        return folder
     text = os.fspath(folder)
     scheme, separator, _ = text.partition("://")
     if not separator:
-        return Path(text)
+        return local_path(text)
     if scheme not in SCHEMES:
         raise RunError(f"{text} is not a folder that can be reached; expected a local one or {known_schemes()}")
     if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec(SCHEMES[scheme]) is None:
@@ -57,6 +60,20 @@ def is_remote(path: RunPath) -> bool:
 def failures(path: RunPath) -> type[Exception]:
     """What reading and writing there raises where it fails: the packages for object stores have errors of their own."""
     return Exception if is_remote(path) else OSError
+
+
+def require_folder(folder: RunPath, remedy: str) -> None:
+    """Raise RunError unless files can be written in a local folder, which may have to be made; writes nothing.
+
+    remedy: what the user can do instead.
+    """
+    if is_remote(folder):
+        return
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise RunError(f"{folder} cannot be a folder, as {there} is a file; {remedy}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written: {there} belongs to another user or is read-only; {remedy}")
 
 
 def write_bytes(path: RunPath, content: bytes) -> None:
@@ -86,7 +103,7 @@ def local_copy(path: RunPath) -> Path:
 
 def cache_folder(name: str) -> Path:
     """~/.cache/ddpm_jax/NAME, or $XDG_CACHE_HOME/ddpm_jax/NAME: what can be made again, for all runs of a user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddpm_jax" / name
+    return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax" / name
 
 
 def remove_tree(folder: RunPath) -> None:

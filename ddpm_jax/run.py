@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ddpm_jax import specs
+from ddpm_jax import concerns, specs
 from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
 from ddpm_jax.bound import bits_per_dim, bound, estimate
 from ddpm_jax.check import require
@@ -29,7 +29,7 @@ from ddpm_jax.data.sources import Source
 from ddpm_jax.evaluation.examples import batches_of
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.guidance import guided
-from ddpm_jax.paths import run_path
+from ddpm_jax.paths import RunPath, is_remote, run_path
 from ddpm_jax.sampling import Sampler, sample
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.training.mesh import MeshSpec, by_example, fetch, replicated, with_sharding
@@ -80,19 +80,21 @@ class Run:
         guidance: float | None = None,
         first_index: int = 0,
         chunk: int | None = None,
+        reached: Callable[[int], None] | None = None,
     ) -> Float[np.ndarray, "n height width channels"]:
         """Images first_index, ..., first_index + n - 1 of the sequence of `key`, in [-1, 1].
 
         sampler, clip: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
         image i has class i modulo the number of classes.  guidance: the scale of classifier-free guidance, for
         a network trained with label dropout.  chunk: images at a time on each device, 256 unless given, so n may be
-        large.  The precision of products is JAX's default (`ddpm_jax.precision`).
+        large.  reached: called with the number of images that are done, after each chunk.  The precision of products is
+        JAX's default (`ddpm_jax.precision`).
         """
         given = {"sampler": sampler, "clip": clip}
         changes = {name: value for name, value in given.items() if value is not None}
         experiment = dataclasses.replace(self.experiment, **changes)
         options = {"labels": labels, "guidance": guidance, "first_index": first_index, "chunk": chunk}
-        return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, **options)
+        return draw_images(experiment, self.params, self.image_shape, key, n, self.mesh, reached=reached, **options)
 
     def bits_per_dim(
         self,
@@ -168,6 +170,7 @@ def draw_images(
     guidance: float | None = None,
     first_index: int = 0,
     chunk: int | None = None,
+    reached: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
     """`Run.sample` with the parameters given, on the devices of `mesh`."""
     require("n", n, n >= 1, "at least 1")
@@ -192,6 +195,8 @@ def draw_images(
             sharding=by_example(mesh),
         )
         pieces.append(fetch(x))
+        if reached is not None:
+            reached(min(start + size, n))
     return np.concatenate(pieces)[:n]
 
 
@@ -227,6 +232,19 @@ def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index
     return np.pad(labels, (0, count - n))
 
 
+def _runs_near(folder: RunPath) -> str:
+    """What was probably meant by a folder that is not a run, as the end of a message."""
+    if is_remote(folder):
+        return ""
+    above = next((path for path in list(folder.parents)[:2] if (path / "experiment.json").is_file()), None)
+    if above is not None:
+        return f"; did you mean {above}?"
+    if not folder.is_dir():
+        return "" if folder.exists() else ", and there is no such folder"
+    runs = sorted(path.name for path in folder.iterdir() if (path / "experiment.json").is_file())
+    return f"; it contains {len(runs)}: {', '.join(runs[:5])}{', ...' if runs[5:] else ''}" if runs else ""
+
+
 def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | None = None) -> Run:
     """The run in `folder`, at its newest checkpoint that is whole, on `mesh` (all devices unless given).
 
@@ -234,16 +252,17 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
     with `PowerEma` any width, made from its snapshots.
 
     Raises FileNotFoundError where there is no run, or no checkpoint or snapshot yet, and ValueError where what is
-    there cannot be read or the run has no such average.
+    there cannot be read or the run has no such average.  Warns where more than 5% of the average is still the weights
+    from before the first step.
     """
     from ddpm_jax.training.snapshots import read_average  # Orbax takes 2 s to import
 
     folder = run_path(folder)
     path = folder / "experiment.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json")
+        raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json{_runs_near(folder)}")
     experiment = specs.load(path)
-    require("experiment.json", type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
+    require(str(path), type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
     mesh = mesh or MeshSpec().build()
 
     profile = experiment.ema.profiles[0] if ema is None else ema
@@ -255,4 +274,6 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
     step, about, params = found
+    if step > 0 and (concern := concerns.of_average(experiment.ema, step, profile)):
+        warnings.warn(f"{concern}, which shows in its samples; train it longer", stacklevel=2)
     return Run(experiment, step, params, tuple(about["image_shape"]), mesh, profile)

@@ -70,7 +70,7 @@ def decode(value: Any, folder: RunPath, where: str = "") -> Any:
         return cls(**arguments)
     except SpecError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
         raise SpecError(f"{where}: {error}" if where else str(error)) from None
 
 
@@ -204,12 +204,18 @@ def save(spec: Any, path: RunPath) -> None:
 
 
 def load(path: RunPath) -> Any:
-    """The spec in a JSON file that `save` wrote, or that a person did."""
+    """The spec in a JSON file that `save` wrote, or that a person did.
+
+    Raises SpecError, which names the file and the field, where it is not JSON or not a spec.
+    """
     try:
         value = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path} is not JSON: {error}") from None
-    return decode(value, path.parent)
+    try:
+        return decode(value, path.parent)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from error.__cause__
 
 
 def file_classes(spec: Any) -> dict[str, type]:

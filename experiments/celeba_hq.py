@@ -30,7 +30,7 @@ experiment = Experiment(
     target=Eps(),
     objective=SquaredError(weighting=Simple()),
     optimizer=Adam(learning_rate=2e-5, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up, clip: the code
-    ema=Ema(decay=0.9999),
+    ema=Ema(decay=0.9999, warmup=False),  # appendix B
     variance=FixedSmall(),  # the code
     sampler=Ancestral(),
     flip=True,  # appendix B

@@ -35,7 +35,7 @@ experiment = Experiment(
     target=Eps(),  # section 3.2
     objective=SquaredError(weighting=Simple()),  # section 3.4
     optimizer=Adam(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up, clip: the code
-    ema=Ema(decay=0.9999),  # appendix B
+    ema=Ema(decay=0.9999, warmup=False),  # appendix B
     variance=FixedLarge(),  # the code: fixedlarge with the simple loss
     sampler=Ancestral(),
     flip=True,  # appendix B

@@ -32,7 +32,7 @@ experiment = Experiment(
     schedule=Cosine(num_steps=1000),
     target=V(),
     optimizer=Adam(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
-    ema=Ema(decay=0.995),
+    ema=Ema(decay=0.995, warmup=False),
     sampler=Ancestral(num_steps=100),
     batch_size=16,
     num_steps=3200,

@@ -31,6 +31,7 @@ from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.likelihood import log_likelihood
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
+from ddpm_jax.paths import local_path
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler
 from ddpm_jax.variance import FixedLarge, FixedSmall, Variance
 
@@ -226,12 +227,12 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     set_up_jax()
     run = ddpm_jax.load_run(options.run)
-    table = Measurements(options.run / f"samplers-{run.step}.json")
+    table = Measurements(local_path(options.run) / f"samplers-{run.step}.json")
     results = measure(run, options, table)
     print_table(results, table)
     test, labels = load_split(run.experiment.data, "test")
     progress = chain_bound(run, test, labels, run.schedule.num_steps, run.experiment.variance)
-    draw_figure(options.figure, results, table, progress)
+    draw_figure(local_path(options.figure), results, table, progress)
 
 
 if __name__ == "__main__":

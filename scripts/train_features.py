@@ -23,6 +23,7 @@ from ddpm_jax.check import RunError
 from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.commands.train import read_experiment
 from ddpm_jax.features.classifier import accuracy, held_out, labelled, save_classifier, train_classifier
+from ddpm_jax.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.suffix != ".safetensors":
         raise ValueError(f"output is {str(options.output)!r}; expected NAME.safetensors")
     set_up_jax()
-    path = options.experiment
+    path = local_path(options.experiment)
     source = labelled(read_experiment(path / "experiment.json" if path.is_dir() else path).data)
     train, test, where = held_out(source, options.seed)
     start = time.time()

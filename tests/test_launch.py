@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from test_kill import EXPERIMENT
 
-from ddpm_jax import launch, specs
+from ddpm_jax import launch, load_run, paths, specs
+from ddpm_jax.check import RunError
+from ddpm_jax.commands.evaluate import choose_source
 from ddpm_jax.commands.train import read_experiment
-from ddpm_jax.data import Tfds
+from ddpm_jax.data import Folder, Npz, Tfds
+from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.dryrun import step_flops
+from ddpm_jax.features.extractor import existing_file
+from ddpm_jax.paths import require_folder
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 HEAVY = ["tensorflow", "torch", "tensorflow_datasets", "grain", "orbax", "sklearn", "matplotlib", "PIL", "optax"]
@@ -157,3 +165,118 @@ def test_prepare_finds_the_splits_of_an_npz(capsys, tmp_path):
 def test_it_is_a_module_too():
     command = [sys.executable, "-m", "ddpm_jax", "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("ddpm-jax ")
+
+
+def test_help_and_version_by_the_names_that_people_try(capsys):
+    for arguments in ([], ["-h"], ["--help"], ["help"]):
+        launch.main(arguments)
+        assert capsys.readouterr().out.startswith("usage: ddpm-jax COMMAND ...")
+    for argument in ("--version", "-V", "version"):
+        launch.main([argument])
+        assert capsys.readouterr().out.startswith("ddpm-jax ")
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "import", "export", "prepare"])
+def test_help_lists_choices_in_order_and_without_none(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        launch.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "{None" not in text
+    if command in ("sample", "evaluate"):
+        assert "{ancestral,ddim,dpm-solver,heun}" in text
+        assert "{uniform,quadratic,log-snr,karras}" in text
+
+
+WARNS = """
+import warnings
+from ddpm_jax import launch
+
+def command(arguments):
+    warnings.warn("nothing is well")
+    warnings.warn("a value overflows", RuntimeWarning)
+
+launch._guarded(command, [])
+assert warnings.formatwarning is not launch._one_line
+"""
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_a_warning_of_a_command_is_one_line_without_source(debug):
+    environment = {**os.environ, "DDPM_JAX_DEBUG": debug, "PYTHONWARNINGS": "default"}
+    command = [sys.executable, "-c", WARNS]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+    lines = "ddpm-jax: warning: nothing is well\nddpm-jax: warning: RuntimeWarning: a value overflows\n"
+    assert (told == lines) == (debug == "")
+    assert "nothing is well" in told
+
+
+def test_errors_of_the_operating_system_are_told_without_their_number(capsys, tmp_path):
+    def command(arguments):
+        (tmp_path / "nosuch" / "file").read_bytes()
+
+    with pytest.raises(SystemExit) as stop:
+        launch._guarded(command, [])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"ddpm-jax: {tmp_path / 'nosuch' / 'file'}: No such file or directory\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="read-only; choose another"):
+        require_folder(tmp_path / "new" / "run", "choose another")
+
+
+# Paths.
+
+
+PLACES = {
+    "a run's folder": lambda: paths.run_path("~/x"),
+    "a run's folder as a Path": lambda: paths.run_path(Path("~/x")),
+    "features": lambda: existing_file("~/x", "a file"),
+    "the cache": lambda: paths.cache_folder("y").parents[1],
+    "TFDS data": lambda: Path(tfds_root("~/x")),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_tilde_is_the_home_folder(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/x")
+    (tmp_path / "x").write_text("")
+    assert PLACES[place]() == tmp_path / "x"
+
+
+def test_a_tilde_in_the_paths_of_commands(capsys, finished, experiment_file, tmp_path, monkeypatch):
+    """Beside `sample`, which test_short_runs.py has."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    shutil.copytree(finished, tmp_path / "home" / "run")
+    shutil.copy(experiment_file, tmp_path / "home" / "own.py")
+    np.savez(tmp_path / "home" / "x.npz", images=np.zeros((3, 8, 8, 1), np.uint8), labels=np.arange(3))
+    run = load_run("~/run")
+    assert read_experiment("~/own.py") == read_experiment(tmp_path / "home" / "own.py")
+    assert len(choose_source("--reference", run, "~/x.npz")) == 3
+    assert choose_source("--reference", run, "~/run") == run.experiment.data
+    launch.main(["prepare", "own", "~/x.npz", "--data-dir", "~/sets"])
+    shutil.copytree(Path(__file__).parent / "reference" / "diffusers", tmp_path / "home" / "diffusers")
+    launch.main(["import", "~/diffusers", "--output", "~/imported"])
+    launch.main(["export", "~/imported", "~/exported"])
+    assert (tmp_path / "home" / "sets" / "own").is_dir()
+    assert (tmp_path / "home" / "imported" / "experiment.json").is_file()
+    assert (tmp_path / "home" / "exported" / "model_index.json").is_file()
+    assert list((tmp_path / "work").iterdir()) == []
+    capsys.readouterr()
+    assert f"there is no file {tmp_path / 'home' / 'nosuch.py'}" in fails(capsys, "train", "~/nosuch.py")
+
+
+@pytest.mark.parametrize("data", [Npz("~/x.npz"), Folder("~/photos")], ids=["npz", "folder"])
+def test_a_tilde_in_the_paths_of_data(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    np.savez(tmp_path / "x.npz", images=np.zeros((3, 8, 8, 1), np.uint8))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "photos" / "1.png")
+    assert data[0]["image"].shape == (8, 8, 1)

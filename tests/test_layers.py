@@ -24,7 +24,7 @@ LAYERS = [
     ["training.log", "training.lock", "training.watch", "training.preemption", "training.nans"],
     ["training.step", "training.fit", "training.checkpoint", "training.posthoc", "evaluation.examples"],
     ["training.snapshots"],
-    ["specs"],
+    ["specs", "concerns"],
     ["features"],
     ["experiment"],
     ["run", "dryrun"],

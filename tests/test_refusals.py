@@ -19,6 +19,22 @@ SAMPLE = ("sample", "run", "--output", "images.npz")
 
 COMMANDS = [
     (("tarin",), "the command is 'tarin'; expected one of train, sample, "),
+    (("trian",), "did you mean 'train'?"),
+    (("Evaluat",), "did you mean 'evaluate'?"),
+    (("own.py",), "did you mean `ddpm-jax train own.py`?"),
+    ((*TRAIN, "run"), "run is the folder of a run; give run/experiment.json, and --workdir run to resume it"),
+    ((*TRAIN, "photos"), "photos is a folder; expected an experiment, FILE.py or FILE.json"),
+    (("sample", "photos"), "photos is not a run: it has no experiment.json"),
+    (("sample", "notes.txt"), "notes.txt is not a run: it has no experiment.json"),
+    (("sample", "run/checkpoints"), "did you mean run?"),
+    (("sample", "run/experiment.json"), "did you mean run?"),
+    (("sample", "."), "it contains 3: cosine, list, run"),
+    (("sample", "list"), "list/experiment.json is 'tuple'; expected an Experiment"),
+    (("sample", "cosine"), "cosine/experiment.json is 'Cosine'; expected an Experiment"),
+    (("evaluate", "run", "--features", "nosuch"), "the features are 'nosuch'; expected inception"),
+    (("export", "run", "notes.txt/x"), "notes.txt is a file; give another PATH"),
+    (("export", "nosuch", "x"), "nosuch is not a run: it has no experiment.json, and there is no such folder"),
+    (("import", "photos", "--output", "notes.txt/x"), "notes.txt is a file; choose another --output"),
     ((*TRAIN, "nosuch.py"), "there is no file nosuch.py; expected an experiment, FILE.py or FILE.json"),
     ((*TRAIN, "notes.txt"), "notes.txt is no experiment; expected FILE.py or FILE.json"),
     ((*TRAIN, "--batch-size", "3"), "the first argument is '--batch-size'; expected an experiment"),
@@ -62,6 +78,9 @@ FLAGS = [
     (("--num-processes", "2"), "--num-processes is 2, which needs --coordinator and --process-index too"),
     (("--join-timeout", "0"), "--join-timeout is 0; expected at least 1 second"),
     (("--workdir", "notes.txt"), "notes.txt is a file; --workdir names a folder"),
+    (("--workdir", "notes.txt/x"), "notes.txt is a file; choose another --workdir"),
+    (("--profile", "1"), "--profile"),
+    (("--learning-rate", "1"), "--optimizer.learning-rate FLOAT"),
     (("--workdir", "run"), "run holds a run of a different experiment"),
     (("--workdir", "headless"), "headless holds checkpoints but no experiment.json; choose another --workdir"),
 ]
@@ -102,8 +121,17 @@ JSON = [
     (lambda good: good.replace("own.py:Constant", "gone.py:Constant"), "class 'gone.py:Constant' cannot be loaded"),
     (lambda good: good.replace('"name": "killed",', ""), "name is missing"),
     (lambda good: "[1, 2]", "does not define an Experiment"),
+    (lambda good: '{"a": 1}', "the experiment has no field 'class'"),
+    (lambda good: '{"class": "ddpm_jax.schedule:Cosine"}', "does not define an Experiment"),
+    (lambda good: "[" * 100_000, "is not JSON"),
 ]
 SAMPLES = [
+    (("--output", "notes.txt/images.npz"), "notes.txt is a file; choose another --output"),
+    (("--output", "folder.npz"), "--output is 'folder.npz'; expected the name of a file; this is a folder"),
+    (("--num-images", "2.5"), "invalid literal for int()"),
+    (("--sampler", "DDIM"), "Expected one of ('ancestral', 'ddim', 'dpm-solver', 'heun')"),
+    (("--clip", "on"), "Expected one of ('static', 'dynamic', 'off')"),
+    (("--ema", "many"), "Error parsing --ema: no type matching FLOAT"),
     (("--output", "images.png"), "--output is 'images.png'; expected a file name that ends in .npz"),
     (("--num-images", "0"), "--num-images is 0; expected at least 1"),
     (("--seed", "-1"), "--seed is -1; expected 0 or more"),
@@ -124,7 +152,9 @@ PREPARE = [
     (("own", "own.npz"), "expected `images`, or SPLIT_images for each split"),
     (("own", "headless"), "where no image was found"),
     (("own", "photos", "--size", "0"), "size is 0; expected at least 1 pixel"),
-    (("own", "photos", "--channels", "2"), "invalid choice"),
+    (("own", "photos", "--channels", "2"), "Expected one of ('1', '3')"),
+    (("own", "good.npz", "--size", "8"), "--size is 8; expected none with an .npz"),
+    (("own", "good.npz", "--labels"), "--labels is True; expected none with an .npz"),
 ]
 TOGETHER = {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
 ENVIRONMENT = [
@@ -158,23 +188,28 @@ def world(finished, tmp_path_factory):
     np.savez(folder / "own.npz", good=IMAGES, **arrays)
     np.savez(folder / "good.npz", images=IMAGES)
     (folder / "empty.npz").write_bytes(b"")
+    (folder / "folder.npz").mkdir()
+    for name, text in {"list": "[1, 2]", "cosine": '{"class": "ddpm_jax.schedule:Cosine"}'}.items():
+        (folder / name).mkdir()
+        (folder / name / "experiment.json").write_text(text)
     specs.save(specs.load_file(folder / "own.py").experiment, folder / "good.json")
     return folder
 
 
 @pytest.fixture
 def refused(world, capsys, monkeypatch):
-    """refused(arguments, message): they are, in the world, which stays as it is."""
+    """refused(arguments, *messages): they are, in the world, which stays as it is."""
     monkeypatch.chdir(world)
 
-    def check(arguments, message):
+    def check(arguments, *messages):
         before = contents(world)
         with pytest.raises(SystemExit) as stop:
             launch.main(list(arguments))
         printed = capsys.readouterr()
         text = " ".join((printed.err + printed.out).replace("│", " ").split())
         assert stop.value.code == 2, text
-        assert message in text
+        for message in messages:
+            assert message in text
         assert "Traceback" not in text
         assert contents(world) == before
 
@@ -213,7 +248,7 @@ def test_an_experiment_json(refused, world, change, message):
     good = (world / "good.json").read_text()
     assert change(good) != good
     (world / "case.json").write_text(change(good))
-    refused(("train", "case.json", "--workdir", "new"), message)
+    refused(("train", "case.json", "--workdir", "new"), message, "ddpm-jax: case.json")
 
 
 @pytest.mark.parametrize(("flags", "message"), named(SAMPLES))
@@ -243,6 +278,12 @@ def test_a_device_that_is_not_there(world, platform):
     assert done.stderr.startswith(f"ddpm-jax: JAX_PLATFORMS is '{platform}', and JAX finds no such device")
     assert "Traceback" not in done.stderr
     assert contents(world) == before
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_reference_that_is_none_of_what_it_can_be(refused):
+    flags = ("--reference", "notes.txt", "--features", "pixels")
+    refused(("evaluate", "run", *flags), "--reference is 'notes.txt'; expected a split of the run's data, FILE.npz or")
 
 
 def test_there_are_enough_cases():

@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
+from ddpm_jax.paths import run_path
 
 if TYPE_CHECKING:
     from ddpm_jax.run import Run
@@ -57,7 +57,7 @@ class EvaluateOptions:
 
 def main(arguments: list[str]) -> None:
     """`ddpm-jax evaluate`."""
-    options = tyro.cli(EvaluateOptions, args=arguments, prog="ddpm-jax evaluate")
+    options = tyro.cli(EvaluateOptions, args=arguments, prog="ddpm-jax evaluate", config=(tyro.conf.DisallowNone,))
 
     import jax
 
@@ -104,12 +104,16 @@ def choose_source(flag: str, run: "Run", text: str | None) -> Any:
     data = run.experiment.data
     if text is None:
         return None
-    if (Path(text) / "experiment.json").is_file():
-        return read_experiment(Path(text) / "experiment.json").data
-    if Path(text).suffix in (".py", ".json"):
-        return read_experiment(Path(text)).data
-    if Path(text).suffix == ".npz" or Path(text).is_dir():
+    path = run_path(text)
+    if (path / "experiment.json").is_file():
+        return read_experiment(path / "experiment.json").data
+    if path.suffix in (".py", ".json"):
+        return read_experiment(path).data
+    if path.suffix == ".npz" or path.is_dir():
         return Later(run.image_shape, text, getattr(run.experiment.net, "num_classes", None) is not None).source
     if not hasattr(data, "split"):
         raise ValueError(f"{flag} is {text!r}, and {type(data).__name__} has no splits; expected {SOURCES}")
-    return dataclasses.replace(data, split=text)
+    try:
+        return dataclasses.replace(data, split=text)
+    except ValueError as error:
+        raise ValueError(f"{flag} is {text!r}; expected {SOURCES} ({error})") from None

@@ -23,7 +23,7 @@ class ExportOptions:
 
 def main(arguments: list[str]) -> None:
     """`ddpm-jax export`."""
-    options = tyro.cli(ExportOptions, args=arguments, prog="ddpm-jax export")
+    options = tyro.cli(ExportOptions, args=arguments, prog="ddpm-jax export", config=(tyro.conf.DisallowNone,))
 
     from ddpm_jax.commands.jax_setup import set_up_jax
     from ddpm_jax.interop.folder import require_new

@@ -2,9 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
@@ -32,21 +33,37 @@ GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras"
 CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 
 
+def one_of(*choices: str | int) -> PrimitiveConstructorSpec[Any]:
+    """An option that takes one of these values; None, its default, is not among those of the command line.
+
+    tyro lists the values of `Literal[...] | None` in an order of its own, with None.
+    """
+    values = {str(choice): choice for choice in choices}
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(values)}}}",
+        instance_from_str=lambda arguments: values[arguments[0]],
+        is_instance=lambda value: value is None or value in choices,
+        str_from_instance=lambda value: [str(value)],
+        choices=tuple(values),
+    )
+
+
 @dataclass(frozen=True)
 class HowOptions:
     """The sampler and its settings."""
 
-    sampler: Literal["ancestral", "ddim", "dpm-solver", "exponential-heun", "heun"] | None = None
+    sampler: Annotated[str | None, one_of(*SAMPLERS)] = None
     """The sampler; the experiment's unless given."""
     steps: int | None = None
     """Steps of the sampler; its own number unless given."""
-    grid: Literal["uniform", "quadratic", "log-snr", "karras"] | None = None
+    grid: Annotated[str | None, one_of(*GRIDS)] = None
     """Which timesteps the steps visit; the sampler's own rule unless given."""
     eta: float | None = None
     """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
     sde: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The dpm-solver adds noise: its form for the stochastic equation."""
-    clip: Literal["static", "dynamic", "off"] | None = None
+    clip: Annotated[str | None, one_of(*CLIPPINGS)] = None
     """What becomes of a predicted x beyond [-1, 1]; the experiment's choice unless given."""
 
 

@@ -1,12 +1,12 @@
 """`ddpm-jax import PATH`: make a run of a network that diffusers wrote."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ddpm_jax.check import require
+from ddpm_jax.paths import local_path, require_folder, run_path
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class ImportOptions:
 
 def main(arguments: list[str]) -> None:
     """`ddpm-jax import`."""
-    options = tyro.cli(ImportOptions, args=arguments, prog="ddpm-jax import")
+    options = tyro.cli(ImportOptions, args=arguments, prog="ddpm-jax import", config=(tyro.conf.DisallowNone,))
     holds = len(options.size) <= 2 and min(options.size, default=1) >= 1
     require("--size", options.size, holds, "one or two whole numbers, at least 1")
     data = options.data
-    require("--data", data, data is None or Path(data).expanduser().exists(), "an .npz file or a folder that exists")
+    require("--data", data, data is None or local_path(data).exists(), "an .npz file or a folder that exists")
 
     from ddpm_jax.commands.jax_setup import set_up_jax
     from ddpm_jax.interop.runs import import_run
-    from ddpm_jax.paths import run_path
 
-    set_up_jax()
     output = options.output or f"runs/{run_path(options.path).absolute().name}"
+    require_folder(run_path(output), "choose another --output")
+    set_up_jax()
     choices = {"variant": options.variant, "label_dropout": options.label_dropout, "data": options.data}
     size = (options.size[0], options.size[-1]) if options.size else None
     experiment = import_run(options.path, output, size=size, **choices, report=print)

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
+from ddpm_jax.check import require
+from ddpm_jax.commands.how import one_of
 from ddpm_jax.data.folder import Fit, Folder, Resample
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.sources import Npz, Source
+from ddpm_jax.data.tfds import tfds_root
+from ddpm_jax.paths import local_path, require_folder
 
 FOLDER_SPLITS = ("train", "test", "val", "validation")
 
@@ -22,11 +26,11 @@ class PrepareOptions:
     folder holds images, or the folders train and test (or val, validation) with images.
     """
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.arg(metavar="NAME"), tyro.conf.Positional]
     """The data set's name, for Tfds(NAME): lower-case words joined by underscores."""
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.arg(metavar="SOURCE"), tyro.conf.Positional]
     """The .npz, or the folder."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """The folder of all data sets; $TFDS_DATA_DIR, or else ~/tensorflow_datasets, unless given."""
     size: int | None = None
     """For a folder: the height and width that images are resized and cropped to; kept as they are unless given."""
@@ -34,17 +38,18 @@ class PrepareOptions:
     """For a folder: how images become square, as in Folder."""
     resample: Resample = "lanczos"
     """For a folder: the filter that resizes."""
-    channels: Literal[1, 3] | None = None
+    channels: Annotated[Literal[1, 3] | None, one_of(1, 3)] = None
     """For a folder: 1 converts all to grey, 3 all to RGB; they stay as they are unless given."""
-    labels: bool = False
+    labels: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """For a folder: number the classes after its sub-folders, by name."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace a data set of this name."""
 
 
 def main(arguments: list[str]) -> None:
     """`ddpm-jax prepare`."""
-    options = tyro.cli(PrepareOptions, args=arguments, prog="ddpm-jax prepare")
+    options = tyro.cli(PrepareOptions, args=arguments, prog="ddpm-jax prepare", config=(tyro.conf.DisallowNone,))
+    require_folder(local_path(tfds_root(options.data_dir and str(options.data_dir))), "choose another --data-dir")
     splits = splits_of(options)
     data_dir = None if options.data_dir is None else str(options.data_dir)
     folder = prepare(options.name, splits, data_dir, overwrite=options.overwrite)
@@ -56,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
 def splits_of(options: PrepareOptions) -> dict[str, Source]:
     """The sources found at `options.source`, one for each split."""
-    path = options.source
+    path = local_path(options.source)
     if path.is_dir():
         return _folder_splits(options)
     if path.suffix != ".npz" or not path.exists():
@@ -66,6 +71,9 @@ def splits_of(options: PrepareOptions) -> dict[str, Source]:
             names = set(stored.files)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as an .npz: {error}") from None
+    for name in ("size", "fit", "resample", "channels", "labels"):
+        value, default = getattr(options, name), PrepareOptions.__dataclass_fields__[name].default
+        require(f"--{name}", value, value == default, "none with an .npz, whose arrays are taken as they are")
     found = {name.removesuffix("images").removesuffix("_") or "train" for name in names if name.endswith("images")}
     if not found:
         raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected `images`, or SPLIT_images for each split")
@@ -78,7 +86,8 @@ def splits_of(options: PrepareOptions) -> dict[str, Source]:
 
 
 def _folder_splits(options: PrepareOptions) -> dict[str, Source]:
-    named = {name: options.source / name for name in FOLDER_SPLITS if (options.source / name).is_dir()}
-    folders = named or {"train": options.source}
+    source = local_path(options.source)
+    named = {name: source / name for name in FOLDER_SPLITS if (source / name).is_dir()}
+    folders = named or {"train": source}
     how = (options.size, options.fit, options.resample, options.channels, options.labels)
     return {split: Folder(str(folder), *how) for split, folder in folders.items()}

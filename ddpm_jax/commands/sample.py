@@ -11,7 +11,7 @@ import tyro
 from ddpm_jax.check import require
 from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.commands.how import HowOptions, choose_clipping, choose_sampler
-from ddpm_jax.paths import RunPath, run_path, write_bytes
+from ddpm_jax.paths import RunPath, require_folder, run_path, write_bytes
 
 IN_PICTURE = 100
 
@@ -42,9 +42,10 @@ class SampleOptions:
 
 def main(arguments: list[str]) -> None:
     """`ddpm-jax sample`."""
-    options = tyro.cli(SampleOptions, args=arguments, prog="ddpm-jax sample")
+    options = tyro.cli(SampleOptions, args=arguments, prog="ddpm-jax sample", config=(tyro.conf.DisallowNone,))
     output = run_path(options.output) if options.output else run_path(options.run) / "samples.npz"
     require("--output", str(output), output.suffix == ".npz", "a file name that ends in .npz")
+    require("--output", str(output), not output.is_dir(), "the name of a file; this is a folder")
     require("--num-images", options.num_images, options.num_images >= 1, "at least 1")
     require("--seed", options.seed, 0 <= options.seed < 2**32, "0 or more, less than 2^32")
 
@@ -52,15 +53,18 @@ def main(arguments: list[str]) -> None:
 
     from ddpm_jax.commands.jax_setup import set_up_jax
     from ddpm_jax.data.images import grid, save_png, to_pixels
+    from ddpm_jax.evaluation.progress import Waiting
     from ddpm_jax.run import load_run
 
     set_up_jax(options.cluster)
     run = load_run(options.run, ema=options.ema)
+    require_folder(output.parent, "choose another --output")  # before anything is drawn
     sampler = choose_sampler(run.experiment.sampler, options.how)
     labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
     start = time.monotonic()
     choices = {"sampler": sampler, "clip": choose_clipping(options.how), "labels": labels, "guidance": options.guidance}
-    x = run.sample(jax.random.key(options.seed), options.num_images, **choices)
+    with Waiting("drawing", options.num_images, quiet=jax.process_index() > 0) as waiting:
+        x = run.sample(jax.random.key(options.seed), options.num_images, **choices, reached=waiting.reached)
     seconds = time.monotonic() - start
     if jax.process_index() > 0:
         return  # all take part in the drawing, and one writes

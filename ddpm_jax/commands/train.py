@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import jax
@@ -13,6 +12,7 @@ from ddpm_jax import specs
 from ddpm_jax.commands.cluster import ClusterOptions
 from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.experiment import Experiment
+from ddpm_jax.paths import local_copy, run_path
 
 USAGE = """\
 usage: ddpm-jax train EXPERIMENT.py|experiment.json [--workdir DIR] [--dry-run] [overrides]
@@ -26,11 +26,11 @@ class TrainOptions:
     """Train, or go on training; every field of the experiment can be overridden."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    workdir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    workdir: Annotated[str | None, tyro.conf.arg(metavar="DIR"), tyro.conf.DisallowNone] = None
     """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given.  It may lie in an object store,
     gs://BUCKET/RUN."""
-    cluster: Annotated[ClusterOptions, tyro.conf.arg(name="")] = ClusterOptions()
-    profile: tuple[int, int] | None = None
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name=""), tyro.conf.DisallowNone] = ClusterOptions()
+    profile: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="FIRST LAST"), tyro.conf.DisallowNone] = None
     """Write a profiler's trace of the steps from the first to the last of two numbers into the run's folder."""
     debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Where the loss is lost, say which line of code made the first number that is not finite; slower, and takes the
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(0 if arguments else 2)
     if arguments[0].startswith("-"):
         raise ValueError(f"the first argument is {arguments[0]!r}; expected an experiment, FILE.py or FILE.json")
-    train_experiment(read_experiment(Path(arguments[0])), arguments[1:], f"ddpm-jax train {arguments[0]}")
+    train_experiment(read_experiment(arguments[0]), arguments[1:], f"ddpm-jax train {arguments[0]}")
 
 
 def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
@@ -73,17 +73,23 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
         print(told)
 
 
-def read_experiment(path: Path) -> Experiment:
+def read_experiment(file: str | os.PathLike) -> Experiment:
     """The experiment in a Python file (its variable `experiment`) or in a JSON file.
 
     Raises ValueError or FileNotFoundError, naming the file and, for Python, the line.
     """
+    path = run_path(file)
+    if (path / "experiment.json").is_file():
+        raise ValueError(
+            f"{path} is the folder of a run; give {path}/experiment.json, and --workdir {path} to resume it"
+        )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; expected an experiment, FILE.py or FILE.json")
+        missing = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise FileNotFoundError(f"{missing}; expected an experiment, FILE.py or FILE.json")
     if path.suffix == ".json":
         found = specs.load(path)
     elif path.suffix == ".py":
-        found = getattr(specs.run_file(path), "experiment", None)
+        found = getattr(specs.run_file(local_copy(path)), "experiment", None)
     else:
         raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ddpm_jax.data.sources import Example, check_choice, pixels_of
+from ddpm_jax.paths import local_path
 
 Fit = Literal["cover", "stretch", "crop"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]
@@ -97,7 +98,7 @@ class Folder:
 
     @cached_property
     def _root(self) -> Path:
-        return Path(self.path).expanduser()
+        return local_path(self.path)
 
     def _parts(self, file: Path) -> tuple[str, ...]:
         return file.relative_to(self._root).parts

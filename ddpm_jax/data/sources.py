@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
+
+from ddpm_jax.paths import local_path
 
 Example = dict[str, Any]
 
@@ -217,7 +218,7 @@ class Npz(InMemory):
         return f"{field} is {name!r}: this array of {self.path}"
 
     def _read(self, field: str, name: str) -> np.ndarray:
-        path = Path(self.path).expanduser()
+        path = local_path(self.path)
         if not path.is_file():
             raise FileNotFoundError(f"path is {self.path!r}; there is no such file")
         if not zipfile.is_zipfile(path):

@@ -1,6 +1,7 @@
 """How far a long task is: a bar on a terminal, a line now and then elsewhere."""
 
 import time
+from threading import Event, Thread
 from types import TracebackType
 
 from rich.console import Console
@@ -13,7 +14,10 @@ PAUSE = 20.0
 
 
 class Waiting:
-    """`with Waiting("drawing", total, done) as waiting: ... waiting.reached(count)`, on stderr."""
+    """`with Waiting("drawing", total, done) as waiting: ... waiting.reached(count)`, on stderr.
+
+    Where there is no terminal, a line every 20 seconds, also while one part of the task takes longer than that.
+    """
 
     def __init__(self, what: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self._what, self._total, self._start = what, total, done
@@ -29,22 +33,31 @@ class Waiting:
             transient=True,
         )
         self._task = self._bar.add_task(what, total=total, completed=done)
-        self._began = self._spoke = time.monotonic()
+        self._began, self._reached, self._over = time.monotonic(), (done, time.monotonic()), Event()
 
     def reached(self, count: int) -> None:
         """So many are done."""
+        self._reached = count, time.monotonic()
         self._bar.update(self._task, completed=count)
-        now = time.monotonic()
-        if self._console.is_terminal or now - self._spoke < PAUSE or count >= self._total:
-            return
-        self._spoke = now
-        left = (now - self._began) / (count - self._start) * (self._total - count)
-        text = f"{self._what}: {count:,} of {self._total:,}, {format_time(left)} left"
-        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _tell(self) -> None:
+        """Print a line now and then, until the task is over."""
+        while not self._over.wait(PAUSE):
+            count, since = self._reached
+            text = f"{self._what}: {count:,} of {self._total:,}"
+            if count > self._start:
+                left = (self._total - count) / (count - self._start) * (since - self._began)
+                text += f", {format_time(left)} left"
+            else:
+                text += f", {format_time(time.monotonic() - self._began)} so far"
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "Waiting":
         self._bar.start()
+        if not (self._console.is_terminal or self._console.quiet):
+            Thread(target=self._tell, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
         self._bar.stop()

@@ -32,7 +32,7 @@ from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.data.stream import batches, sequential
 from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
 from ddpm_jax.nets.classifier import ClassifierSpec
-from ddpm_jax.paths import write_bytes
+from ddpm_jax.paths import local_path, write_bytes
 from ddpm_jax.precision import quoted
 from ddpm_jax.training.optimizer import Adam
 
@@ -204,7 +204,7 @@ def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict
     known = {"format": FORMAT, "image_shape": json.dumps(classifier.image_shape)}
     known |= {name: str(value) for name, value in dataclasses.asdict(classifier.spec).items()}
     told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    write_bytes(Path(path), _sorted_header(save(arrays, metadata={**told, **known})))
+    write_bytes(local_path(path), _sorted_header(save(arrays, metadata={**told, **known})))
 
 
 def _sorted_header(content: bytes) -> bytes:

@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from ddpm_jax.arrays import Pixels
 from ddpm_jax.check import require, whole
+from ddpm_jax.paths import local_path
 from ddpm_jax.precision import quoted
 from ddpm_jax.specs import run_file
 from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
@@ -193,7 +194,7 @@ def read_extractor(text: str) -> Extractor:
         return of_function(pixels, preprocessing="pixels / 255, as they are")
     file, separator, name = text.rpartition(":")
     if separator and file.endswith(".py"):
-        return _of_file(Path(file).expanduser(), name)
+        return _of_file(local_path(file), name)
     if text.endswith(".safetensors"):
         from ddpm_jax.features.classifier import load_classifier
 
@@ -208,7 +209,7 @@ def pixels(images: Pixels) -> Float[np.ndarray, "batch d"]:
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
     """The path; FileNotFoundError where there is no such file."""
-    found = Path(path).expanduser()
+    found = local_path(path)
     if not found.is_file():
         raise FileNotFoundError(f"there is no file {found}; expected {what}")
     return found

@@ -17,11 +17,12 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from ddpm_jax.paths import local_path
 
 STORAGES = {
     "FloatStorage": np.dtype(np.float32),
@@ -72,7 +73,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises ValueError where the file holds anything else or is damaged, and OSError where it cannot be opened.
     """
-    with Path(path).open("rb") as file:
+    with local_path(path).open("rb") as file:
         start = file.read(len(LEGACY_START))
         file.seek(0)
         try:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.check import RunError, require
-from ddpm_jax.paths import RunPath, is_remote, local_copy, remove_tree, write_bytes
+from ddpm_jax.paths import RunPath, is_remote, local_copy, remove_tree, require_folder, write_bytes
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
@@ -115,9 +115,10 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def require_new(folder: RunPath, option: str) -> None:
-    """Raise RunError unless there is nothing at `folder` yet, or an empty folder."""
+    """Raise RunError unless there is nothing at `folder` yet, or an empty folder, and it can be written."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(f"{folder} is there already and nothing in it is overwritten; {option}")
+    require_folder(folder, option)
 
 
 @contextmanager

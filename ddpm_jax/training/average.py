@@ -3,7 +3,14 @@
 theta_k are the parameters after step k = 1, 2, ..., t, and every average is a weighted sum of them.
 
 *Exponential.*  e_k = d e_{k-1} + (1 - d) theta_k from e_0 = theta_0: the last 1 / (1 - d) steps or so count, however
-long the training has been.
+long the training has been.  After t steps d^t of the average is still theta_0, which is untrained: 90% after 1,000
+steps with d = 0.9999.  So the decay starts small and grows, d_k = min(d, (1 + k) / (10 + k)), as in TensorFlow's
+ExponentialMovingAverage: until d is reached, the average covers about the last tenth of the training, and since
+
+    prod_{k=1}^m (1 + k) / (10 + k) = 10! (m + 1)! / (m + 10)! = 10 / binomial(m + 10, 9),
+
+theta_0 makes up 6e-5 of it after 10 steps.  d_k depends on k alone, so a training that is continued is the same
+training; from step (10 d - 1) / (1 - d) on, 90,000 for d = 0.9999, the decay is d.
 
 *By a power of time* (Karras et al. 2024, arXiv 2312.02696, section 3.1).  Steps count by how far into the training
 they are, so that a width says the same of a short and of a long one.  Let theta(tau) = theta_k for tau in (k - 1, k];
@@ -43,6 +50,8 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.check import require, whole
 
 NARROWEST, WIDEST = 1e-4, 1 / math.sqrt(12)
+# Steps whose shares are computed at once.
+BLOCK = 4096
 
 
 def width_of(gamma: float) -> float:
@@ -84,6 +93,20 @@ class Averaging:
         """What share of each average the parameters of step number `step` (counted from 1) become."""
         raise NotImplementedError
 
+    def initial_shares(self, step: int) -> tuple[float, ...]:
+        """How much of each average after `step` steps is the parameters from before the first step, from 0 to 1.
+
+        It is the product over k = 1, ..., step of 1 - shares(k); where that falls below 1e-6 it may be returned as 0.
+        """
+        left = np.ones(len(self.profiles))
+        for first in range(1, step + 1, BLOCK):
+            steps = jnp.arange(first, min(first + BLOCK, step + 1))
+            shares = np.array(jax.vmap(self.shares)(steps), np.float64).reshape(len(left), -1)
+            left = left * np.prod(1 - shares, axis=1)
+            if left.max(initial=0) < 1e-6:
+                break
+        return tuple(np.where(left < 1e-6, 0.0, left).tolist())
+
     def snapshot_due(self, step: int, last: int) -> bool:
         """Whether the averages after this step, of a training of `last` steps, are kept for good."""
         return False
@@ -103,10 +126,12 @@ class Ema(Averaging):
 
     decay: float = 0.9999
     """The average keeps this share of itself in each step."""
-    warmup: bool = False
-    """Whether the decay starts small, min(decay, (1 + step) / (10 + step)): for short trainings."""
+    warmup: bool = True
+    """Whether the decay starts small and grows, min(decay, (1 + step) / (10 + step)), so that the average soon forgets
+    the untrained parameters; False for published recipes without it."""
     others: tuple[float, ...] = ()
-    """Further decays to keep an average of, each of which takes the memory of the parameters once more."""
+    """Further decays to keep an average of, each of which takes the memory of the parameters once more. With warm-up
+    two averages are equal until the decay of one has stopped growing."""
 
     def __post_init__(self) -> None:
         for name, decay in (("decay", self.decay), *(("others", decay) for decay in self.others)):
@@ -122,6 +147,16 @@ class Ema(Averaging):
         if self.warmup:
             decays = [jnp.minimum(decay, (1.0 + step) / (10.0 + step)) for decay in decays]
         return tuple(1.0 - decay for decay in decays)
+
+    def initial_shares(self, step: int) -> tuple[float, ...]:
+        return tuple(self._initial_share(decay, step) for decay in self.profiles)
+
+    def _initial_share(self, decay: float, step: int) -> float:
+        """The product of the decays of steps 1, ..., `step`, in closed form."""
+        if not self.warmup:
+            return float(decay) ** step
+        growing = min(step, max(0, math.ceil((10 * decay - 1) / (1 - decay)) - 1))  # the steps with a smaller decay
+        return 10 / math.comb(growing + 10, 9) * float(decay) ** (step - growing)
 
 
 @dataclass(frozen=True)
@@ -149,6 +184,9 @@ class PowerEma(Averaging):
     def shares(self, step: Int[Array, ""]) -> tuple[Float[Array, ""], ...]:
         """1 - beta_k; by log1p and expm1, as few digits of a float32 beta_k differ from those of 1 when k is large."""
         return tuple(-jnp.expm1((gamma_of(width) + 1.0) * jnp.log1p(-1.0 / step)) for width in self.profiles)
+
+    def initial_shares(self, step: int) -> tuple[float, ...]:
+        return (0.0 if step > 0 else 1.0,) * len(self.profiles)  # beta_1 = 0
 
     def snapshot_due(self, step: int, last: int) -> bool:
         return step % self.snapshot_every == 0 or step == last

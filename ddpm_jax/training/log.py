@@ -77,6 +77,8 @@ class Log:
     def doing(self, what: str) -> None:
         """Show what takes a while beside training."""
         self._progress.update(self._task, shown=what)
+        if not self._console.is_terminal:
+            self._say_state()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record the metrics after `step` steps, which are those of the steps since the last record.
@@ -100,13 +102,20 @@ class Log:
                 shown += f"  {format_time((self._num_steps - step) / rate)} left"
             self.say(f"step {step}/{self._num_steps}  {shown}")
 
-    def images(self, step: int, pixels: Any) -> RunPath:
-        """Save uint8 images [n, height, width, channels] as one picture; returns its path."""
+    def images(self, step: int, pixels: Any, concern: str | None = None) -> RunPath:
+        """Save uint8 images [n, height, width, channels] as one picture; returns its path.
+
+        concern: why they may look worse than they should, for the person who looks at it.
+        """
         path = self.picture_path(step)
+        if concern:
+            self.say(f"{path}: {concern}, which shows in these samples")
         if self._quiet:
             return path
         picture = grid(np.asarray(pixels))
         self._troubles.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
+        if not self._console.is_terminal:
+            self.say(f"step {step}/{self._num_steps}  samples: {path}")
         self._events.add_image("samples", picture, step)
         self._events.write()
         return path
@@ -131,8 +140,11 @@ class Log:
         """Where lines are all there is to see: one after each minute without any, so that waiting is not silence."""
         while not self._closed.wait(max(self._spoke + HEARTBEAT - time.monotonic(), 0.1)):
             if time.monotonic() - self._spoke >= HEARTBEAT:
-                task = self._progress.tasks[0]
-                self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
+                self._say_state()
+
+    def _say_state(self) -> None:
+        task = self._progress.tasks[0]
+        self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
 
 def entries_until(path: RunPath, step: int, troubles: Troubles) -> bytes:

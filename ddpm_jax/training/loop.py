@@ -21,15 +21,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax import specs
+from ddpm_jax import concerns, specs
 from ddpm_jax.arrays import stream
 from ddpm_jax.check import RunError
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
-from ddpm_jax.dryrun import step_flops
+from ddpm_jax.dryrun import count_parameters, epochs, step_flops
 from ddpm_jax.evaluation.examples import numbers
 from ddpm_jax.experiment import Experiment
-from ddpm_jax.paths import RunPath, run_path
+from ddpm_jax.paths import RunPath, require_folder, run_path
 from ddpm_jax.run import draw_images
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.lock import locked
@@ -70,6 +70,7 @@ def train(
     experiment.check()
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
+    require_folder(workdir, "choose another --workdir")
     trace = Profile(workdir / "profile", profile)
     step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -110,14 +111,34 @@ class Training:
         # The metrics of the steps since the last line of them.
         self.pending: deque[Any] = deque(unpack(about.get("unrecorded", [])))
         self.snapshots.resume(self.start, self.state.ema_params)
+        self.workdir = workdir
         self.log = Log(workdir, self.start, experiment.num_steps, quiet=not is_first)
         stack.callback(self.log.close)
         stack.callback(profile.close, self.log.say)
         self.checkpoints.report = self.snapshots.report = self.log.say
+        self.log.say(self.opening())
         self.checkpoints.check_space(self.state)
         self.meter = Meter(self.start, experiment.batch_size, mesh.size, flops_where_peak_is_known(experiment))
         self.notice = Notice()
         stack.callback(self.notice.close)
+
+    def opening(self) -> str:
+        """What is trained, where, and from which step, in two lines; of a finished run, that it is finished."""
+        of, mesh, data = self.experiment, self.mesh, self.experiment.data
+        if self.start == of.num_steps:
+            longer = f"train longer with --num-steps {2 * of.num_steps}"
+            if of.optimizer.decay != "constant":
+                longer = "its learning rate ends at that step, so train longer in a new --workdir"
+            return (
+                f"{self.workdir} is at step {self.start} of {of.num_steps} already: nothing is left to train; {longer}"
+            )
+        start = f"resuming at step {self.start}" if self.start else "starting at step 0"
+        images = f"{type(data).__name__}, {len(data):,} images of {'x'.join(map(str, of.image_shape))}"
+        return (
+            f"{of.name}: {count_parameters(self.state.params):,} parameters on {mesh.size} x "
+            f"{mesh.devices.flat[0].device_kind}, {start} of {of.num_steps}, in {self.workdir}\n"
+            f"data: {images}, {of.batch_size} in a step, {epochs(of, len(data)):,.1f} epochs"
+        )
 
     def run(self) -> RunPath:
         """Take the steps that are left; raises Preempted where they are cut short."""
@@ -223,10 +244,12 @@ class Training:
 
     def draw_picture(self) -> None:
         """Sample with the averaged parameters, always from the same noise, and save the images as one picture."""
-        self.log.doing("drawing samples")
+        count = self.experiment.num_samples
+        self.log.doing(f"drawing {count} sample{'s' if count > 1 else ''}")
         of, key = self.experiment, stream(jax.random.key(self.experiment.seed), "picture")
         x = draw_images(of, self.state.ema_params[0], of.image_shape, key, of.num_samples, self.mesh)
-        self.log.images(int(self.state.step), to_pixels(x))
+        step = int(self.state.step)
+        self.log.images(step, to_pixels(x), concerns.of_average(of.ema, step, of.ema.profiles[0]))
 
     def _let_go(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Close what saves, at the end; where one of many processes fails, that would wait for the others."""

@@ -14,8 +14,9 @@ class Adam:
 
     learning_rate: float = 2e-4
     """The learning rate after warm-up."""
-    warmup_steps: int = 5000
-    """Steps over which the learning rate rises linearly from 0."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from 0. Ho et al. 2020 take 5,000, too many for a training of
+    a few thousand steps."""
     decay: Literal["constant", "cosine"] = "constant"
     """Constant after warm-up, or falling along a cosine to 0 at the end of training."""
     b1: float = 0.9

@@ -173,7 +173,7 @@ def train(data: Mixture, width: int, batch: int, num_steps: int, count: int, fre
     net = MlpSpec(width, waves=WAVES)
 
     def fitted(s: NoiseSchedule, target: Any) -> Any:
-        recipe = Recipe(net, s, target=target, update=update, ema=Ema(0.99))
+        recipe = Recipe(net, s, target=target, update=update, ema=Ema(0.99, warmup=False))
         return net.bind(fit(key, recipe, lambda key: data.sample(key, batch), num_steps)[0].ema_params[0])
 
     one, many = fitted(ONE_STEP, X()), fitted(SCHEDULE, V())
