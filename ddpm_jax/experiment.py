@@ -16,6 +16,7 @@ import jax
 from ddpm_jax import specs
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, as_clipping
+from ddpm_jax.data.accept import as_label
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.objective import Hybrid, Objective, SquaredError
 from ddpm_jax.sampling import Ancestral, Sampler
@@ -105,6 +106,8 @@ class Experiment:
             part = getattr(self, name)
             holds = not isinstance(part, type) and all(callable(getattr(part, method, None)) for method in methods)
             require(name, part, holds, f"an object with the methods {' and '.join(methods)}")
+            if not dataclasses.is_dataclass(part):
+                raise ValueError(_as_dataclass(name, type(part)))
         for name in (
             "batch_size",
             "accumulate",
@@ -138,8 +141,9 @@ class Experiment:
         num_classes, first = getattr(self.net, "num_classes", None), self.data[0]
         if num_classes is not None and "label" not in first:
             raise ValueError(f"net.num_classes is {num_classes}, but {type(self.data).__name__} has no labels")
-        if num_classes is not None and not 0 <= int(first["label"]) < num_classes:
-            raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {first['label']}")
+        label = as_label(first["label"], 0) if "label" in first else None
+        if num_classes is not None and label is not None and not 0 <= label < num_classes:
+            raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {label}")
 
     def check_without_data(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError where the parts do not fit images of this shape, or one another."""
@@ -162,6 +166,22 @@ class Experiment:
     def parameter_shapes(self, image_shape: tuple[int, ...]) -> Any:
         """The parameters' shapes and dtypes, at no cost."""
         return jax.eval_shape(lambda key: self.net.init(key, image_shape), jax.random.key(0))
+
+
+def _as_dataclass(name: str, cls: type) -> str:
+    """Why `data` or `net` of a class that is no dataclass is refused, and what to do."""
+    ways = ["give its arrays, Arrays.of(images, labels)"] if name == "data" else []
+    if cls.__module__ == "builtins":
+        ways = ways or ["wrap it in one"]
+    else:
+        ways = [
+            f"put @dataclass(frozen=True) above `class {cls.__name__}` and declare what it is made of as fields",
+            *ways,
+        ]
+    return (
+        f"{name} is a {cls.__name__}; expected a frozen dataclass, whose fields experiment.json can hold: "
+        + ", or ".join(ways)
+    )
 
 
 # What may change when a run is resumed: how long it is, and what it writes.

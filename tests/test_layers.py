@@ -28,7 +28,7 @@ LAYERS = [
     ["features"],
     ["experiment"],
     ["run", "dryrun"],
-    ["training.start", "evaluation"],
+    ["training.start", "training.same_data", "evaluation"],
     ["training.loop", "interop"],
     ["commands"],
     ["launch"],

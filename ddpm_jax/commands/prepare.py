@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
 
 from ddpm_jax.data.folder import Fit, Folder, Resample
 from ddpm_jax.data.prepare import prepare
-from ddpm_jax.data.sources import Npz, Source
+from ddpm_jax.data.sources import Npz, Source, open_npz
 
 FOLDER_SPLITS = ("train", "test", "val", "validation")
 
@@ -61,11 +60,8 @@ def splits_of(options: PrepareOptions) -> dict[str, Source]:
         return _folder_splits(options)
     if path.suffix != ".npz" or not path.exists():
         raise ValueError(f"source is {str(path)!r}; expected an .npz or a folder of images that exists")
-    try:
-        with np.load(path) as stored:
-            names = set(stored.files)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as an .npz: {error}") from None
+    with open_npz(path, f"{path} cannot be read as an .npz: it") as stored:
+        names = set(stored.files)
     found = {name.removesuffix("images").removesuffix("_") or "train" for name in names if name.endswith("images")}
     if not found:
         raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected `images`, or SPLIT_images for each split")
