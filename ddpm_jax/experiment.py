@@ -2,9 +2,9 @@
 
     experiment = Experiment(name="digits", data=Digits(), net=UNetSpec(...), schedule=Cosine(), ...)
 
-Two runs of equal experiments on equal hardware give equal parameters.  `data` and `net` take any frozen
-dataclass with the right methods, the other parts one derived from the class named here; it may be defined
-in the experiment's own file.
+Two runs of equal experiments on equal hardware give equal parameters.  `data` takes any object with the right methods,
+`net` any frozen dataclass with them, the other parts one derived from the class named here; it may be defined in the
+experiment's own file.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from ddpm_jax import specs
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, as_clipping
 from ddpm_jax.data.accept import as_label
+from ddpm_jax.data.given import Given
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.objective import Hybrid, Objective, SquaredError
 from ddpm_jax.sampling import Ancestral, Sampler
@@ -51,7 +52,7 @@ class Experiment:
     name: str
     """Names the run's folder, runs/NAME, unless --workdir does."""
     data: Any
-    """The images to learn from: a Source."""
+    """The images to learn from: a Source.  One of a class that is no dataclass is kept as `Given`."""
     net: Any
     """The network: a spec with init(key, image_shape) and bind(params)."""
     schedule: ScheduleSpec = Linear()
@@ -106,8 +107,13 @@ class Experiment:
             part = getattr(self, name)
             holds = not isinstance(part, type) and all(callable(getattr(part, method, None)) for method in methods)
             require(name, part, holds, f"an object with the methods {' and '.join(methods)}")
-            if not dataclasses.is_dataclass(part):
-                raise ValueError(_as_dataclass(name, type(part)))
+        if not dataclasses.is_dataclass(self.data):
+            object.__setattr__(self, "data", Given.of(self.data))
+        if not dataclasses.is_dataclass(self.net):
+            raise ValueError(
+                f"net is a {type(self.net).__name__}; expected a frozen dataclass, whose fields experiment.json can "
+                "hold: put @dataclass(frozen=True) above its class and declare what it is made of as fields"
+            )
         for name in (
             "batch_size",
             "accumulate",
@@ -168,22 +174,6 @@ class Experiment:
         return jax.eval_shape(lambda key: self.net.init(key, image_shape), jax.random.key(0))
 
 
-def _as_dataclass(name: str, cls: type) -> str:
-    """Why `data` or `net` of a class that is no dataclass is refused, and what to do."""
-    ways = ["give its arrays, Arrays.of(images, labels)"] if name == "data" else []
-    if cls.__module__ == "builtins":
-        ways = ways or ["wrap it in one"]
-    else:
-        ways = [
-            f"put @dataclass(frozen=True) above `class {cls.__name__}` and declare what it is made of as fields",
-            *ways,
-        ]
-    return (
-        f"{name} is a {cls.__name__}; expected a frozen dataclass, whose fields experiment.json can hold: "
-        + ", or ".join(ways)
-    )
-
-
 # What may change when a run is resumed: how long it is, and what it writes.
 FREE_TO_CHANGE = frozenset(
     {
@@ -218,5 +208,7 @@ def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]
     encoded_old, encoded_new = specs.encode(old), specs.encode(new)
     lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
     lines = [line for line in lines if begun or not line.startswith(UNKNOWN_TO_WEIGHTS)]
+    if isinstance(old.data, Given) and isinstance(new.data, Given):  # what they hold is compared by itself
+        lines = [line for line in lines if not line.startswith("data.digest:")]
     changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
     return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]

@@ -11,7 +11,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["arrays", "check", "compiler"],
+    ["arrays", "check", "compiler", "cells"],
     ["gaussian", "clipping", "paths"],
     ["schedule", "nets.embed", "nets.init", "nets.convolution", "nets.blocks", "data.images"],
     ["forward", "grids"],

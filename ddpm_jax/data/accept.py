@@ -7,7 +7,7 @@ An array does not say what its axes mean.  Where the shape fits a series, one im
 first as well as it fits images, the array is refused, and the message shows how to say what is meant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,18 @@ def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N heig
     return images
 
 
+def check_example(example: Any, index: int) -> None:
+    """Raise ValueError unless source[index] is a dictionary with an image as it should be."""
+    if isinstance(example, Mapping) and "image" in example:
+        check_image(example["image"], index)
+        return
+    found = sorted(example) if isinstance(example, Mapping) else type(example).__name__
+    raise ValueError(
+        f'source[{index}] is {found}; expected a dictionary {{"image": uint8 [height, width, channels]}}, and "label" '
+        "if there are labels (Arrays.of(images, labels) makes a source of arrays)"
+    )
+
+
 def check_image(image: Any, index: int) -> None:
     """Raise ValueError unless source[index]["image"] is uint8 [height, width, channels]."""
     dtype, shape = getattr(image, "dtype", type(image).__name__), np.shape(image)
@@ -106,7 +118,7 @@ def check_axes(shape: Sequence[int], found: str, name: str, before: tuple[int, .
     told = f"{found}, which reads as height {height}, width {width} and {channels} channels, but looks like"
     if height == width or channels == 1:
         return
-    if width == channels or height < channels and height <= MOST_CHANNELS <= channels:
+    if width == channels or (height < channels and height <= MOST_CHANNELS <= channels):
         raise ValueError(
             f"{told} {height} channels of {width}x{channels}. If it is, {moved(1, 2, 0)} moves the channels to the "
             f"end; if the height really is {height}, {moved(1, 0, 2)} lays the images on their side"

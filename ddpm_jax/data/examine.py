@@ -5,14 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ddpm_jax.data.accept import as_label, check_axes, check_image, described_images
+from ddpm_jax.data.accept import as_label, check_axes, check_example, described_images
 from ddpm_jax.data.folder import Folder
-from ddpm_jax.data.later import Later
-from ddpm_jax.data.sources import InMemory, Source
+from ddpm_jax.data.sources import InMemory, Source, itself
 from ddpm_jax.data.stream import FILE_THREADS
 
 # Examples read between two reports.
@@ -94,7 +92,10 @@ class Examination:
 
 
 def wrong_classes(labels: Counter[int], num_classes: int, named: int = 0) -> list[str]:
-    """What is wrong with labels for a network of `num_classes` classes: a line, or none.  named: how many have a name."""
+    """What is wrong with labels for a network of `num_classes` classes: a line, or none.
+
+    named: how many classes have a name.
+    """
     if named > num_classes:
         return [f"the data have {named} classes; net.num_classes is {num_classes}"]
     outside = sorted(label for label in labels if not 0 <= label < num_classes)
@@ -119,7 +120,7 @@ def examine(
 
     Raises ValueError or OSError where the source cannot be opened at all.
     """
-    source = source.source if isinstance(source, Later) else source
+    source = itself(source)
     found = Examination(count=len(source))
     if found.count == 0:
         found.problems.append("it is empty; expected at least 1 example")
@@ -145,9 +146,8 @@ def _chunks(source: Source) -> Iterator[tuple[int, list[_Seen | str]]]:
                 example = {"image": source.read(index), **({"label": source.label(index)} if source.labels else {})}
             else:
                 example = source[index]
-            image = example["image"]
-            check_image(image, index)
-            image = np.asarray(image)
+            check_example(example, index)
+            image = np.asarray(example["image"])
             label = int(as_label(example["label"], index)) if "label" in example else None
             return _Seen(image.shape, int(image.min()), int(image.max()), float(image.sum(dtype=np.int64)), label)
         except Exception as error:  # whatever the code of a source raises
@@ -175,7 +175,7 @@ def quick_problems(source: Source, num_classes: int | None) -> list[str]:
 
     Of arrays in memory all labels are looked at; of a folder of images the classes, and up to 32 MiB all images.
     """
-    source = source.source if isinstance(source, Later) else source
+    source = itself(source)
     if isinstance(source, InMemory):
         labels = source.arrays.get("label")
         if num_classes is None or labels is None:

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.folder import Folder
-from ddpm_jax.data.later import Later
-from ddpm_jax.data.sources import Source
+from ddpm_jax.data.sources import Source, itself
 from ddpm_jax.data.stream import gather
 from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.paths import cache_folder, write_bytes
@@ -82,8 +81,7 @@ def fingerprint(
             100 of them, unless reading them twice gives other bytes, as with random crops.
         report: takes a line where reading will take a while.
     """
-    if isinstance(source, Later):
-        source = source.source
+    source = itself(source)
     method: Any = getattr(source, "fingerprint", None)
     files, arrays = getattr(source, "files", None), getattr(source, "arrays", None)
     if callable(method):
@@ -151,7 +149,7 @@ def of_files(files: Mapping[str, Path], report: Callable[[str], None] = lambda t
     began = time.time_ns()
     paths = {name: os.path.abspath(file) for name, file in files.items()}
     status = {path: _status(path) for path in paths.values()}
-    kept = {path: known.get(path) for path in status}
+    kept: dict[str, Any] = {path: known.get(path) for path in status}
     unread = [path for path, entry in kept.items() if entry is None or entry[:-1] != status[path]]
     size = sum(status[path][0] for path in unread)
     if size > MANY_BYTES:

@@ -5,8 +5,10 @@
 
 and, where it is faster, source.__getitems__(indices), a list of such examples or one dictionary of stacked
 arrays.  By source.fingerprint() it may say what it holds, so that a run notices when that changes: a text that changes
-with the content, or a dictionary with one for each part.  Any class with the first two is a source.  Those here are frozen dataclasses, at once
-what is written in an experiment file and the data: nothing is read before it is asked for.
+with the content, or a dictionary with one for each part.
+
+Any class with the first two is a source.  Those here are frozen dataclasses, at once what is written in an experiment
+file and the data: nothing is read before it is asked for.
 
     Digits()                                   1,797 digits of 8x8 pixels, part of this package
     Npz("cifar10.npz", images="train_images")  arrays of a file
@@ -15,7 +17,6 @@ what is written in an experiment file and the data: nothing is read before it is
     Tfds("mnist", split="train[:10%]")         anything prepared with TensorFlow Datasets
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -26,7 +27,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.accept import as_array, check_axes, check_image, checked_images, checked_labels
+from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
 
 Example = dict[str, Any]
 
@@ -49,12 +50,9 @@ def image_shape(source: Source) -> tuple[int, int, int]:
     if len(source) < 1:
         raise ValueError(f"{source!r} is empty; expected at least 1 example")
     example = source[0]
-    if not isinstance(example, Mapping) or "image" not in example:
-        found = sorted(example) if isinstance(example, Mapping) else type(example).__name__
-        raise ValueError(f'source[0] is {found}; expected a dictionary {{"image": uint8 [height, width, channels]}}')
-    check_image(example["image"], 0)
-    shape = example["image"].shape
-    if not getattr(source, "axes_are_known", False):
+    check_example(example, 0)
+    shape = np.shape(example["image"])
+    if not getattr(itself(source), "axes_are_known", False):
         check_axes(shape, f'source[0]["image"] has shape {shape}', "image")
     return shape
 
@@ -88,6 +86,31 @@ class InMemory:
 
     def __getitems__(self, indices: Int[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
         return {key: array[indices] for key, array in self.arrays.items()}
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A source that stands for another; subclasses give `source`."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The other source."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[index]
+
+    def __getitems__(self, indices: Any) -> Any:
+        many = getattr(self.source, "__getitems__", None)
+        return many(indices) if many else [self.source[int(index)] for index in indices]
+
+
+def itself(source: Source) -> Source:
+    """The source, or the one that it stands for."""
+    return source.source if isinstance(source, StandIn) else source
 
 
 def checked_arrays(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ddpm_jax.data.accept import as_label, check_image, checked_labels
+from ddpm_jax.data.accept import as_label, check_example, checked_labels
 from ddpm_jax.data.sources import InMemory, Source, image_shape
 
 Examples = dict[str, np.ndarray]
@@ -113,12 +113,12 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
     Raises ValueError where the images differ in shape, the examples in their keys, or a label is no 32-bit integer.
     """
     for index, example in zip(indices, examples, strict=True):
+        check_example(example, int(index))
         if set(example) != set(examples[0]):
             raise ValueError(
                 f"source[{indices[0]}] has {sorted(examples[0])} and source[{index}] has {sorted(example)}; "
                 "expected the same in every example"
             )
-        check_image(example["image"], int(index))
         shapes = [np.shape(examples[0]["image"]), np.shape(example["image"])]
         if shapes[0] != shapes[1]:
             raise ValueError(

@@ -53,7 +53,7 @@ class _Scope:
                 if entry.is_dir():
                     if deep:
                         (self.links if entry.is_symlink() else waiting).append(Path(entry.path))
-                elif self.wanted(entry.name) and (entry.is_file() or entry.is_symlink() and not _leads_on(entry)):
+                elif self.wanted(entry.name) and _is_file(entry):
                     self.files.append(Path(entry.path))
 
     def finish(self) -> list[Path]:
@@ -81,6 +81,6 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _leads_on(link: os.DirEntry) -> bool:
-    """Whether there is something at the end of a link."""
-    return os.path.exists(link.path)
+def _is_file(entry: os.DirEntry) -> bool:
+    """Whether it is a file, or a link that leads to nothing."""
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))

@@ -41,8 +41,8 @@ from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, local_rows
 from ddpm_jax.training.nans import explain
 from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
-from ddpm_jax.training.snapshots import Snapshots
 from ddpm_jax.training.same_data import check_data
+from ddpm_jax.training.snapshots import Snapshots
 from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, set_aside_lost, start_state
 from ddpm_jax.training.step import TrainStep
 from ddpm_jax.training.watch import Meter, Profile, peak_flops
@@ -66,11 +66,13 @@ def train(
     `workdir`/profile.  debug_nans: look at the numbers after each step, and where they are not finite take it again
     slowly, to say which line of code made them so; takes the memory of the state twice.
 
-    Raises ValueError where the experiment does not fit together or the devices, RunError where the
-    folder holds another experiment's run, its run has learned from other data, or another job trains in it: then nothing
-    on disk has changed.  Raises ValueError also where an example cannot be read or has a label that is no class: then
-    the state before it is saved, unless there are several processes.  Raises RunError also where the loss is lost, or the last checkpoint cannot be written; and Preempted where a
-    SIGTERM ended it early: then all is saved, and calling it again goes on.
+    Raises ValueError where the experiment does not fit together or the devices, or the data have faults that are
+    found at once, RunError where the folder holds another experiment's run, its run has learned from other data, or
+    another job trains in it: then nothing on disk has changed.
+
+    Raises ValueError also where an example cannot be read or has a label that is no class: then the state before it is
+    saved, unless there are several processes.  Raises RunError also where the loss is lost, or the last checkpoint
+    cannot be written; and Preempted where a SIGTERM ended it early: then all is saved, and calling it again goes on.
     """
     workdir, mesh = run_path(workdir), mesh or experiment.mesh.build()
     experiment.check()

@@ -58,8 +58,8 @@ def _looked_at(experiment: Experiment, workdir: RunPath, report: Callable[[str],
             raise ValueError(as_message(problems))
         if reached > 0:
             report(
-                f"{workdir} does not say what its data held at step {reached}; {NAME} keeps what they hold now, so that "
-                "changes from here on will be noticed"
+                f"{workdir} does not say what its data held at step {reached}; {NAME} keeps what they hold now, so "
+                "that changes from here on will be noticed"
             )
         return here
     differing = changes(there, here)

@@ -22,7 +22,7 @@ from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
 def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
     """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
-    specs.encode(experiment)  # what cannot be written is an error before anything is
+    specs.encode(experiment), specs.sources(experiment)  # what cannot be written is an error before anything is
     path = workdir / "experiment.json"
     if workdir.exists() and not workdir.is_dir():
         raise RunError(f"{workdir} is a file; --workdir names a folder")
@@ -82,8 +82,8 @@ def set_aside_lost(workdir: RunPath, report: Callable[[str], None]) -> None:
             write_bytes(target / name, (workdir / name).read_bytes())
             (workdir / name).unlink()
     report(
-        f"{workdir} has metrics or pictures of a run, but no checkpoint to resume from: training starts at step 0. What "
-        f"the run left is kept in {target}"
+        f"{workdir} has metrics or pictures of a run, but no checkpoint to resume from: training starts at step 0. "
+        f"What the run left is kept in {target}"
     )
 
 
