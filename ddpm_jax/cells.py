@@ -124,4 +124,8 @@ def _import_of(name: str, value: Any) -> str | None:
 def _is_literal(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_literal, value))
-    return value is None or isinstance(value, bool | int | str | bytes) or (isinstance(value, float) and abs(value) < 1e308)
+    return (
+        value is None
+        or isinstance(value, bool | int | str | bytes)
+        or (isinstance(value, float) and abs(value) < 1e308)
+    )

@@ -74,7 +74,7 @@ def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N heig
         )
     if images.ndim == 3:
         return images[..., None]
-    check_axes(images.shape[1:], f"{called} has shape {images.shape}", "images", (0,))
+    check_axes(images.shape, f"{called} has shape {images.shape}", "images")
     return images
 
 
@@ -100,35 +100,48 @@ def check_image(image: Any, index: int) -> None:
         )
 
 
-def check_axes(shape: Sequence[int], found: str, name: str, before: tuple[int, ...] = ()) -> None:
-    """Raise ValueError where (height, width, channels) look like another order of the axes.
+def check_axes(shape: Sequence[int], found: str, name: str) -> None:
+    """Raise ValueError where the axes look like another order than height, width and channels.
+
+    Only where another order looks right: every shape can be brought into one that is accepted.
 
     Args:
-        shape: three lengths.
+        shape: (height, width, channels), perhaps with the number of images before them.
         found: the start of the message: what has which shape.
         name: the array in the remedies, which are calls of its method `transpose`.
-        before: the axes before these three.
     """
-    height, width, channels = shape
-    first = len(before)
-
-    def moved(*axes: int) -> str:
-        return f"{name}.transpose({', '.join(str(axis) for axis in (*before, *(first + axis for axis in axes)))})"
-
-    told = f"{found}, which reads as height {height}, width {width} and {channels} channels, but looks like"
-    if height == width or channels == 1:
+    *before, height, width, channels = shape
+    if _looks_right(height, width, channels):
         return
-    if width == channels or (height < channels and height <= MOST_CHANNELS <= channels):
-        raise ValueError(
-            f"{told} {height} channels of {width}x{channels}. If it is, {moved(1, 2, 0)} moves the channels to the "
-            f"end; if the height really is {height}, {moved(1, 0, 2)} lays the images on their side"
-        )
-    if width <= MOST_CHANNELS < channels:
-        last = f"{name}.transpose({', '.join(map(str, (3, 0, 1, 2)))})" if before else moved(0, 2, 1)
-        raise ValueError(
-            f"{told} another order of the axes. If the last axis counts the images, as in MATLAB's files, {last} "
-            f"moves it to the front; if the width really is {width}, {moved(1, 0, 2)} lays the images on their side"
-        )
+    orders = {
+        f"{height} channels of {width}x{channels}": (1, 2, 0),
+        f"{width} channels of {height}x{channels}": (0, 2, 1),
+    }
+    first = len(before)
+    readings = {
+        what: (*range(first), *(first + axis for axis in order))
+        for what, order in orders.items()
+        if _looks_right(*((height, width, channels)[axis] for axis in order))
+    }
+    if before and width <= MOST_CHANNELS < channels and _looks_right(before[0], height, width):
+        readings[f"{channels:,} images of {before[0]}x{height}, as in MATLAB's files"] = (3, 0, 1, 2)
+    if not readings:
+        return
+    if _looks_right(width, height, channels):
+        readings["what it says (the images are laid on their side)"] = (*range(first), first + 1, first, first + 2)
+    listed = "; ".join(f"{name}.transpose{axes} for {what}" for what, axes in readings.items())
+    raise ValueError(
+        f"{found}, which says height {height}, width {width} and {channels} channels, and looks like another order of "
+        f"the axes. Write {listed}. (A source that sets axes_are_known = True is taken at its word.)"
+    )
+
+
+def _looks_right(height: int, width: int, channels: int) -> bool:
+    """Whether these are likely in this order."""
+    if channels == 1 or height == width:
+        return True
+    channels_first = width == channels or (height < channels and height <= MOST_CHANNELS <= channels)
+    return not (channels_first or width <= MOST_CHANNELS < channels)
 
 
 def _refuse_no_images(images: np.ndarray, called: str) -> None:
