@@ -177,11 +177,9 @@ BAD = {
 @pytest.mark.parametrize(("labels", "message"), BAD.values(), ids=BAD)
 @pytest.mark.parametrize("make", [lambda labels: Arrays.of(zeros(2, 8, 8), labels), None], ids=["Arrays", "own"])
 def test_labels_of_another_kind_are_refused(labels, message, make):
+    make = make or (lambda labels: gather(Own(zeros(2, 8, 8, 1), list(labels)), np.arange(2)))
     with pytest.raises(ValueError, match=message) as refused:
-        if make:
-            make(labels)
-        else:
-            gather(Own(zeros(2, 8, 8, 1), list(labels)), np.arange(2))
+        make(labels)
     assert "label" in str(refused.value)
     assert "integer" in str(refused.value) or "32 bits" in str(refused.value)
     with pytest.raises(ValueError, match="label"):
@@ -215,8 +213,10 @@ def test_every_refused_order_of_axes_has_a_remedy():
         shape = tuple(length + 1 for length in shape)
         try:
             check_axes(shape, str(shape), "image")
+            remedies = None
         except ValueError as error:
-            assert calls_in(str(error))
-            for remedy in calls_in(str(error)):
-                moved = eval(remedy, {"image": zeros(*shape)}).shape
-                check_axes(moved, str(moved), "image")
+            remedies = calls_in(str(error))
+        assert remedies != []
+        for remedy in remedies or []:
+            moved = eval(remedy, {"image": zeros(*shape)}).shape
+            check_axes(moved, str(moved), "image")

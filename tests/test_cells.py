@@ -79,7 +79,7 @@ def test_local_names_are_not_those_of_the_notebook(notebook):
 
 
 def test_a_class_that_needs_an_array_of_the_notebook_is_refused(notebook, tmp_path):
-    with pytest.raises(specs.SpecError, match="NeedsArray is a class of a notebook .* refers to big, a ndarray"):
+    with pytest.raises(specs.SpecError, match=r"NeedsArray is a class of a notebook .* refers to big, a ndarray"):
         specs.save(notebook.NeedsArray(), tmp_path / "spec.json")
     assert not list(tmp_path.iterdir())
 

@@ -84,7 +84,7 @@ def test_classes_that_are_too_deep_are_refused(tmp_path, files, message):
     for file in files:
         picture(tmp_path / file)
     with pytest.raises(ValueError, match=message):
-        Folder(str(tmp_path), labels=True).class_names
+        len(Folder(str(tmp_path), labels=True).class_names)
     with pytest.raises(ValueError, match=message):
         image_shape(Folder(str(tmp_path), labels=True))
     assert image_shape(Folder(str(tmp_path))) == (8, 8, 1)
@@ -118,8 +118,8 @@ SCALED = [[0, 0, 1, 1, 2, 255, 255, 128]]  # round(value / 257)
 def test_grey_images_of_16_bits_are_converted_and_that_is_said_once(tmp_path, ending):
     for name in "ab":
         Image.fromarray(SIXTEEN).save(tmp_path / f"{name}.{ending}")
+    source = Folder(str(tmp_path))
     with pytest.warns(UserWarning, match=r"16 bits.*round\(value / 257\)") as said:
-        source = Folder(str(tmp_path))
         read = [source[i]["image"][..., 0].tolist() for i in range(2)]
     assert read == [SCALED, SCALED]
     assert len(said) == 1
@@ -162,7 +162,7 @@ def test_every_mode_is_read(tmp_path, name):
         assert read.dtype == np.uint8
         assert read.shape == (4, 4, channels or len(expected))
     if len(expected) == 3:
-        assert np.abs(Folder(str(tmp_path))[0]["image"].astype(int) - expected).max() <= 3
+        assert np.abs(Folder(str(tmp_path))[0]["image"].astype(int) - expected).max() <= 5
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -24,7 +24,8 @@ from ddpm_jax.evaluation import provenance
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.training.checkpoint import steps_in
 from ddpm_jax.training.loop import train
-from ddpm_jax.training.same_data import check_data, write
+from ddpm_jax.training.same_data import check_data, write_fingerprint
+from ddpm_jax.training.start import set_aside_lost
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +48,7 @@ def pictures(folder, seeds=range(12), ending="bmp"):
 
 def experiment(data, **changes):
     net = UNetSpec(8, (1,), 1, (), dropout=0.0, norm_groups=4, num_classes=changes.pop("num_classes", None))
-    base = dict(batch_size=4, num_steps=4, log_every=2, checkpoint_every=2, sample_every=4, num_samples=4)
-    return Experiment("tiny", data, net, schedule=schedule.Cosine(20), **{**base, **changes})
+    return Experiment("tiny", data, net, schedule=schedule.Cosine(20), **{"num_steps": 4, "batch_size": 4, **changes})
 
 
 class Own:
@@ -189,6 +189,11 @@ def test_changes_of_an_own_source_are_noticed(kind):
     assert changes(before, fingerprint(Own(pixels(count=13))))[0] == "12 examples then, 13 now"
 
 
+def test_an_example_that_cannot_be_read_is_named():
+    with pytest.raises(ValueError, match=r"source\[7\] cannot be read \(OSError: cannot read record 7\)"):
+        experiment(Own(pixels(), broken=(7,)))
+
+
 def test_a_source_that_draws_its_examples_is_known_by_its_length():
     assert changes(fingerprint(Random(pixels())), fingerprint(Random(pixels()))) == []
     assert changes(fingerprint(Random(pixels())), fingerprint(Random(pixels(count=3))))
@@ -228,7 +233,7 @@ def begun(workdir, of, step=2):
     """A folder as a run of `of` leaves it at a step, without its arrays."""
     found = check_data(of, workdir, print)
     (workdir / "checkpoints" / str(step)).mkdir(parents=True)
-    write(workdir, found)
+    write_fingerprint(workdir, found)
     return workdir
 
 
@@ -267,7 +272,7 @@ def test_a_run_made_before_is_told_of_once(tmp_path):
     of, said = experiment(Npz(str(rewritten(tmp_path / "x.npz", images=pixels())))), []
     workdir = begun(tmp_path / "run", of)
     (workdir / "data.json").unlink()
-    write(workdir, check_data(of, workdir, said.append))
+    write_fingerprint(workdir, check_data(of, workdir, said.append))
     assert "does not say what its data held at step 2; data.json keeps what they hold now" in said[0]
     check_data(of, workdir, said.append)
     assert len(said) == 1
@@ -276,19 +281,19 @@ def test_a_run_made_before_is_told_of_once(tmp_path):
         check_data(of, workdir, said.append)
 
 
-def test_faults_are_found_before_the_first_step(tmp_path):
+def test_faults_are_found_before_the_first_step(tmp_path, one):
     folder = pictures(tmp_path / "data", range(40), "png")
     for name in ("007.png", "033.png"):
         (folder / name).write_bytes((folder / name).read_bytes()[:60])
     with pytest.raises(ValueError, match=r"data have faults:\n.*007.png cannot be read.*\n.*033.png cannot be read"):
-        train(experiment(Folder(str(folder))), tmp_path / "run")
+        train(experiment(Folder(str(folder))), tmp_path / "run", one)
     labels = np.array([0, 1, 5] * 4)
     with pytest.raises(ValueError, match=r"net.num_classes is 3, but 4 examples have labels outside 0..2: 5"):
-        train(experiment(Arrays.of(pixels(), labels), num_classes=3), tmp_path / "run")
+        train(experiment(Arrays.of(pixels(), labels), num_classes=3), tmp_path / "run", one)
     for name in ("a", "b", "c"):
         pictures(tmp_path / "classes" / name, range(2))
-    with pytest.raises(ValueError, match="the data have 3 classes; net.num_classes is 2"):
-        train(experiment(Folder(str(tmp_path / "classes"), labels=True), num_classes=2), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"the data have 3 classes; net\.num_classes is 2"):
+        train(experiment(Folder(str(tmp_path / "classes"), labels=True), num_classes=2), tmp_path / "run", one)
     assert not (tmp_path / "run").exists()
 
 
@@ -320,7 +325,7 @@ def test_data_of_a_plain_class_are_kept_by_a_digest(tmp_path):
     assert again == of
     assert len(again.data) == 12
     there = dataclasses.replace(of, data=Given("Own", "of another process"))
-    with pytest.raises(ValueError, match="object of class Own, .* give it again"):
+    with pytest.raises(ValueError, match=r"object of class Own, .* give it again"):
         len(there.data)
     assert isinstance(experiment([{"image": images[0]}] * 3).data, Given)
     with pytest.raises(ValueError, match=r"source\[0\] is ndarray; expected a dictionary.*Arrays.of"):
@@ -343,50 +348,78 @@ def test_labels_of_an_own_source_are_named(labels, message):
 # Whole trainings
 
 
-@pytest.fixture
-def quick(no_pictures, monkeypatch):
-    """Without pictures, and without what takes long and is tested elsewhere."""
-
-
 def metrics_of(folder):
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_bad_example_ends_a_training_that_is_saved(tmp_path, one, capsys):
-    """An unreadable one and a label that is no class: the state before is saved, and the same command resumes there."""
-    labels = np.zeros(40, int)
-    labels[37] = 9
-    faults = {"unreadable": Own(pixels(0, 40), broken=(37,)), "label": Own(pixels(0, 40), labels)}
-    for name, source in faults.items():
-        classes = 3 if name == "label" else None
-        of = experiment(source, num_steps=40, checkpoint_every=100, num_classes=classes, seed=1)
-        message = "OSError: cannot read record 37" if name == "unreadable" else "the label 9; net.num_classes is 3"
-        with pytest.raises(ValueError, match=message) as stopped:
-            train(of, tmp_path / name, one)
-        (saved,) = steps_in(tmp_path / name / "checkpoints")
-        assert saved > 0
-        assert f"The state after step {saved} is saved" in str(stopped.value)
-    mended = Own(pixels(0, 40))
-    train(experiment(mended, num_steps=saved + 2, checkpoint_every=100, seed=1), tmp_path / "unreadable", one)
-    assert max(steps_in(tmp_path / "unreadable" / "checkpoints")) == saved + 2
-    assert "data: 40 grey images of 8x8" in capsys.readouterr().out
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("fault", ["unreadable", pytest.param("label", marks=pytest.mark.slow)])
+def test_a_bad_example_ends_a_training_that_is_saved(tiny, tmp_path, one, capsys, fault):
+    """The state before it is saved, and with the data mended the same command resumes there."""
+    looked_at = {int(place) for place in np.linspace(0, 159, fingerprints.LOOKED_AT)}
+    labels, bad = np.zeros(160, int), next(place for place in range(100, 160) if place not in looked_at)
+    labels[bad] = 77 if fault == "label" else 0
+    source = Own(pixels(0, 160), labels, broken=(bad,) if fault == "unreadable" else ())
+    of = dataclasses.replace(tiny, data=source, num_steps=12, log_every=5, checkpoint_every=100, sample_every=100)
+    message = f"OSError: cannot read record {bad}" if fault == "unreadable" else "the label 77; net.num_classes is 10"
+    with pytest.raises(ValueError, match=message) as stopped:
+        train(of, tmp_path, one)
+    (saved,) = steps_in(tmp_path / "checkpoints")
+    assert 0 < saved < 10
+    assert f"The state after step {saved} is saved" in str(stopped.value)
+    assert "data: 160 grey images of 8x8" in capsys.readouterr().out
+    mended = dataclasses.replace(of, data=Own(pixels(1, 160), np.ones(160, int)))
+    if fault == "label":
+        train(mended, tmp_path, one)
+        assert max(steps_in(tmp_path / "checkpoints")) == 12
+        assert metrics_of(tmp_path) == [5, 10, 12]
+    else:
+        write_fingerprint(tmp_path, check_data(mended, tmp_path, print))
+    assert f"the data have been mended since step {saved}:" in capsys.readouterr().out
+    again = dataclasses.replace(of, data=Own(pixels(2, 160), labels % 77), num_steps=13)
+    with pytest.raises(RunError, match="learned from other data"):
+        train(again, tmp_path, one)
 
 
-@pytest.mark.usefixtures("quick")
-def test_what_a_run_left_is_kept_where_its_checkpoints_are_gone(tmp_path, one, capsys):
-    folder, of = tmp_path / "run", experiment(Arrays.of(pixels()))
-    train(of, folder, one)
+def test_what_a_run_left_is_set_aside(tmp_path):
+    """Metrics or pictures without a checkpoint; with one, or with nothing to lose, all stays where it is."""
+    said = []
+    for path in ("experiment.json", "data.json", "own.py", "metrics.jsonl", "samples/00000004.png", "tensorboard/a"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(path)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    set_aside_lost(tmp_path, said.append)
+    assert said == []
+    shutil.rmtree(tmp_path / "checkpoints")
+    set_aside_lost(tmp_path, said.append)
+    assert len(said) == 1
+    assert "no checkpoint to resume from: training starts at step 0" in said[0]
+    for path in ("experiment.json", "data.json", "metrics.jsonl", "samples/00000004.png", "tensorboard/a"):
+        assert (tmp_path / "lost-1" / path).read_text() == path
+        assert not (tmp_path / path).exists()
+    assert (tmp_path / "lost-1" / "own.py").exists()
+    set_aside_lost(tmp_path, said.append)
+    assert len(said) == 1
+    (tmp_path / "metrics.jsonl").write_text("more")
+    set_aside_lost(tmp_path, said.append)
+    assert (tmp_path / "lost-2" / "metrics.jsonl").read_text() == "more"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+def test_what_a_run_left_is_kept_where_its_checkpoints_are_gone(tiny, tmp_path, one, capsys):
+    folder = tmp_path / "run"
+    train(tiny, folder, one)
     left = (folder / "metrics.jsonl").read_text()
     (folder / "samples").mkdir(exist_ok=True)
-    (folder / "samples" / "00000004.png").write_bytes(b"a picture")
+    (folder / "samples" / "00000006.png").write_bytes(b"a picture")
     shutil.rmtree(folder / "checkpoints")
-    train(dataclasses.replace(of, num_steps=2), folder, one)
+    train(dataclasses.replace(tiny, num_steps=2), folder, one)
     assert "no checkpoint to resume from: training starts at step 0" in capsys.readouterr().out
     assert metrics_of(folder) == [2]
     assert (folder / "lost-1" / "metrics.jsonl").read_text() == left
-    assert (folder / "lost-1" / "samples" / "00000004.png").read_bytes() == b"a picture"
-    assert specs.load(folder / "lost-1" / "experiment.json") == of
-    train(of, folder, one)
-    assert metrics_of(folder) == [2, 4]
+    assert (folder / "lost-1" / "samples" / "00000006.png").read_bytes() == b"a picture"
+    assert specs.load(folder / "lost-1" / "experiment.json") == tiny
+    train(tiny, folder, one)
+    assert metrics_of(folder)[-1] == 6
     assert not (folder / "lost-2").exists()

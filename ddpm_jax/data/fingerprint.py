@@ -10,6 +10,7 @@ To know a file again its bytes must be read once.  ~/.cache/ddpm_jax/contents th
 times of modification and of status change, and its inode; while these stay, it is not read again.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -49,6 +50,8 @@ class Fingerprint:
     kind: str
     """What the parts are: files, arrays, examples or parts."""
     parts: dict[str, str]
+    may_change: bool = False
+    """Whether the source is expected to be mended; no part of what it holds."""
 
     @property
     def digest(self) -> str:
@@ -57,14 +60,15 @@ class Fingerprint:
 
     def as_json(self) -> str:
         """The text that `from_json` reads."""
-        return json.dumps({"count": self.count, "kind": self.kind, "parts": self.parts}, indent=0) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=0) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Fingerprint":
         """Raises ValueError where the text is not what `as_json` gives."""
         try:
             value = json.loads(text)
-            found = cls(int(value["count"]), str(value["kind"]), {str(k): str(v) for k, v in value["parts"].items()})
+            parts = {str(name): str(digest) for name, digest in value["parts"].items()}
+            found = cls(int(value["count"]), str(value["kind"]), parts, bool(value["may_change"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"it is damaged ({type(error).__name__})") from None
         return found
@@ -125,10 +129,24 @@ def _examples(source: Source, places: Any) -> Iterator[tuple[str, str]]:
     """The digest of the image and the label of each example at these places."""
     for start in range(0, len(places), 100):
         indices = np.array(places[start : start + 100])
-        batch = gather(source, indices)
+        batch = _gathered(source, indices)
         for row, index in enumerate(indices):
             parts = {key: batch[key][row] for key in ("image", "label") if key in batch}
             yield f"example {index}", hashlib.sha256(json.dumps(of_arrays(parts)).encode()).hexdigest()
+
+
+def _gathered(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """The examples as a batch; raises ValueError that names the first one that cannot be read."""
+    try:
+        return gather(source, indices)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the code of a source raises
+        if len(indices) == 1:
+            raise ValueError(f"source[{indices[0]}] cannot be read ({type(error).__name__}: {error})") from error
+    for index in indices:
+        _gathered(source, np.array([index]))
+    return gather(source, indices)
 
 
 def of_files(files: Mapping[str, Path], report: Callable[[str], None] = lambda text: None) -> dict[str, str]:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from ddpm_jax.data.fingerprint import fingerprint
-from ddpm_jax.data.sources import Source, StandIn
+from ddpm_jax.data.sources import Source, StandIn, image_shape
 
 _GIVEN: dict[tuple[str, str], Source] = {}
 
@@ -28,6 +28,7 @@ class Given(StandIn):
 
         Raises ValueError where an example is not as `data.sources` describes it.
         """
+        image_shape(source)
         found = cls(type(source).__qualname__, fingerprint(source).digest[:16])
         _GIVEN[found.name, found.digest] = source
         return found

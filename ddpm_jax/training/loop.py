@@ -34,14 +34,13 @@ from ddpm_jax.evaluation.examples import numbers
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.paths import RunPath, run_path
 from ddpm_jax.run import draw_images
-from ddpm_jax.training import same_data
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.lock import locked
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, local_rows
 from ddpm_jax.training.nans import explain
 from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
-from ddpm_jax.training.same_data import check_data
+from ddpm_jax.training.same_data import check_data, expect_mending, write_fingerprint
 from ddpm_jax.training.snapshots import Snapshots
 from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, set_aside_lost, start_state
 from ddpm_jax.training.step import TrainStep
@@ -92,7 +91,7 @@ def train(
         with ExitStack() as stack:
             training = Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack)
             if data is not None:
-                same_data.write(workdir, data)
+                write_fingerprint(workdir, data)
             return training.run()
 
 
@@ -111,7 +110,7 @@ class Training:
         check_lock: Callable[[], None],
         stack: ExitStack,
     ) -> None:
-        self.check_lock = check_lock
+        self.check_lock, self.workdir = check_lock, workdir
         self.experiment, self.step_once, self.mesh, self.profile = experiment, step, mesh, profile
         self.debug_nans = debug_nans
         is_first = jax.process_index() == 0
@@ -223,6 +222,8 @@ class Training:
         """
         if jax.process_count() == 1 and step > self.start:
             self.save_early(step)
+        if jax.process_index() == 0:
+            expect_mending(self.workdir)
         newest = next(iter(self.checkpoints.steps()), None)
         kept = "No step was taken yet" if newest is None else f"The state after step {newest} is saved"
         raise ValueError(

@@ -3,6 +3,7 @@
 Batch n is a function of (seed, n) only while the data stay the same, so a run whose data have changed is not resumed.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -63,8 +64,10 @@ def _looked_at(experiment: Experiment, workdir: RunPath, report: Callable[[str],
             )
         return here
     differing = changes(there, here)
-    if differing:
-        listed = "\n".join(f"  {line}" for line in differing)
+    listed = "\n".join(f"  {line}" for line in differing)
+    if differing and there.may_change:
+        report(f"the data have been mended since step {reached}:\n{listed}")
+    elif differing:
         raise RunError(
             f"{workdir} holds a run that has learned from other data than these until step {reached}:\n{listed}\n"
             "Put the data back as they were, or choose another --workdir for a new run. To go on with the data as they "
@@ -87,8 +90,15 @@ def _read(workdir: RunPath) -> Fingerprint | None:
         ) from None
 
 
-def write(workdir: RunPath, found: Fingerprint) -> None:
+def write_fingerprint(workdir: RunPath, found: Fingerprint) -> None:
     """Keep what the data hold in a run's folder."""
     path, text = workdir / NAME, found.as_json()
     if not path.exists() or path.read_text() != text:
         write_bytes(path, text.encode())
+
+
+def expect_mending(workdir: RunPath) -> None:
+    """Let the next start of a run take changed data: those that it has cannot be read."""
+    found = _read(workdir)
+    if found is not None:
+        write_fingerprint(workdir, dataclasses.replace(found, may_change=True))
