@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax import specs
+from ddpm_jax.data.accept import described_images
+from ddpm_jax.data.examine import as_message, quick_problems
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.nets.convolution import TRANSPOSED_LATE
 from ddpm_jax.objective import Draws
@@ -94,7 +96,10 @@ def look_at_data(experiment: Experiment) -> tuple[tuple[int, int, int], str]:
         experiment.check_without_data(declared)
         return declared, f"{name}, not there yet: {error}"
     experiment.check()
-    return image_shape, f"{name}, {count:,} images, {epochs(experiment, count):,.1f} epochs"
+    problems = quick_problems(experiment.data, getattr(experiment.net, "num_classes", None))
+    if problems:
+        raise ValueError(as_message(problems))
+    return image_shape, f"{name}, {described_images(count, image_shape)}, {epochs(experiment, count):,.1f} epochs"
 
 
 def epochs(experiment: Experiment, count: int) -> float:

@@ -2,9 +2,9 @@
 
     experiment = Experiment(name="digits", data=Digits(), net=UNetSpec(...), schedule=Cosine(), ...)
 
-Two runs of equal experiments on equal hardware give equal parameters.  `data` and `net` take any frozen
-dataclass with the right methods, the other parts one derived from the class named here; it may be defined
-in the experiment's own file.
+Two runs of equal experiments on equal hardware give equal parameters.  `data` takes any object with the right methods,
+`net` any frozen dataclass with them, the other parts one derived from the class named here; it may be defined in the
+experiment's own file.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ import jax
 from ddpm_jax import concerns, specs
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clip, Clipping, as_clipping
+from ddpm_jax.data.accept import as_label
+from ddpm_jax.data.given import Given
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.objective import Hybrid, Objective, SquaredError
 from ddpm_jax.sampling import Ancestral, Sampler
@@ -51,7 +53,7 @@ class Experiment:
     name: str
     """Names the run's folder, runs/NAME, unless --workdir does."""
     data: Any
-    """The images to learn from: a Source."""
+    """The images to learn from: a Source.  One of a class that is no dataclass is kept as `Given`."""
     net: Any
     """The network: a spec with init(key, image_shape) and bind(params)."""
     schedule: ScheduleSpec = Linear()
@@ -106,6 +108,13 @@ class Experiment:
             part = getattr(self, name)
             holds = not isinstance(part, type) and all(callable(getattr(part, method, None)) for method in methods)
             require(name, part, holds, f"an object with the methods {' and '.join(methods)}")
+        if not dataclasses.is_dataclass(self.data):
+            object.__setattr__(self, "data", Given.of(self.data))
+        if not dataclasses.is_dataclass(self.net):
+            raise ValueError(
+                f"net is a {type(self.net).__name__}; expected a frozen dataclass, whose fields experiment.json can "
+                "hold: put @dataclass(frozen=True) above its class and declare what it is made of as fields"
+            )
         for name in (
             "batch_size",
             "accumulate",
@@ -142,8 +151,9 @@ class Experiment:
         num_classes, first = getattr(self.net, "num_classes", None), self.data[0]
         if num_classes is not None and "label" not in first:
             raise ValueError(f"net.num_classes is {num_classes}, but {type(self.data).__name__} has no labels")
-        if num_classes is not None and not 0 <= int(first["label"]) < num_classes:
-            raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {first['label']}")
+        label = as_label(first["label"], 0) if "label" in first else None
+        if num_classes is not None and label is not None and not 0 <= label < num_classes:
+            raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {label}")
 
     def check_without_data(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError where the parts do not fit images of this shape, or one another; warn as `check` does."""
@@ -205,5 +215,7 @@ def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]
     encoded_old, encoded_new = specs.encode(old), specs.encode(new)
     lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
     lines = [line for line in lines if begun or not line.startswith(UNKNOWN_TO_WEIGHTS)]
+    if isinstance(old.data, Given) and isinstance(new.data, Given):  # what they hold is compared by itself
+        lines = [line for line in lines if not line.startswith("data.digest:")]
     changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
     return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]

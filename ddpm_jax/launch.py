@@ -21,7 +21,7 @@ from ddpm_jax.commands import departure
 if TYPE_CHECKING:
     from ddpm_jax.experiment import Experiment
 
-COMMANDS = ("train", "sample", "evaluate", "import", "export", "prepare")
+COMMANDS = ("train", "sample", "evaluate", "import", "export", "prepare", "check")
 USAGE = """\
 usage: ddpm-jax COMMAND ...
 
@@ -40,6 +40,8 @@ Denoising diffusion probabilistic models in JAX and Flax.
         write a run's network for diffusers, with a model card
   prepare NAME SOURCE [--data-dir DIR]
         write a TFDS data set from an .npz or a folder of images, without a network
+  check DATA [--labels] [--size N]
+        read a whole data set: counts, shapes, values, classes, and all that is wrong; exit status 1 for faults
 
 `ddpm-jax COMMAND --help` tells more; `ddpm-jax train EXPERIMENT --help` lists every override.
 """

@@ -2,7 +2,8 @@
 
 A spec becomes {"class": "module:Name", field: value, ...}.  A class that is defined in an experiment
 file rather than in an installed package is named by the file, "digits.py:Name", and the file is looked
-for beside the JSON: `save` puts a copy there, so a run folder is complete in itself.
+for beside the JSON: `save` puts a copy there, so a run folder is complete in itself.  Classes of a notebook, which lie
+in no file, are written into one, "notebook_cells.py:Name".
 
 Reading is strict: an unknown field, a missing one without default and a value of the wrong type are
 errors that name the field.
@@ -22,6 +23,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from ddpm_jax import cells
 from ddpm_jax.paths import RunPath, local_copy, write_bytes
 
 
@@ -116,7 +118,12 @@ def class_name(cls: type) -> str:
     if "<locals>" in cls.__qualname__:
         raise SpecError(f"class {cls.__qualname__} is defined inside a function; move it to the top of its file")
     if is_file and not getattr(module, "__file__", None):
-        raise SpecError(f"class {cls.__qualname__} is defined in no file; put it into an experiment file or a module")
+        if cells.cell_of(cls) is None:
+            raise SpecError(
+                f"class {cls.__qualname__} is defined in no file, and its code is not known; put it into an experiment "
+                "file or a module"
+            )
+        return f"{cells.FILE}:{cls.__qualname__}"
     return f"{Path(str(module.__file__)).name if is_file else cls.__module__}:{cls.__qualname__}"
 
 
@@ -195,12 +202,38 @@ def described(spec: Any) -> Any:
 def save(spec: Any, path: RunPath) -> None:
     """Write a spec as JSON, and copies of the experiment files that define its classes beside it."""
     text = json.dumps(encode(spec), indent=2) + "\n"
-    for source in {Path(str(sys.modules[cls.__module__].__file__)) for cls in file_classes(spec).values()}:
-        target = path.parent / source.name
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            write_bytes(target, source.read_bytes())
+    for name, content in sources(spec).items():
+        target = path.parent / name
+        if not target.exists() or target.read_bytes() != content:
+            write_bytes(target, content)
     if not path.exists() or path.read_bytes() != text.encode():
         write_bytes(path, text.encode())
+
+
+def sources(spec: Any) -> dict[str, bytes]:
+    """The experiment files that define classes of a spec, by their names; those of notebook cells are one file.
+
+    Raises SpecError where the code of a notebook's class needs something that cannot be written into that file.
+    """
+    found, in_cells = {}, []
+    for cls in file_classes(spec).values():
+        path = getattr(sys.modules[cls.__module__], "__file__", None)
+        if path:
+            found[Path(path).name] = Path(path).read_bytes()
+        else:
+            in_cells.append(cls)
+    if in_cells:
+        try:
+            found[cells.FILE] = cells.source_of(in_cells).encode()
+        except ValueError as error:
+            raise SpecError(str(error)) from None
+    return found
+
+
+def code_of(cls: type) -> str:
+    """The source of a class of an experiment file or of a notebook."""
+    cell = None if getattr(sys.modules[cls.__module__], "__file__", None) else cells.cell_of(cls)
+    return inspect.getsource(cls) if cell is None else cell.source
 
 
 def load(path: RunPath) -> Any:
@@ -237,7 +270,7 @@ def changed_code(a: Any, b: Any) -> list[str]:
     return sorted(
         name
         for name in both
-        if there[name] is not here[name] and inspect.getsource(there[name]) != inspect.getsource(here[name])
+        if there[name] is not here[name] and code_of(there[name]).strip() != code_of(here[name]).strip()
     )
 
 

@@ -11,7 +11,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["arrays", "check", "compiler", "precision"],
+    ["arrays", "check", "compiler", "precision", "cells"],
     ["gaussian", "clipping", "paths"],
     ["schedule", "nets.embed", "nets.init", "nets.convolution", "nets.layers", "nets.blocks", "data.images"],
     ["forward", "grids"],
@@ -28,7 +28,7 @@ LAYERS = [
     ["features"],
     ["experiment"],
     ["run", "dryrun"],
-    ["training.start", "evaluation"],
+    ["training.start", "training.same_data", "evaluation"],
     ["training.loop", "interop"],
     ["commands"],
     ["launch"],

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from ddpm_jax.check import require
 from ddpm_jax.commands.how import one_of
 from ddpm_jax.data.folder import Fit, Folder, Resample
 from ddpm_jax.data.prepare import prepare
-from ddpm_jax.data.sources import Npz, Source
+from ddpm_jax.data.sources import Npz, Source, open_npz
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.paths import local_path, require_folder
 
@@ -66,11 +65,8 @@ def splits_of(options: PrepareOptions) -> dict[str, Source]:
         return _folder_splits(options)
     if path.suffix != ".npz" or not path.exists():
         raise ValueError(f"source is {str(path)!r}; expected an .npz or a folder of images that exists")
-    try:
-        with np.load(path) as stored:
-            names = set(stored.files)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as an .npz: {error}") from None
+    with open_npz(path, f"{path} cannot be read as an .npz: it") as stored:
+        names = set(stored.files)
     for name in ("size", "fit", "resample", "channels", "labels"):
         value, default = getattr(options, name), PrepareOptions.__dataclass_fields__[name].default
         require(f"--{name}", value, value == default, "none with an .npz, whose arrays are taken as they are")

@@ -1,20 +1,28 @@
 """A folder of image files as a source."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ddpm_jax.data.sources import Example, check_choice, pixels_of
+from ddpm_jax.data.tree import files_below, sub_folders
 from ddpm_jax.paths import local_path
 
 Fit = Literal["cover", "stretch", "crop"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]
 # What Pillow opens that is no picture, or not without another program.
 NO_IMAGES = {".bufr", ".emf", ".eps", ".fit", ".fits", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
+
+# Formats whose images of Pillow's mode I have 16 bits.
+SIXTEEN_BITS = {"PNG", "PPM"}
+# Sub-folders of these names are parts of a data set rather than classes.
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
 @cache
@@ -31,8 +39,11 @@ class Folder:
     """The image files of a folder and its sub-folders, in the order of their names.
 
     Photographs are turned upright as their EXIF data say, transparent parts are laid over white, and of an
-    animation the first frame is taken.  Hidden files are passed over.
+    animation the first frame is taken.  Grey images of 16 bits become 8 bits, round(value / 257).  Symbolic links are
+    followed, hidden files are left out.
     """
+
+    axes_are_known: ClassVar[bool] = True
 
     path: str
     """The folder."""
@@ -46,7 +57,7 @@ class Folder:
     channels: Literal[1, 3] | None = None
     """1 converts all to grey, 3 all to RGB; None: they stay as they are, and must all be grey or all colour."""
     labels: bool = False
-    """Whether the sub-folders of the folder are classes, numbered in the order of their names."""
+    """Whether the sub-folders of the folder are classes, numbered in the order of their names, empty ones too."""
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -61,23 +72,54 @@ class Folder:
         """The files, in the order of the examples."""
         if not self._root.is_dir():
             raise FileNotFoundError(f"path is {self.path!r}; there is no such folder")
-        found = sorted(
-            file
-            for file in self._root.rglob("*")
-            if file.suffix.lower() in extensions() and not any(part.startswith(".") for part in self._parts(file))
-        )
+        kinds = extensions()
+        found = files_below(self._root, lambda name: Path(name).suffix.lower() in kinds, by_class=self.labels)
         if not found:
-            kinds = " ".join(sorted(extensions()))
+            kinds = " ".join(sorted(kinds))
             raise ValueError(f"path is {self.path!r}, where no image was found; looked for files ending in {kinds}")
         return tuple(found)
 
+    @property
+    def content_files(self) -> dict[str, Path]:
+        """The files by their names below the folder."""
+        return {file.relative_to(self._root).as_posix(): file for file in self.files}
+
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes 0, 1, ...: the sub-folders."""
+        """The names of the classes 0, 1, ...: the sub-folders.  One without images keeps its number.
+
+        Raises ValueError where an image lies in no sub-folder, or the classes lie one level deeper.
+        """
         for file in self.files:
             if len(self._parts(file)) < 2:
                 raise ValueError(f"labels is True, but {file} is in no sub-folder; move it into that of its class")
-        return tuple(sorted({self._parts(file)[0] for file in self.files}))
+        filled = {self._parts(file)[0] for file in self.files}
+        found = (folder.name for folder in sub_folders(self._root))
+        names = tuple(name for name in found if name in filled or name != "__MACOSX")
+        self._refuse_deep_classes(names)
+        empty = [name for name in names if name not in filled]
+        if empty:
+            say_once(
+                f"{self._root} has class folders without images: {', '.join(empty)}. They keep their numbers, so "
+                f"there are {len(names)} classes"
+            )
+        return names
+
+    def _refuse_deep_classes(self, names: tuple[str, ...]) -> None:
+        """Raise ValueError where the sub-folders are splits, or one holds all, and the classes are below them."""
+        deeper: dict[str, set[str]] = {}
+        for file in self.files:
+            parts = self._parts(file)
+            deeper.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
+        if any("" in below for below in deeper.values()) or not (len(names) == 1 or set(deeper) <= SPLITS):
+            return
+        first = min(deeper)
+        classes = ", ".join(sorted(deeper[first])[:5])
+        raise ValueError(
+            f"labels is True and path is {self.path!r}, so the classes would be {', '.join(sorted(deeper))}, but these "
+            f"folders hold no images themselves; {first} holds the folders {classes}. If those are the classes, path "
+            f"is {str(Path(self.path) / first)!r}"
+        )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -88,13 +130,24 @@ class Folder:
         return None if self.size is None or self.channels is None else (self.size, self.size, self.channels)
 
     def __getitem__(self, index: int) -> Example:
-        file = self.files[index]
-        image = self._read(file)
+        file, image = self.files[index], self.read(index)
         if image.shape != self._shape:
             raise ValueError(self._mixed(file, image.shape))
         if not self.labels:
             return {"image": image}
-        return {"image": image, "label": np.int32(self.class_names.index(self._parts(file)[0]))}
+        return {"image": image, "label": self.label(index)}
+
+    @cached_property
+    def _numbers(self) -> dict[str, np.int32]:
+        return {name: np.int32(number) for number, name in enumerate(self.class_names)}
+
+    def label(self, index: int) -> np.int32:
+        """The number of the class of image `index`."""
+        return self._numbers[self._parts(self.files[index])[0]]
+
+    def read(self, index: int) -> UInt8[np.ndarray, "height width channels"]:
+        """Image `index`, whatever the shape of the others."""
+        return self._read(self.files[index])
 
     @cached_property
     def _root(self) -> Path:
@@ -124,7 +177,9 @@ class Folder:
 
         try:
             with Image.open(file) as opened:
-                image = _eight_bits(ImageOps.exif_transpose(opened), self.channels)
+                upright = ImageOps.exif_transpose(opened)
+                upright.format = opened.format
+                image = _eight_bits(upright, self.channels, self.path)
         except Exception as error:
             raise ValueError(f"{file} cannot be read as an image ({error}); repair it or delete it") from None
         filter = Image.Resampling[self.resample.upper()]
@@ -145,15 +200,47 @@ class Folder:
         return pixels_of(image)
 
 
-def _eight_bits(image: Any, channels: int | None) -> Any:
-    """A Pillow image in mode L (1 channel) or RGB (3); None: the one it is stored in."""
+def _eight_bits(image: Any, channels: int | None, folder: str) -> Any:
+    """A Pillow image in mode L (1 channel) or RGB (3); None: the one it is stored in.  folder: where it is from."""
     from PIL import Image
 
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
+        say_once(f"{folder} has grey images of 16 bits: they are converted to 8 bits, round(value / 257)")
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
     if image.mode[0] in "IF":
-        raise ValueError(f"it has more than 8 bits a channel, Pillow's mode {image.mode}: convert it to 8 bits")
+        raise ValueError(
+            f"its values are {'32-bit integers' if image.mode[0] == 'I' else 'floats'}, Pillow's mode {image.mode}, "
+            "whose range is not known: convert it to 8 bits"
+        )
     if channels is None:
         channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode == "LAB":
+        image = _rgb_of_lab(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _rgb_of_lab(image: Any) -> Any:
+    """An image of mode LAB, which Pillow converts by colour profiles only."""
+    from PIL import ImageCms
+
+    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+
+
+_said: set[str] = set()
+_saying = Lock()
+
+
+def say_once(text: str) -> None:
+    """Warn, the first time that it is called with this text."""
+    with _saying:
+        is_new = text not in _said
+        _said.add(text)
+    if is_new:
+        warnings.warn(text, stacklevel=2)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_jax.data.folder import Folder
-from ddpm_jax.data.sources import Example, Npz, Source
+from ddpm_jax.data.sources import Npz, Source, StandIn
 
 
 @dataclass(frozen=True)
-class Later:
+class Later(StandIn):
     """The images of an .npz file or of a folder, once `path` says which; until then only their shape is known."""
 
     image_shape: tuple[int, int, int]
@@ -48,13 +48,3 @@ class Later:
     def declared_shape(self) -> tuple[int, int, int]:
         """The images' shape, before any is read."""
         return self.image_shape
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.source[index]
-
-    def __getitems__(self, indices: Any) -> Any:
-        many = getattr(self.source, "__getitems__", None)
-        return many(indices) if many else [self.source[int(index)] for index in indices]

@@ -4,8 +4,11 @@
     source[i]       {"image": uint8 [height, width, channels]}, and "label": an int32, if there are labels
 
 and, where it is faster, source.__getitems__(indices), a list of such examples or one dictionary of stacked
-arrays.  Any class with the first two is a source.  Those here are frozen dataclasses, at once
-what is written in an experiment file and the data: nothing is read before it is asked for.
+arrays.  By source.fingerprint() it may say what it holds, so that a run notices when that changes: a text that changes
+with the content, or a dictionary with one for each part.
+
+Any class with the first two is a source.  Those here are frozen dataclasses, at once what is written in an experiment
+file and the data: nothing is read before it is asked for.
 
     Digits()                                   1,797 digits of 8x8 pixels, part of this package
     Npz("cifar10.npz", images="train_images")  arrays of a file
@@ -14,8 +17,6 @@ what is written in an experiment file and the data: nothing is read before it is
     Tfds("mnist", split="train[:10%]")         anything prepared with TensorFlow Datasets
 """
 
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -25,6 +26,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
 from ddpm_jax.paths import local_path
 
 Example = dict[str, Any]
@@ -42,26 +44,17 @@ class Source(Protocol):
 def image_shape(source: Source) -> tuple[int, int, int]:
     """(height, width, channels) of the images of a source.
 
-    Raises ValueError where the first example is not as this module's head describes it.
+    Raises ValueError where the first example is not as this module's head describes it, or where its axes look like
+    another order; a source with the attribute `axes_are_known` set, as image files have, is not asked for that.
     """
     if len(source) < 1:
         raise ValueError(f"{source!r} is empty; expected at least 1 example")
     example = source[0]
-    if not isinstance(example, Mapping) or "image" not in example:
-        found = sorted(example) if isinstance(example, Mapping) else type(example).__name__
-        raise ValueError(f'source[0] is {found}; expected a dictionary {{"image": uint8 [height, width, channels]}}')
-    check_image(example["image"], 0)
-    return example["image"].shape
-
-
-def check_image(image: Any, index: int) -> None:
-    """Raise ValueError unless source[index]["image"] is uint8 [height, width, channels]."""
-    dtype, shape = getattr(image, "dtype", type(image).__name__), np.shape(image)
-    if dtype != np.uint8 or len(shape) != 3:
-        raise ValueError(
-            f'source[{index}]["image"] is {dtype} {list(shape)}; expected uint8 [height, width, channels] '
-            "with values 0..255 (grey images: image[..., None])"
-        )
+    check_example(example, 0)
+    shape = np.shape(example["image"])
+    if not getattr(itself(source), "axes_are_known", False):
+        check_axes(shape, f'source[0]["image"] has shape {shape}', "image")
+    return shape
 
 
 def check_choice(name: str, value: Any, literal: Any) -> None:
@@ -95,6 +88,31 @@ class InMemory:
         return {key: array[indices] for key, array in self.arrays.items()}
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """A source that stands for another; subclasses give `source`."""
+
+    @cached_property
+    def source(self) -> Source:
+        """The other source."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[index]
+
+    def __getitems__(self, indices: Any) -> Any:
+        many = getattr(self.source, "__getitems__", None)
+        return many(indices) if many else [self.source[int(index)] for index in indices]
+
+
+def itself(source: Source) -> Source:
+    """The source, or the one that it stands for."""
+    return source.source if isinstance(source, StandIn) else source
+
+
 def checked_arrays(
     images: np.ndarray, labels: np.ndarray | None, images_called: str, labels_called: str
 ) -> dict[str, np.ndarray]:
@@ -102,25 +120,9 @@ def checked_arrays(
 
     Raises ValueError where the arrays are not that; the last two arguments are what messages call them.
     """
-    if images.dtype != np.uint8:
-        raise ValueError(
-            f"{images_called} has dtype {images.dtype}; expected uint8 with values 0..255. "
-            "Floats in [0, 1] are converted by np.round(255 * images).astype(np.uint8)"
-        )
-    channels_first = images.ndim == 4 and images.shape[3] > 4 >= images.shape[1]
-    if images.ndim not in (3, 4) or len(images) == 0 or channels_first:
-        raise ValueError(
-            f"{images_called} has shape {images.shape}; expected (N, height, width) or (N, height, width, channels) "
-            "with N at least 1. Channels are moved to the end by np.moveaxis(images, 1, -1)"
-        )
-    arrays = {"image": images if images.ndim == 4 else images[..., None]}
+    arrays = {"image": checked_images(images, images_called)}
     if labels is not None:
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"{labels_called} is {labels.dtype} {list(labels.shape)}; expected one integer for each image, "
-                f"shape ({len(images)},)"
-            )
-        arrays["label"] = labels.astype(np.int32)
+        arrays["label"] = checked_labels(labels, len(images), labels_called)
     return arrays
 
 
@@ -138,12 +140,16 @@ class Arrays(InMemory):
     """The first 16 hexadecimal digits of the SHA-256 of the images and labels."""
 
     @classmethod
-    def of(cls, images: np.ndarray, labels: np.ndarray | None = None) -> "Arrays":
-        """images: uint8 [N, height, width] (grey) or [N, height, width, channels]; labels: integers [N], or None.
+    def of(cls, images: Any, labels: Any = None) -> "Arrays":
+        """A copy of arrays as a source.
 
-        They are copied.  Raises ValueError where they are something else.
+        Args:
+            images: uint8 [N, height, width] (grey) or [N, height, width, channels].
+            labels: integers [N] within 32 bits, the numbers of classes; None: there are no labels.
+
+        Raises ValueError where they are something else, or where the shape of the images is ambiguous.
         """
-        images, labels = np.array(images), None if labels is None else np.array(labels)
+        images, labels = as_array(images, "images"), None if labels is None else as_array(labels, "labels")
         arrays = checked_arrays(images, labels, "images", "labels")
         content = sha256()
         for name, array in arrays.items():
@@ -221,14 +227,31 @@ class Npz(InMemory):
         path = local_path(self.path)
         if not path.is_file():
             raise FileNotFoundError(f"path is {self.path!r}; there is no such file")
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"path is {self.path!r}, which is not an .npz file; write one with numpy.savez")
-        with np.load(path) as stored:
+        with open_npz(path, f"path is {self.path!r}, which") as stored:
             if name not in stored.files:
                 raise ValueError(f"{field} is {name!r}; {self.path} holds {', '.join(sorted(stored.files))}")
             try:
                 return stored[name]
             except Exception as error:
-                raise ValueError(
-                    f"{self._called(field, name)} cannot be read ({error}); write the file again, as numbers"
-                ) from None
+                objects = "allow_pickle" in str(error)
+                remedy = "write the file again, as numbers" if objects else f"the file {DAMAGED}"
+                raise ValueError(f"{self._called(field, name)} cannot be read ({error}); {remedy}") from None
+
+
+DAMAGED = "is damaged or not complete; write or fetch it again"
+
+
+def open_npz(path: Path, called: str) -> Any:
+    """The arrays of an .npz file, as `numpy.load` gives them.
+
+    Raises ValueError, which begins with `called`, where the file is not an .npz file, or not all of one.
+    """
+    with path.open("rb") as file:
+        head = file.read(6)
+    if head[:4] not in (b"PK\x03\x04", b"PK\x05\x06", b""):
+        array = "holds one array, an .npy file" if head == b"\x93NUMPY" else "is not an .npz file"
+        raise ValueError(f"{called} {array}; write one with numpy.savez")
+    try:
+        return np.load(path)
+    except Exception:  # of zipfile, NumPy or zlib
+        raise ValueError(f"{called} {DAMAGED}") from None

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from ddpm_jax.data.sources import InMemory, Source, check_image, image_shape
+from ddpm_jax.data.accept import as_label, check_example, checked_labels
+from ddpm_jax.data.sources import InMemory, Source, image_shape
 
 Examples = dict[str, np.ndarray]
 Rows = Int[np.ndarray, " n"]
@@ -86,31 +87,49 @@ def gather(source: Source, indices: Int[np.ndarray, " batch"]) -> Examples:
     """The examples at `indices` as one batch."""
     fetch = getattr(source, "__getitems__", None)
     examples = fetch(indices) if fetch else [source[int(index)] for index in indices]
-    batch = dict(examples) if isinstance(examples, Mapping) else stack(examples, indices)
-    if "label" in batch:
-        batch["label"] = np.asarray(batch["label"], np.int32)
-    return batch
+    return dict(_checked(examples, indices)) if isinstance(examples, Mapping) else stack(examples, indices)
+
+
+def _checked(batch: Mapping[str, Any], indices: Int[np.ndarray, " batch"]) -> Examples:
+    """The arrays of a batch that a source stacked itself, the labels as int32.
+
+    Raises ValueError where there are not as many images and labels as indices, of the kinds that are expected.
+    """
+    images, first = np.asarray(batch["image"]), int(indices[0])
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(indices):
+        raise ValueError(
+            f'source.__getitems__ gives "image" as {images.dtype} {list(images.shape)} for {len(indices)} indices from '
+            f"{first} on; expected uint8 [{len(indices)}, height, width, channels] with values 0..255"
+        )
+    if "label" not in batch:
+        return {**batch, "image": images}
+    called = f'source.__getitems__, for {len(indices)} indices from {first} on: "label"'
+    return {**batch, "image": images, "label": checked_labels(np.asarray(batch["label"]), len(indices), called)}
 
 
 def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batch"]) -> Examples:
-    """One array for each key, such as "image" uint8 [batch, height, width, channels].
+    """One array for each key: "image" uint8 [batch, height, width, channels], "label" int32 [batch].
 
-    Raises ValueError where the images differ in shape, or the examples in their keys.
+    Raises ValueError where the images differ in shape, the examples in their keys, or a label is no 32-bit integer.
     """
     for index, example in zip(indices, examples, strict=True):
+        check_example(example, int(index))
         if set(example) != set(examples[0]):
             raise ValueError(
                 f"source[{indices[0]}] has {sorted(examples[0])} and source[{index}] has {sorted(example)}; "
                 "expected the same in every example"
             )
-        check_image(example["image"], int(index))
         shapes = [np.shape(examples[0]["image"]), np.shape(example["image"])]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"source[{indices[0]}] has an image of shape {shapes[0]} and source[{index}] of {shapes[1]}; "
                 "expected one shape: resize them, as Folder(size=...) does"
             )
-    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "label"}
+    if "label" in examples[0]:
+        labels = [as_label(example["label"], int(index)) for index, example in zip(indices, examples, strict=True)]
+        batch["label"] = np.array(labels, np.int32)
+    return batch
 
 
 def _rows(batch_size: int, rows: Rows | None) -> Rows:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.sources import Example, pixels_of
+from ddpm_jax.paths import local_copy
 
 
 def tfds_root(data_dir: str | None) -> str:
@@ -56,6 +58,30 @@ class Tfds:
         except Exception:  # whatever keeps an unknown builder from being made
             return None
         return None if None in shape else shape
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are prepared."""
+        return tuple(sorted(self._builder.info.splits))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features that the data set has."""
+        return tuple(sorted(self._builder.info.features))
+
+    @property
+    def content_files(self) -> dict[str, Path]:
+        """The files that hold the examples and their description, by their names in the data set's folder.
+
+        Of a data set in an object store, only the description.
+        """
+        len(self)  # refuses a split that does not exist
+        names = [part.partition("[")[0].strip() for part in self.split.split("+")]
+        chosen = self.splits if "all" in names else names
+        files = {file for name in chosen for file in self._builder.info.splits[name].filenames}
+        remote = "://" in os.fspath(self._folder)
+        found = {name: local_copy(self._folder / name) for name in ("dataset_info.json", "features.json")}
+        return found if remote else found | {name: Path(self._folder) / name for name in sorted(files)}
 
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([range(len(self))[index]])[0]

@@ -6,7 +6,6 @@ RUN/evaluations/samples-DIGEST/
     NAME-DIGEST/             features of these images by an extractor, and logits where it has some, in shards
 """
 
-import inspect
 import json
 import math
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ class Drawing:
             "ema": run.ema,
             "weights": provenance.digest_of_arrays(run.params),
             **{part: specs.described(getattr(experiment, part)) for part in parts},
-            "classes": {name: provenance.digest(inspect.getsource(cls)) for name, cls in sorted(written.items())},
+            "classes": {name: provenance.digest(specs.code_of(cls)) for name, cls in sorted(written.items())},
             "image_shape": list(run.image_shape),
             "labels": "all classes in turn" if conditional else None,
             "guidance": self.guidance,

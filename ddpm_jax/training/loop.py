@@ -3,6 +3,7 @@
 A run is a folder:
 
     experiment.json      what is trained (and a copy of the experiment file, if it defines classes)
+    data.json            what the data hold: digests
     checkpoints/STEP/    the state after STEP steps
     snapshots/STEP/      averages that are kept for good, where the experiment asks for them
     metrics.jsonl        one line every `log_every` steps
@@ -15,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -24,6 +25,8 @@ from jax.sharding import Mesh
 from ddpm_jax import concerns, specs
 from ddpm_jax.arrays import stream
 from ddpm_jax.check import RunError
+from ddpm_jax.data.accept import described_images
+from ddpm_jax.data.examine import reason_of
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import count_parameters, epochs, step_flops
@@ -37,8 +40,9 @@ from ddpm_jax.training.log import Log
 from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, local_rows
 from ddpm_jax.training.nans import explain
 from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
+from ddpm_jax.training.same_data import check_data, expect_mending, write_fingerprint
 from ddpm_jax.training.snapshots import Snapshots
-from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, start_state
+from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, set_aside_lost, start_state
 from ddpm_jax.training.step import TrainStep
 from ddpm_jax.training.watch import Meter, Profile, peak_flops
 
@@ -61,23 +65,33 @@ def train(
     `workdir`/profile.  debug_nans: look at the numbers after each step, and where they are not finite take it again
     slowly, to say which line of code made them so; takes the memory of the state twice.
 
-    Raises ValueError where the experiment does not fit together or the devices, RunError where the
-    folder holds another experiment's run or another job trains in it: then nothing on disk has changed.
-    Raises RunError also where the loss is lost, or the last checkpoint cannot be written; and Preempted where a
-    SIGTERM ended it early: then all is saved, and calling it again goes on.
+    Raises ValueError where the experiment does not fit together or the devices, or the data have faults that are
+    found at once, RunError where the folder holds another experiment's run, its run has learned from other data, or
+    another job trains in it: then nothing on disk has changed.
+
+    Raises ValueError also where an example cannot be read or has a label that is no class: then the state before it is
+    saved, unless there are several processes.  Raises RunError also where the loss is lost, or the last checkpoint
+    cannot be written; and Preempted where a SIGTERM ended it early: then all is saved, and calling it again goes on.
     """
     workdir, mesh = run_path(workdir), mesh or experiment.mesh.build()
     experiment.check()
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
     require_folder(workdir, "choose another --workdir")
+    is_first = jax.process_index() == 0
+    data = check_data(experiment, workdir, print)
     trace = Profile(workdir / "profile", profile)
     step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir, report=print) as check_lock:
         check_resumable(experiment, workdir)  # again: the one who held the lock may have written
+        if is_first:
+            set_aside_lost(workdir, report=print)
         with ExitStack() as stack:
-            return Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack).run()
+            training = Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack)
+            if data is not None:
+                write_fingerprint(workdir, data)
+            return training.run()
 
 
 class Training:
@@ -95,7 +109,7 @@ class Training:
         check_lock: Callable[[], None],
         stack: ExitStack,
     ) -> None:
-        self.check_lock = check_lock
+        self.check_lock, self.workdir = check_lock, workdir
         self.experiment, self.step_once, self.mesh, self.profile = experiment, step, mesh, profile
         self.debug_nans = debug_nans
         is_first = jax.process_index() == 0
@@ -133,7 +147,7 @@ class Training:
                 f"{self.workdir} is at step {self.start} of {of.num_steps} already: nothing is left to train; {longer}"
             )
         start = f"resuming at step {self.start}" if self.start else "starting at step 0"
-        images = f"{type(data).__name__}, {len(data):,} images of {'x'.join(map(str, of.image_shape))}"
+        images = f"{type(data).__name__}, {described_images(len(data), of.image_shape)}"
         return (
             f"{of.name}: {count_parameters(self.state.params):,} parameters on {mesh.size} x "
             f"{mesh.devices.flat[0].device_kind}, {start} of {of.num_steps}, in {self.workdir}\n"
@@ -160,10 +174,14 @@ class Training:
         of = self.experiment
         rows = local_rows(self.mesh, of.batch_size)
         found = batches(of.data, of.batch_size, of.seed, start_step=self.start, rows=rows)
-        while True:
-            with self.meter.waiting():
-                batch = next(found)
-            yield checked(batch, of)
+        for step in range(self.start + 1, of.num_steps + 1):
+            try:
+                with self.meter.waiting():
+                    batch = next(found)
+                batch = checked(batch, of)
+            except Exception as error:  # whatever the code of a source raises
+                self.stop_for_data(step - 1, error)
+            yield batch
 
     def take(self, step: int, batch: dict[str, np.ndarray]) -> None:
         """Begin one step; a few may be under way."""
@@ -205,12 +223,32 @@ class Training:
 
     def stop_early(self, step: int) -> None:
         """Save the state after `step`, and what was measured since the last line of metrics; raises Preempted."""
+        self.save_early(step)
+        raise Preempted(step)
+
+    def save_early(self, step: int) -> None:
+        """Save the state after `step`, and what was measured since the last line of metrics."""
         self.check_lock()
         self.log.flush()
         self.snapshots.wait()
         about = {**self.about(), "unrecorded": pack(self.fetch_metrics(step))}
         self.checkpoints.finish(step, as_trees(self.state), about)
-        raise Preempted(step)
+
+    def stop_for_data(self, step: int, error: Exception) -> NoReturn:
+        """Save the state after `step`, whose next batch cannot be read, and raise ValueError that says why.
+
+        One of many processes cannot save by itself: its message names the newest checkpoint.
+        """
+        if jax.process_count() == 1 and step > self.start:
+            self.save_early(step)
+        if jax.process_index() == 0:
+            expect_mending(self.workdir)
+        newest = next(iter(self.checkpoints.steps()), None)
+        kept = "No step was taken yet" if newest is None else f"The state after step {newest} is saved"
+        raise ValueError(
+            f"{reason_of(error, f'the batch of step {step + 1}')}. {kept}; once the data are mended, the same command "
+            f"resumes from there. `ddpm-jax check` lists all examples that are wrong"
+        ) from error
 
     def record(self, step: int) -> None:
         """Log the metrics of the steps since the last line, and forget them."""

@@ -1,5 +1,6 @@
 """How a training starts: what must hold before anything is written, the step, and the state to go on from."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from ddpm_jax import specs
 from ddpm_jax.arrays import stream
 from ddpm_jax.check import RunError, require
 from ddpm_jax.experiment import Experiment, conflicts
-from ddpm_jax.paths import RunPath
+from ddpm_jax.paths import RunPath, move_tree, write_bytes
 from ddpm_jax.training.checkpoint import Checkpoints, steps_in
 from ddpm_jax.training.mesh import by_example, shardings, with_sharding
 from ddpm_jax.training.snapshots import as_items, from_items
@@ -21,6 +22,7 @@ from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
 def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
     """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
+    specs.encode(experiment), specs.sources(experiment)  # what cannot be written is an error before anything is
     path = workdir / "experiment.json"
     if workdir.exists() and not workdir.is_dir():
         raise RunError(f"{workdir} is a file; --workdir names a folder")
@@ -51,6 +53,38 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
             f"{workdir} holds a run that is at step {reached} already, and num_steps is {experiment.num_steps}; give "
             f"--num-steps {reached} or more, or choose another --workdir"
         )
+
+
+# What a run has written about its steps and itself.
+WRITTEN = ("experiment.json", "data.json", "metrics.jsonl", "tensorboard", "samples")
+
+
+def set_aside_lost(workdir: RunPath, report: Callable[[str], None]) -> None:
+    """Where metrics or pictures are left of a run that has no checkpoint, move them to a folder of their own.
+
+    Training starts at step 0 there, and would write over them.
+    """
+    if steps_in(workdir / "checkpoints"):
+        return
+    metrics, samples = workdir / "metrics.jsonl", workdir / "samples"
+    has_metrics = metrics.exists() and metrics.read_bytes().strip()
+    if not has_metrics and not (samples.is_dir() and any(samples.iterdir())):
+        return
+    number = next(n for n in itertools.count(1) if not (workdir / f"lost-{n}").exists())
+    target = workdir / f"lost-{number}"
+    target.mkdir()
+    for file in workdir.glob("*.py"):
+        write_bytes(target / file.name, file.read_bytes())
+    for name in WRITTEN:
+        if (workdir / name).is_dir():
+            move_tree(workdir / name, target / name)
+        elif (workdir / name).exists():
+            write_bytes(target / name, (workdir / name).read_bytes())
+            (workdir / name).unlink()
+    report(
+        f"{workdir} has metrics or pictures of a run, but no checkpoint to resume from: training starts at step 0. "
+        f"What the run left is kept in {target}"
+    )
 
 
 def fresh_state(experiment: Experiment, recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:

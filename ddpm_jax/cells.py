@@ -1,0 +1,131 @@
+"""The source of classes that a notebook's cells define, as a Python file that stands by itself.
+
+The file holds the imports, the functions, the classes and the constants of the notebook that a class refers to, each
+as it was in the cell that the class at hand comes from.
+"""
+
+import ast
+import builtins
+import linecache
+import symtable
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# The name of the file.
+FILE = "notebook_cells.py"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The part of a cell that defines a class or a function."""
+
+    source: str
+
+    @property
+    def names(self) -> set[str]:
+        """The global names that it refers to."""
+        return set(_globals_of(symtable.symtable(self.source, FILE, "exec")))
+
+
+def _globals_of(table: symtable.SymbolTable) -> Iterator[str]:
+    is_top = table.get_type() == "module"
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (is_top or symbol.is_global()):
+            yield symbol.get_name()
+    for child in table.get_children():
+        yield from _globals_of(child)
+
+
+def cell_of(thing: Any) -> Cell | None:
+    """Where a class or function of a notebook is defined; None where its source is not known."""
+    for file in _files_of(thing):
+        lines = linecache.getlines(file)
+        try:
+            tree = ast.parse("".join(lines))
+        except SyntaxError:  # a line that only a notebook understands, such as %matplotlib
+            lines = [line if not line.lstrip().startswith(("%", "!")) else "\n" for line in lines]
+            try:
+                tree = ast.parse("".join(lines))
+            except SyntaxError:
+                continue
+        for node in reversed(tree.body):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                return Cell("".join(lines[first - 1 : node.end_lineno]).rstrip() + "\n")
+    return None
+
+
+def _files_of(thing: Any) -> Iterator[str]:
+    """The names by which `linecache` may know the cell: those of the code of functions, and then all cells."""
+    values = vars(thing).values() if isinstance(thing, type) else [thing]
+    for value in values:
+        for function in (value, *(getattr(value, name, None) for name in ("fget", "func", "__func__", "__wrapped__"))):
+            code = getattr(function, "__code__", None)
+            if isinstance(code, types.CodeType) and code.co_filename != "<string>":
+                yield code.co_filename
+    if isinstance(thing, type):  # one without methods
+        yield from (file for file in reversed(list(linecache.cache)) if "ipykernel" in file or "ipython" in file)
+
+
+def source_of(classes: list[type]) -> str:
+    """A Python file that defines the classes.
+
+    Raises ValueError where one refers to a value that cannot be written into a file, such as an array.
+    """
+    imports: dict[str, None] = {}
+    parts: dict[str, str] = {}
+    for cls in classes:
+        _add(cls.__name__, cls, imports, parts, cls.__name__)
+    head = "".join(f"{line}\n" for line in imports)
+    return "\n\n".join([head, *parts.values()]) if head else "\n\n".join(parts.values())
+
+
+def _add(name: str, value: Any, imports: dict[str, None], parts: dict[str, str], user: str) -> None:
+    """Add what gives `name` its value: an import, or a definition after those that it needs itself."""
+    line = _import_of(name, value)
+    if line:
+        imports[line] = None
+        return
+    if name in parts:
+        return
+    if _is_literal(value):
+        parts[name] = f"{name} = {value!r}\n"
+        return
+    cell = cell_of(value) if isinstance(value, type | types.FunctionType) else None
+    if cell is None or value.__name__ != name:
+        raise ValueError(
+            f"{user} is a class of a notebook whose code refers to {name}, a {type(value).__name__} of the notebook, "
+            f"which cannot be kept with the run; make {name} a field, or put the class into a file and import it"
+        )
+    parts[name] = ""  # in case it refers to itself
+    module = vars(sys.modules[value.__module__])
+    for needed in sorted(cell.names - {name}):
+        if needed in module and not (hasattr(builtins, needed) and module[needed] is getattr(builtins, needed)):
+            _add(needed, module[needed], imports, parts, user)
+    del parts[name]  # it follows what it needs
+    parts[name] = cell.source
+
+
+def _import_of(name: str, value: Any) -> str | None:
+    """The statement that imports a value under a name; None for one that the notebook itself defines."""
+    if isinstance(value, types.ModuleType):
+        return f"import {name}" if value.__name__ == name else f"import {value.__name__} as {name}"
+    home, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not (isinstance(home, str) and isinstance(own, str)) or home == "__main__":
+        return None
+    if getattr(sys.modules.get(home), own, None) is not value:
+        return None
+    return f"from {home} import {own}" if own == name else f"from {home} import {own} as {name}"
+
+
+def _is_literal(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_literal, value))
+    return (
+        value is None
+        or isinstance(value, bool | int | str | bytes)
+        or (isinstance(value, float) and abs(value) < 1e308)
+    )

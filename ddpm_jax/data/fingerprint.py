@@ -1,0 +1,224 @@
+"""What a data set holds, in digests: whether a source gives the same examples as it did before, and what has changed.
+
+    arrays in memory    the SHA-256 of each
+    files               the size and SHA-256 of each; modification times do not count
+
+A source of one's own has a method `fingerprint()` that returns a text, or a dictionary with a text for each part; or
+the attribute `files`, the paths that it reads.  Of any other, examples are looked at.
+
+To know a file again its bytes must be read once.  ~/.cache/ddpm_jax/contents then holds its digest with its size, its
+times of modification and of status change, and its inode; while these stay, it is not read again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.data.folder import Folder
+from ddpm_jax.data.sources import Source, itself
+from ddpm_jax.data.stream import gather
+from ddpm_jax.data.tfds import Tfds
+from ddpm_jax.paths import cache_folder, write_bytes
+
+# Examples, evenly spread, that stand for a source that says nothing of its content.
+LOOKED_AT = 100
+# Files whose bytes are read at a time.
+THREADS = 8
+# Bytes that take long enough to read that a line says so.
+MANY_BYTES = 2 * 10**9
+# Names in a message.
+SHOWN = 5
+# A file may be written twice within the resolution of its times: so young a one is read again the next time.
+YOUNG_NS = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """How many examples a source has, and the digests of its parts."""
+
+    count: int
+    kind: str
+    """What the parts are: files, arrays, examples or parts."""
+    parts: dict[str, str]
+    may_change: bool = False
+    """Whether the source is expected to be mended; no part of what it holds."""
+
+    @property
+    def digest(self) -> str:
+        """One digest of all, 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps([self.count, self.parts], sort_keys=True).encode()).hexdigest()
+
+    def as_json(self) -> str:
+        """The text that `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self), indent=0) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Fingerprint":
+        """Raises ValueError where the text is not what `as_json` gives."""
+        try:
+            value = json.loads(text)
+            parts = {str(name): str(digest) for name, digest in value["parts"].items()}
+            found = cls(int(value["count"]), str(value["kind"]), parts, bool(value["may_change"]))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"it is damaged ({type(error).__name__})") from None
+        return found
+
+
+def fingerprint(
+    source: Source, every_example: bool = False, report: Callable[[str], None] = lambda text: None
+) -> Fingerprint:
+    """What a source holds.
+
+    Args:
+        source: any source.
+        every_example: whether all examples are looked at, where the source says nothing of its content; otherwise
+            100 of them, unless reading them twice gives other bytes, as with random crops.
+        report: takes a line where reading will take a while.
+    """
+    source = itself(source)
+    method: Any = getattr(source, "fingerprint", None)
+    files, arrays = getattr(source, "files", None), getattr(source, "arrays", None)
+    if callable(method):
+        said: Any = method()
+        parts = said.items() if isinstance(said, Mapping) else [("fingerprint", said)]
+        return Fingerprint(len(source), "parts", {str(name): str(digest) for name, digest in parts})
+    if isinstance(arrays, Mapping):
+        return Fingerprint(len(source), "arrays", of_arrays(arrays))
+    if isinstance(source, Tfds | Folder):
+        parts = of_files(source.content_files, report)
+        return Fingerprint(len(source), "files", parts | _classes(source))
+    if isinstance(files, tuple | list) and files:
+        return Fingerprint(len(source), "files", of_files({str(file): Path(file) for file in files}, report))
+    if every_example:
+        content = hashlib.sha256("".join(digest for _, digest in _examples(source, range(len(source)))).encode())
+        return Fingerprint(len(source), "parts", {"all examples": content.hexdigest()})
+    count = len(source)
+    places = sorted({int(place) for place in np.linspace(0, count - 1, min(count, LOOKED_AT))})
+    found = dict(_examples(source, places))
+    is_the_same = found == dict(_examples(source, places))
+    return Fingerprint(count, "examples", found if is_the_same else {})
+
+
+def _classes(source: Source) -> dict[str, str]:
+    """The classes of a folder, whose numbers an empty class folder changes as well."""
+    if not (isinstance(source, Folder) and source.labels):
+        return {}
+    return {"(the class folders)": hashlib.sha256(json.dumps(source.class_names).encode()).hexdigest()}
+
+
+def of_arrays(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """The dtype, shape and SHA-256 of each array."""
+    return {name: _of_array(np.asarray(array)) for name, array in arrays.items()}
+
+
+def _of_array(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)} {hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()}"
+
+
+def _examples(source: Source, places: Any) -> Iterator[tuple[str, str]]:
+    """The digest of the image and the label of each example at these places."""
+    for start in range(0, len(places), 100):
+        indices = np.array(places[start : start + 100])
+        batch = _gathered(source, indices)
+        for row, index in enumerate(indices):
+            parts = {key: batch[key][row] for key in ("image", "label") if key in batch}
+            yield f"example {index}", hashlib.sha256(json.dumps(of_arrays(parts)).encode()).hexdigest()
+
+
+def _gathered(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """The examples as a batch; raises ValueError that names the first one that cannot be read."""
+    try:
+        return gather(source, indices)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the code of a source raises
+        if len(indices) == 1:
+            raise ValueError(f"source[{indices[0]}] cannot be read ({type(error).__name__}: {error})") from error
+    for index in indices:
+        _gathered(source, np.array([index]))
+    return gather(source, indices)
+
+
+def of_files(files: Mapping[str, Path], report: Callable[[str], None] = lambda text: None) -> dict[str, str]:
+    """The size and SHA-256 of each file, by its name; "missing" for one that cannot be read.
+
+    Args:
+        files: the files by the names that they shall have.
+        report: takes a line where reading will take a while.
+    """
+    if not files:
+        return {}
+    root = os.path.commonpath([os.path.abspath(file.parent) for file in files.values()])
+    cache = cache_folder("contents") / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+    known: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(cache.read_text())
+    known = known if isinstance(known, dict) else {}
+    began = time.time_ns()
+    paths = {name: os.path.abspath(file) for name, file in files.items()}
+    status = {path: _status(path) for path in paths.values()}
+    kept: dict[str, Any] = {path: known.get(path) for path in status}
+    unread = [path for path, entry in kept.items() if entry is None or entry[:-1] != status[path]]
+    size = sum(status[path][0] for path in unread)
+    if size > MANY_BYTES:
+        report(f"reading {len(unread):,} files of {root} once, {size / 1e9:,.1f} GB, so that changes will be noticed")
+    with ThreadPoolExecutor(THREADS) as pool:
+        kept |= {path: [*status[path], digest] for path, digest in zip(unread, pool.map(_digest, unread), strict=True)}
+    if unread:
+        old = {path: entry for path, entry in known.items() if path not in kept and os.path.exists(path)}
+        settled = {path: entry for path, entry in kept.items() if max(entry[1:3]) < began - YOUNG_NS}
+        with suppress(OSError):
+            write_bytes(cache, json.dumps(old | settled).encode())
+    return {name: _described(kept[path]) for name, path in paths.items()}
+
+
+def _status(file: str) -> list[int]:
+    """The size, the times of modification and of status change, and the inode."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return [0, 0, 0, 0]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _digest(file: str) -> str:
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return "missing"
+
+
+def _described(entry: list[Any]) -> str:
+    return "missing" if entry[-1] == "missing" else f"{entry[0]} {entry[-1]}"
+
+
+def changes(there: Fingerprint, here: Fingerprint) -> list[str]:
+    """What differs between two fingerprints of one source, a line each; none where nothing does."""
+    lines = []
+    if there.count != here.count:
+        lines.append(f"{there.count:,} examples then, {here.count:,} now")
+    if there.kind != here.kind or not (there.parts and here.parts):  # one of them was not looked at
+        return lines
+    before, now = there.parts, here.parts
+    differing = {
+        "added": [name for name in now if name not in before],
+        "removed": [name for name in before if name not in now],
+        "changed": [name for name in before if name in now and before[name] != now[name]],
+    }
+    for what, names in differing.items():
+        if names and (there.kind != "examples" or there.count == here.count):
+            noun = there.kind if len(names) > 1 else there.kind.removesuffix("s")
+            more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+            lines.append(f"{len(names):,} {noun} {what}: {', '.join(sorted(names)[:SHOWN])}{more}")
+    return lines

@@ -1,0 +1,44 @@
+"""Objects of a user's own as data: of any class, dataclass or not."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ddpm_jax.data.fingerprint import fingerprint
+from ddpm_jax.data.sources import Source, StandIn, image_shape
+
+_GIVEN: dict[tuple[str, str], Source] = {}
+
+
+@dataclass(frozen=True)
+class Given(StandIn):
+    """An object of this process with __len__ and __getitem__ that is no dataclass, made by `Given.of(source)`.
+
+    A run's folder knows it by its class and a digest only: to resume the run in another process, give it again.
+    """
+
+    name: str
+    """The object's class."""
+    digest: str
+    """The first 16 hexadecimal digits of its fingerprint."""
+
+    @classmethod
+    def of(cls, source: Any) -> "Given":
+        """The object as a source that a run can name; reads up to 100 examples of it, twice.
+
+        Raises ValueError where an example is not as `data.sources` describes it.
+        """
+        image_shape(source)
+        found = cls(type(source).__qualname__, fingerprint(source).digest[:16])
+        _GIVEN[found.name, found.digest] = source
+        return found
+
+    @cached_property
+    def source(self) -> Source:
+        """The object; raises ValueError in another process than that in which it was given."""
+        if (self.name, self.digest) not in _GIVEN:
+            raise ValueError(
+                f"data is an object of class {self.name}, which is no dataclass and was in the memory of the process "
+                "that trained on it; give it again, Experiment(data=...)"
+            )
+        return _GIVEN[self.name, self.digest]

@@ -1,0 +1,104 @@
+"""A run learns from the data that it began with: RUN/data.json keeps what they held.
+
+Batch n is a function of (seed, n) only while the data stay the same, so a run whose data have changed is not resumed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from ddpm_jax.check import RunError
+from ddpm_jax.data.examine import as_message, quick_problems
+from ddpm_jax.data.fingerprint import Fingerprint, changes, fingerprint
+from ddpm_jax.experiment import Experiment
+from ddpm_jax.paths import RunPath, failures, write_bytes
+from ddpm_jax.training.checkpoint import steps_in
+from ddpm_jax.training.mesh import broadcast
+
+NAME = "data.json"
+
+
+def check_data(experiment: Experiment, workdir: RunPath, report: Callable[[str], None]) -> Fingerprint | None:
+    """What the data hold now, to be written into a run's folder; None on all processes but the first.
+
+    Also None where the run has reached its last step, as it reads no more data.
+
+    Args:
+        experiment: the experiment whose data are looked at.
+        workdir: the folder of the run, which may not exist yet.
+        report: takes lines for the person who waits.
+
+    Raises ValueError where the data have faults that are quickly found, and RunError where they are not those that the
+    run in `workdir` has learned from.
+    """
+    found, failure = None, None
+    if jax.process_index() == 0:
+        try:
+            found = _looked_at(experiment, workdir, report)
+        except Exception as error:  # raised below: the other processes wait until then
+            failure = error
+    fine = broadcast(failure is None)
+    if failure is not None:
+        raise failure
+    if not fine:
+        raise RunError("the first process refuses the data; it says why")
+    return found
+
+
+def _looked_at(experiment: Experiment, workdir: RunPath, report: Callable[[str], None]) -> Fingerprint | None:
+    """`check_data` on the first process."""
+    reached = max(steps_in(workdir / "checkpoints"), default=0)
+    if reached == experiment.num_steps:
+        return None
+    there = _read(workdir) if reached > 0 else None
+    here = fingerprint(experiment.data, report=report)
+    if there is None:
+        problems = quick_problems(experiment.data, getattr(experiment.net, "num_classes", None))
+        if problems:
+            raise ValueError(as_message(problems))
+        if reached > 0:
+            report(
+                f"{workdir} does not say what its data held at step {reached}; {NAME} keeps what they hold now, so "
+                "that changes from here on will be noticed"
+            )
+        return here
+    differing = changes(there, here)
+    listed = "\n".join(f"  {line}" for line in differing)
+    if differing and there.may_change:
+        report(f"the data have been mended since step {reached}:\n{listed}")
+    elif differing:
+        raise RunError(
+            f"{workdir} holds a run that has learned from other data than these until step {reached}:\n{listed}\n"
+            "Put the data back as they were, or choose another --workdir for a new run. To go on with the data as they "
+            f"are now, delete {workdir / NAME}: such a run cannot be repeated."
+        )
+    return here
+
+
+def _read(workdir: RunPath) -> Fingerprint | None:
+    """What the data of the run held; None for a run that does not say."""
+    path = workdir / NAME
+    if not path.exists():
+        return None
+    try:
+        return Fingerprint.from_json(path.read_text())
+    except (ValueError, failures(path)) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}), so it is not known whether the data are those that the run has learned "
+            "from. Put a copy of it back, or delete it to go on with the data as they are now."
+        ) from None
+
+
+def write_fingerprint(workdir: RunPath, found: Fingerprint) -> None:
+    """Keep what the data hold in a run's folder."""
+    path, text = workdir / NAME, found.as_json()
+    if not path.exists() or path.read_text() != text:
+        write_bytes(path, text.encode())
+
+
+def expect_mending(workdir: RunPath) -> None:
+    """Let the next start of a run take changed data: those that it has cannot be read."""
+    found = _read(workdir)
+    if found is not None:
+        write_fingerprint(workdir, dataclasses.replace(found, may_change=True))
