@@ -11,7 +11,8 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["arrays", "check", "compiler"],
+    ["axes", "check", "compiler"],
+    ["arrays"],
     ["gaussian", "clipping", "paths"],
     ["schedule", "nets.embed", "nets.init", "nets.convolution", "nets.blocks", "data.images"],
     ["forward", "grids"],
@@ -35,7 +36,7 @@ LAYERS = [
     ["__main__"],
 ]
 # The mathematics: from the bottom up to the objective, the likelihood and the samplers.
-MATHS = {name for names in LAYERS[:8] for name in names if name.split(".")[0] not in ("nets", "data", "paths")}
+MATHS = {name for names in LAYERS[:9] for name in names if name.split(".")[0] not in ("nets", "data", "paths")}
 
 
 def layer_of(module: str) -> int | None:

@@ -1,0 +1,135 @@
+"""Meshes with explicit axes, which `jax.make_mesh` makes by default, next to those with automatic ones.
+
+With automatic axes (`AxisType.Auto`) the compiler decides how each array lies on the devices.  With explicit axes the
+type of an array says how it lies, and JAX refuses operations whose result could lie in several ways, such as a gather
+with indices that are spread over the devices.  The formulas of this library work in both modes.  Compiled loops and
+networks run with automatic axes; their results then lie as the caller's batch does.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, auto_axes, explicit_axes
+from jaxtyping import Array, Shaped
+
+
+def is_explicit(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether a mesh has an explicit axis; an empty mesh has none."""
+    return AxisType.Explicit in mesh.axis_types
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices and names, with automatic axes."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def tracing() -> bool:
+    """Whether a function is being traced: new arrays are then tracers, too."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
+def entered(mesh: Mesh) -> AbstractContextManager:
+    """A context in which `mesh` is the one of `jax.set_mesh`, unless no other mesh with explicit axes is in the way."""
+    context = jax.sharding.get_abstract_mesh()
+    if tracing() or context == mesh.abstract_mesh or not (is_explicit(context) or is_explicit(mesh)):
+        return nullcontext()
+    return jax.set_mesh(mesh)
+
+
+def relabelled(tree: Any, mesh: Mesh) -> Any:
+    """A tree whose arrays that lie on a mesh with explicit axes are on `mesh`, the same devices; nothing is copied."""
+
+    def move(leaf: Any) -> Any:
+        place = leaf.sharding if isinstance(leaf, jax.Array) else None
+        if isinstance(place, NamedSharding) and is_explicit(place.mesh):
+            return jax.device_put(leaf, NamedSharding(mesh, place.spec))
+        return leaf
+
+    return jax.tree.map(move, tree)
+
+
+def take(table: Shaped[Array, " entries"], index: Any) -> Shaped[Array, "..."]:
+    """table[index] for an integer index of any shape, which lies as the index does."""
+    index = jnp.asarray(index)
+    place = jax.typeof(index).sharding
+    return table.at[index].get(out_sharding=place) if is_explicit(place.mesh) else table[index]
+
+
+def spec_of(batch: Any) -> PartitionSpec:
+    """How a batch lies: of an array or a sharding, or of neither (None)."""
+    return PartitionSpec() if batch is None else _place(batch).spec
+
+
+def rows_of(spec: PartitionSpec) -> Any:
+    """The axes of the mesh over which the first axis of an array is cut."""
+    return spec[0] if len(spec) else None
+
+
+def with_automatic_axes(
+    function: Callable[..., Any], args: tuple[Any, ...], batch: Any, out: Callable[[PartitionSpec], Any]
+) -> Any:
+    """function(*args), traced with automatic axes where the batch or an argument lies on a mesh with explicit ones.
+
+    args: trees of arrays.  batch: an array or a NamedSharding, None for none.  out: from how the batch lies to how the
+    result does, a tree of PartitionSpecs.
+    """
+    places = [_place(value) for value in ([] if batch is None else [batch]) + jax.tree.leaves(args)]
+    meshes = [place.mesh for place in places if place is not None and not place.mesh.empty]
+    context = jax.sharding.get_abstract_mesh()
+    found = [mesh for mesh in meshes if is_explicit(mesh)] or meshes or [context]
+    mesh = found[0]
+    with entered(mesh) if isinstance(mesh, Mesh) else nullcontext():
+        if not is_explicit(mesh):
+            return function(*args)
+        tree = out(spec_of(batch))
+        is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
+        placed = jax.tree.map(lambda spec: NamedSharding(mesh, spec), tree, is_leaf=is_spec)
+        return auto_axes(function, out_sharding=placed)(*args)
+
+
+def _place(value: Any) -> Any:
+    """The sharding of an array or tracer, a NamedSharding itself; None where it lies on no mesh."""
+    if isinstance(value, NamedSharding):
+        return value
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        return value.sharding if isinstance(value.sharding, NamedSharding) else None
+    return jax.typeof(value).sharding
+
+
+def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
+    """predict(z_t, t) with automatic axes; as it is where it cannot be traced so.
+
+    The second case is that of a function that closes over arrays on a mesh with explicit axes, or asks for such axes.
+    predict: a pytree of arrays, callable.
+    """
+    if is_explicit(jax.typeof(z_t).sharding.mesh):
+        spec = PartitionSpec(rows_of(jax.typeof(z_t).sharding.spec))
+
+        def run() -> Any:
+            return with_automatic_axes(lambda *args: args[0](*args[1:]), (predict, z_t, t), z_t, lambda _: spec)
+
+        def otherwise() -> Any:
+            return predict(z_t, t)
+    else:
+
+        def run() -> Any:
+            return predict(z_t, t)
+
+        def otherwise() -> Any:
+            axes = jax.sharding.get_abstract_mesh()
+            rows = axes.axis_names if len(z_t) % axes.size == 0 else None
+            return explicit_axes(predict, in_sharding=(PartitionSpec(rows),) * 2)(z_t, t)
+
+        if jax.sharding.get_abstract_mesh().empty:
+            return run()
+    try:
+        return run()
+    except (TypeError, ValueError) as error:
+        try:
+            return otherwise()
+        except Exception:
+            raise error from None
