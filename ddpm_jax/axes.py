@@ -8,6 +8,7 @@ networks run with automatic axes; their results then lie as the caller's batch d
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -80,15 +81,16 @@ def with_automatic_axes(
     places = [_place(value) for value in ([] if batch is None else [batch]) + jax.tree.leaves(args)]
     meshes = [place.mesh for place in places if place is not None and not place.mesh.empty]
     context = jax.sharding.get_abstract_mesh()
-    found = [mesh for mesh in meshes if is_explicit(mesh)] or meshes or [context]
-    mesh = found[0]
+    mesh = next(filter(is_explicit, meshes), meshes[0] if meshes else context)
     with entered(mesh) if isinstance(mesh, Mesh) else nullcontext():
         if not is_explicit(mesh):
             return function(*args)
-        tree = out(spec_of(batch))
-        is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
-        placed = jax.tree.map(lambda spec: NamedSharding(mesh, spec), tree, is_leaf=is_spec)
-        return auto_axes(function, out_sharding=placed)(*args)
+        placed = jax.tree.map(
+            lambda spec: NamedSharding(mesh, spec), out(spec_of(batch)), is_leaf=lambda part: isinstance(part, PartitionSpec)
+        )
+        leaves, tree = jax.tree.flatten(args)
+        run = auto_axes(lambda *leaves: function(*jax.tree.unflatten(tree, leaves)), out_sharding=placed)
+        return run(*leaves)
 
 
 def _place(value: Any) -> Any:
@@ -100,36 +102,37 @@ def _place(value: Any) -> Any:
     return jax.typeof(value).sharding
 
 
-def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
-    """predict(z_t, t) with automatic axes; as it is where it cannot be traced so.
+def lies_explicitly(array: Any) -> bool:
+    """Whether an array lies on a mesh with explicit axes."""
+    return is_explicit(jax.typeof(array).sharding.mesh)
 
-    The second case is that of a function that closes over arrays on a mesh with explicit axes, or asks for such axes.
-    predict: a pytree of arrays, callable.
+
+def evaluate_automatically(predict: Any, z_t: Any, t: Any) -> Any:
+    """predict(z_t, t), traced with automatic axes; the output is cut as z_t is, over its first axis.
+
+    predict: callable, and a pytree of arrays.
     """
-    if is_explicit(jax.typeof(z_t).sharding.mesh):
-        spec = PartitionSpec(rows_of(jax.typeof(z_t).sharding.spec))
+    spec = PartitionSpec(rows_of(spec_of(z_t)))
+    return with_automatic_axes(lambda predict, z_t, t: predict(z_t, t), (predict, z_t, t), z_t, lambda _: spec)
 
-        def run() -> Any:
-            return with_automatic_axes(lambda *args: args[0](*args[1:]), (predict, z_t, t), z_t, lambda _: spec)
 
-        def otherwise() -> Any:
-            return predict(z_t, t)
+def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
+    """predict(z_t, t), traced with automatic axes; with explicit ones where it cannot be traced so.
+
+    The second case is that of a function that closes over arrays on a mesh with explicit axes, or that uses such axes.
+    """
+    context = jax.sharding.get_abstract_mesh()
+    if lies_explicitly(z_t):
+        first, second = partial(evaluate_automatically, predict), predict
+    elif not context.empty and not is_explicit(context):
+        rows = PartitionSpec(context.axis_names if len(z_t) % context.size == 0 else None)
+        first, second = predict, explicit_axes(predict, in_sharding=(rows, rows))
     else:
-
-        def run() -> Any:
-            return predict(z_t, t)
-
-        def otherwise() -> Any:
-            axes = jax.sharding.get_abstract_mesh()
-            rows = axes.axis_names if len(z_t) % axes.size == 0 else None
-            return explicit_axes(predict, in_sharding=(PartitionSpec(rows),) * 2)(z_t, t)
-
-        if jax.sharding.get_abstract_mesh().empty:
-            return run()
+        return predict(z_t, t)
     try:
-        return run()
+        return first(z_t, t)
     except (TypeError, ValueError) as error:
         try:
-            return otherwise()
-        except Exception:
+            return second(z_t, t)
+        except Exception:  # whatever the user's code raises: the first error is the one to read
             raise error from None

@@ -22,7 +22,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ddpm_jax.arrays import Pixels
+from ddpm_jax.arrays import Pixels, as_pytree
+from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import require, whole
 from ddpm_jax.specs import run_file
 from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
@@ -140,7 +141,8 @@ def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | 
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1
     if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see arrays.as_pytree
-        run, count = functools.partial(_on_mesh, jax.device_put(run, replicated(mesh)), mesh), mesh.size
+        run, count, mesh = as_pytree(run), mesh.size, automatic(mesh)
+        run = functools.partial(_on_mesh, jax.device_put(relabelled(run, mesh), replicated(mesh)), mesh)
     size = min(chunk, -(-n // count)) * count
     pieces = []
     for start in range(0, n, size):
@@ -153,7 +155,8 @@ def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | 
 
 
 def _on_mesh(apply: Callable[[Any], Extracted], mesh: Mesh, images: np.ndarray) -> Extracted:
-    return apply(global_batch(mesh, {"image": images[local_rows(mesh, len(images))]}, len(images))["image"])
+    with entered(mesh):
+        return apply(global_batch(mesh, {"image": images[local_rows(mesh, len(images))]}, len(images))["image"])
 
 
 def fetch_float32(array: Any) -> np.ndarray:

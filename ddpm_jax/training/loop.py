@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax import specs
 from ddpm_jax.arrays import stream
+from ddpm_jax.axes import automatic, entered
 from ddpm_jax.check import RunError
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
@@ -66,16 +67,16 @@ def train(
     Raises RunError also where the loss is lost, or the last checkpoint cannot be written; and Preempted where a
     SIGTERM ended it early: then all is saved, and calling it again goes on.
     """
-    workdir, mesh = run_path(workdir), mesh or experiment.mesh.build()
+    workdir, mesh = run_path(workdir), automatic(mesh or experiment.mesh.build())
     experiment.check()
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
     trace = Profile(workdir / "profile", profile)
-    step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir, report=print) as check_lock:
-        check_resumable(experiment, workdir)  # again: the one who held the lock may have written
-        with ExitStack() as stack:
+    with entered(mesh):
+        step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with locked(workdir, report=print) as check_lock, ExitStack() as stack:
+            check_resumable(experiment, workdir)  # again: the one who held the lock may have written
             return Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack).run()
 
 
