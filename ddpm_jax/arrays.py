@@ -111,11 +111,6 @@ def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> Non
         raise ValueError(f"{name} = {outside.flat[0]} is outside {first}..{last}")
 
 
-def as_pytree(function: Callable[..., Any]) -> Any:
-    """`function` as a value that a jitted function takes as an argument: itself where it is a pytree with arrays."""
-    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
-
-
 def stream(key: Key, name: str) -> Key:
     """The key of the stream of random numbers called `name`, independent of every other stream."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

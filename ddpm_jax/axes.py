@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, auto_axes, explicit_axes
 from jaxtyping import Array, Shaped
 
+from ddpm_jax.functions import as_pytree
+
 
 def is_explicit(mesh: Mesh | AbstractMesh) -> bool:
     """Whether a mesh has an explicit axis; an empty mesh has none."""
@@ -85,9 +87,9 @@ def with_automatic_axes(
     with entered(mesh) if isinstance(mesh, Mesh) else nullcontext():
         if not is_explicit(mesh):
             return function(*args)
-        placed = jax.tree.map(
-            lambda spec: NamedSharding(mesh, spec), out(spec_of(batch)), is_leaf=lambda part: isinstance(part, PartitionSpec)
-        )
+        specs = out(spec_of(batch))
+        of_mesh = partial(NamedSharding, mesh)
+        placed = jax.tree.map(of_mesh, specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec))
         leaves, tree = jax.tree.flatten(args)
         run = auto_axes(lambda *leaves: function(*jax.tree.unflatten(tree, leaves)), out_sharding=placed)
         return run(*leaves)
@@ -110,10 +112,14 @@ def lies_explicitly(array: Any) -> bool:
 def evaluate_automatically(predict: Any, z_t: Any, t: Any) -> Any:
     """predict(z_t, t), traced with automatic axes; the output is cut as z_t is, over its first axis.
 
-    predict: callable, and a pytree of arrays.
+    predict: any callable.
     """
-    spec = PartitionSpec(rows_of(spec_of(z_t)))
-    return with_automatic_axes(lambda predict, z_t, t: predict(z_t, t), (predict, z_t, t), z_t, lambda _: spec)
+
+    def run(predict: Any, z_t: Any, t: Any) -> Any:
+        return predict(z_t, t)
+
+    args = (as_pytree(predict), z_t, t)
+    return with_automatic_axes(run, args, z_t, lambda spec: PartitionSpec(rows_of(spec)))
 
 
 def evaluate(predict: Any, z_t: Any, t: Any) -> Any:

@@ -222,7 +222,9 @@ def bound(
 
 
 @partial(jax.jit, static_argnames="bins")
-def _bound(key: Key, decoder: Decoder, x: Array, times: Array, first_index: Any, *, bins: int | None) -> tuple[Array, ...]:
+def _bound(
+    key: Key, decoder: Decoder, x: Array, times: Array, first_index: Any, *, bins: int | None
+) -> tuple[Array, ...]:
     """The prior's term, [batch], then what `Bound` has of each step, [steps, batch]."""
     keys = example_keys(key, first_index, len(x))
 

@@ -13,11 +13,12 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Predict, Timesteps, as_pytree
+from ddpm_jax.arrays import Batch, Predict, Timesteps
 from ddpm_jax.axes import evaluate
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping, NoClipping, as_clipping
 from ddpm_jax.forward import noise_between, posterior_weights
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target

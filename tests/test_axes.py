@@ -1,4 +1,4 @@
-"""Meshes with explicit axes, the default of `jax.make_mesh`, give what one device gives, as those with automatic ones do."""
+"""Meshes with explicit axes, the default of `jax.make_mesh`, give the numbers of one device."""
 
 import contextlib
 import dataclasses

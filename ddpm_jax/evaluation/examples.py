@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.arrays import as_pytree
 from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import whole
 from ddpm_jax.compiler import compiler_options
 from ddpm_jax.data.sources import Source
 from ddpm_jax.data.stream import sequential
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.training.mesh import by_example, fetch, global_batch, local_rows
 
 # Examples at a time, on each device.

@@ -22,9 +22,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ddpm_jax.arrays import Pixels, as_pytree
+from ddpm_jax.arrays import Pixels
 from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import require, whole
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.specs import run_file
 from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
 
@@ -140,7 +141,7 @@ def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | 
     n = len(images)
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1
-    if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see arrays.as_pytree
+    if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see functions.as_pytree
         run, count, mesh = as_pytree(run), mesh.size, automatic(mesh)
         run = functools.partial(_on_mesh, jax.device_put(relabelled(run, mesh), replicated(mesh)), mesh)
     size = min(chunk, -(-n // count)) * count
