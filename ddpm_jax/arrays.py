@@ -20,6 +20,8 @@ import jaxtyping
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
+from ddpm_jax.axes import take
+
 type_of_array = jax.Array | np.ndarray
 
 Batch = Float[type_of_array, "batch *dims"]  # data, latents, noise, network outputs
@@ -57,7 +59,7 @@ def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcasta
     t = jnp.asarray(t)
     if t.shape not in ((), like.shape[:1]):
         raise ValueError(f"t has shape {t.shape}; expected () or {like.shape[:1]}, one for each example")
-    return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else table[t], like)
+    return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else take(table, t), like)
 
 
 def per_example(values: Any, like: Batch) -> Shaped[Array, "..."]:
@@ -86,7 +88,7 @@ def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
     below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, len(table) - 2)
     u = t - below
     extended = jnp.concatenate([2 * table[:1] - table[1:2], table, 2 * table[-1:] - table[-2:-1]])
-    before, left, right, after = (extended[below + i] for i in range(4))
+    before, left, right, after = (take(extended, below + i) for i in range(4))
     rise = right - left
     slope_left, slope_right = 0.5 * (right - before), 0.5 * (after - left)
     bend = slope_left + slope_right - 2 * rise
@@ -107,11 +109,6 @@ def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> Non
     outside = values[(values < first) | (values > last)]
     if outside.size:
         raise ValueError(f"{name} = {outside.flat[0]} is outside {first}..{last}")
-
-
-def as_pytree(function: Callable[..., Any]) -> Any:
-    """`function` as a value that a jitted function takes as an argument: itself where it is a pytree with arrays."""
-    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
 def stream(key: Key, name: str) -> Key:

@@ -22,9 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals, per_example
+from ddpm_jax.axes import rows_of, with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
@@ -229,11 +231,19 @@ def bound(
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     times = grid.times(schedule, num_steps)
     steps = (times_before(times, times[:-1]), times[:-1], times[1:])
-    return _bound(key, decoder, jnp.asarray(x), jax.tree.map(jnp.asarray, steps), first_index, bins=bins)
+    x = jnp.asarray(x)
+
+    def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:
+        return PartitionSpec(rows_of(spec)), *(PartitionSpec(None, rows_of(spec)),) * 3
+
+    args = (key, decoder, x, jax.tree.map(jnp.asarray, steps), first_index)
+    parts = with_automatic_axes(partial(_bound, bins=bins), args, x, placed)
+    return Bound(*parts, jnp.asarray(times[:-1]), math.prod(x.shape[1:]))
 
 
 @partial(jax.jit, static_argnames="bins")
-def _bound(key: Key, decoder: Decoder, x: Array, steps: Any, first_index: Any, *, bins: int | None) -> Bound:
+def _bound(key: Key, decoder: Decoder, x: Array, steps: Any, first_index: Any, *, bins: int | None) -> Any:
+    """The prior's term, [batch], then what `Bound` has of each step, [steps, batch]; steps: (later, t, earlier)."""
     keys = example_keys(key, first_index, len(x))
 
     def step(_: None, times: tuple[Array, Array, Array]) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
@@ -242,8 +252,7 @@ def _bound(key: Key, decoder: Decoder, x: Array, steps: Any, first_index: Any, *
         return None, (one.nats, one.x_mse, one.eps_mse)
 
     _, curves = jax.lax.scan(step, None, steps)
-    begins = steps[1]
-    return Bound(prior(decoder.schedule, x, begins[0]), *curves, begins, math.prod(x.shape[1:]))
+    return prior(decoder.schedule, x, steps[1][0]), *curves
 
 
 @quoted
@@ -267,7 +276,9 @@ def estimate(
     whole("num_terms", num_terms, 1)
     require("num_terms", num_terms, num_terms <= schedule.num_steps, f"at most {schedule.num_steps}, all terms")
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    return _estimate(key, decoder, jnp.asarray(x), first_index, num_terms=num_terms, bins=bins)
+    run = partial(_estimate, num_terms=num_terms, bins=bins)
+    x = jnp.asarray(x)
+    return with_automatic_axes(run, (key, decoder, x, first_index), x, lambda spec: PartitionSpec(rows_of(spec)))
 
 
 def parts(num_steps: int, count: int) -> Int[np.ndarray, " ends"]:

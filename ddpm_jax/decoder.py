@@ -13,10 +13,12 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Predict, Timesteps, as_pytree
+from ddpm_jax.arrays import Batch, Predict, Timesteps
+from ddpm_jax.axes import evaluate
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping, NoClipping, as_clipping
 from ddpm_jax.forward import noise_between, posterior_weights, time_before
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.gaussian import Normal
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
@@ -54,7 +56,7 @@ class Decoder:
         Raises ValueError where the network's output has another shape: that of z_t, or with twice the channels
         where the variance is learned.
         """
-        output, shape = jnp.asarray(self.predict(z_t, t), jnp.float32), tuple(z_t.shape)
+        output, shape = jnp.asarray(evaluate(self.predict, z_t, t), jnp.float32), tuple(z_t.shape)
         if not self.variance.learned:
             expected, why = shape, "they must be equal"
             if output.shape == (*shape[:-1], 2 * shape[-1]):

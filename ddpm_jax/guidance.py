@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, as_pytree, lookup, per_example
+from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, lookup, per_example
 from ddpm_jax.check import require
 from ddpm_jax.decoder import Decoder
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.variance import FixedSmall, Variance

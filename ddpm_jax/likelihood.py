@@ -22,9 +22,11 @@ from typing import Any, Literal, cast
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, PerExample, Predict, check_data, curve, example_keys, lookup
+from ddpm_jax.axes import rows_of, with_automatic_axes
 from ddpm_jax.bound import PIXEL_LEVELS
 from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
@@ -94,7 +96,13 @@ def log_likelihood(
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
     x = jnp.asarray(x, jnp.float32)
     options = {"exact": trace == "exact", "bins": bins, "max_steps": max_steps}
-    return _log_likelihood(key, decoder, x, first_index, t_min, tolerance, **options)
+
+    def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:
+        one = PartitionSpec(rows_of(spec))
+        return one, one, spec, PartitionSpec()
+
+    args = (key, decoder, x, first_index, t_min, tolerance)
+    return Likelihood(*with_automatic_axes(partial(_log_likelihood, **options), args, x, placed))
 
 
 @partial(jax.jit, static_argnames=("exact", "bins", "max_steps"))
@@ -109,7 +117,8 @@ def _log_likelihood(
     exact: bool,
     bins: int | None,
     max_steps: int,
-) -> Likelihood:
+) -> tuple[Array, Array, Array, Array]:
+    """The parts of a `Likelihood`."""
     import diffrax  # takes a second to import, which only this needs
 
     keys, dims, schedule = example_keys(key, first_index, len(x)), math.prod(x.shape[1:]), decoder.schedule
@@ -142,7 +151,7 @@ def _log_likelihood(
     log_prob = jnp.where(solution.result == diffrax.RESULTS.successful, log_prob, jnp.nan)
     level = 0.0 if bins is None else math.log(2 / (bins - 1))  # log of a level's width
     bits = -(log_prob + dims * level) / (dims * math.log(2))
-    return Likelihood(log_prob, bits, latent, (6 * solution.stats["num_steps"] + 1) * (dims + 1 if exact else 1))
+    return log_prob, bits, latent, (6 * solution.stats["num_steps"] + 1) * (dims + 1 if exact else 1)
 
 
 def _largest(errors: Any) -> Array:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from ddpm_jax import concerns, specs
 from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
+from ddpm_jax.axes import entered
 from ddpm_jax.bound import bits_per_dim, bound, estimate
 from ddpm_jax.check import require
 from ddpm_jax.clipping import Clipping
@@ -174,29 +175,30 @@ def draw_images(
 ) -> Float[np.ndarray, "n height width channels"]:
     """`Run.sample` with the parameters given, on the devices of `mesh`."""
     require("n", n, n >= 1, "at least 1")
-    params = jax.device_put(params, replicated(mesh))
     chunks = math.ceil(n / ((chunk or CHUNK) * mesh.size))
     size = math.ceil(n / (chunks * mesh.size)) * mesh.size
     count = chunks * size  # what there is too much is cut off at the end
     all_labels = _labels(experiment.net, labels, n, count, first_index)
     pieces = []
-    for start in range(0, count, size):
-        chunk_labels = None if all_labels is None else all_labels[start : start + size]
-        x = sample(
-            key,
-            bind(experiment, params, chunk_labels, guidance),
-            experiment.schedule.build(),
-            experiment.sampler,
-            (size, *image_shape),
-            target=experiment.target,
-            variance=experiment.variance,
-            clip=experiment.clip,
-            first_index=first_index + start,
-            sharding=by_example(mesh),
-        )
-        pieces.append(fetch(x))
-        if reached is not None:
-            reached(min(start + size, n))
+    with entered(mesh):
+        params = jax.device_put(params, replicated(mesh))
+        for start in range(0, count, size):
+            chunk_labels = None if all_labels is None else all_labels[start : start + size]
+            x = sample(
+                key,
+                bind(experiment, params, chunk_labels, guidance),
+                experiment.schedule.build(),
+                experiment.sampler,
+                (size, *image_shape),
+                target=experiment.target,
+                variance=experiment.variance,
+                clip=experiment.clip,
+                first_index=first_index + start,
+                sharding=by_example(mesh),
+            )
+            pieces.append(fetch(x))
+            if reached is not None:
+                reached(min(start + size, n))
     return np.concatenate(pieces)[:n]
 
 
@@ -270,7 +272,8 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
     def shapes(about: dict[str, Any]) -> Any:
         return with_sharding(experiment.parameter_shapes(tuple(about["image_shape"])), replicated(mesh))
 
-    found = read_average(folder, experiment.ema, profile, shapes, report=warnings.warn)
+    with entered(mesh):
+        found = read_average(folder, experiment.ema, profile, shapes, report=warnings.warn)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
     step, about, params = found

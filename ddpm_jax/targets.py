@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Timesteps, check_timesteps, lookup
+from ddpm_jax.axes import take
 from ddpm_jax.forward import diffuse, noise_between, posterior_weights
 from ddpm_jax.schedule import NoiseSchedule
 
@@ -64,7 +65,7 @@ class Eps(Target):
         return Prediction(x, jnp.asarray(output))
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        return schedule.snr[t]
+        return take(schedule.snr, t)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class X(Target):
         return Prediction(jnp.asarray(output), noise_between(schedule, z_t, output, t))
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.ones_like(schedule.snr[t])
+        return jnp.ones_like(take(schedule.snr, t))
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class V(Target):
         return Prediction(signal * z_t - noise * output, noise * z_t + signal * output)
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        return 1 / schedule.noise_var[t]
+        return 1 / take(schedule.noise_var, t)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Mean(Target):
         return Prediction(x, noise_between(schedule, z_t, x, t))
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        _, b, _ = posterior_weights(schedule, t, None, schedule.snr[t])
+        _, b, _ = posterior_weights(schedule, t, None, take(schedule.snr, t))
         return b**2
 
 
@@ -130,7 +131,7 @@ class Score(Target):
         return Eps().decode(schedule, -lookup(schedule.noise, t, z_t) * output, z_t, t)
 
     def error_ratio(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        return schedule.snr[t] / schedule.noise_var[t]
+        return take(schedule.snr, t) / take(schedule.noise_var, t)
 
 
 def convert(schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:

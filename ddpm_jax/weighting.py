@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Timesteps
+from ddpm_jax.axes import take
 from ddpm_jax.check import require
 from ddpm_jax.forward import posterior_weights, time_before
 from ddpm_jax.schedule import NoiseSchedule
@@ -36,7 +37,7 @@ class Simple(Weighting):
     """1 for every timestep: L_simple (Ho et al. 2020, equation 14)."""
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.ones_like(schedule.snr[jnp.asarray(t)])
+        return jnp.ones_like(take(schedule.snr, t))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class MinSnr(Weighting):
         require("gamma", self.gamma, self.gamma > 0, "more than 0")
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.minimum(schedule.snr[jnp.asarray(t)], self.gamma)
+        return jnp.minimum(take(schedule.snr, t), self.gamma)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Vlb(Weighting):
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
         t = jnp.asarray(t)
-        like = schedule.snr[t]
+        like = take(schedule.snr, t)
         _, b, _ = posterior_weights(schedule, t, t - 1, like)
         return b**2 / (2 * self.variance(schedule, t, t - 1, time_before(schedule, t, t - 1), like))
 
@@ -99,7 +100,7 @@ class P2(Weighting):
         require("k", self.k, 0 < self.k < float("inf"), "more than 0")
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
-        snr = schedule.snr[jnp.asarray(t)]
+        snr = take(schedule.snr, t)
         return snr / (self.k + snr) ** self.gamma
 
 
@@ -122,7 +123,7 @@ class Weights(Weighting):
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
         if len(self.values) != schedule.num_steps:
             raise ValueError(f"there are {len(self.values)} weights; the schedule has {schedule.num_steps} steps")
-        return jnp.asarray((0.0, *self.values), jnp.float32)[jnp.asarray(t)]
+        return take(jnp.asarray((0.0, *self.values), jnp.float32), t)
 
 
 def weights(weighting: Weighting, schedule: NoiseSchedule, t: Timesteps, target: Target) -> Float[Array, "..."]:

@@ -11,7 +11,9 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["arrays", "check", "compiler", "precision", "cells"],
+    ["functions", "check", "compiler", "precision", "cells"],
+    ["axes"],
+    ["arrays"],
     ["gaussian", "clipping", "paths"],
     ["schedule", "nets.embed", "nets.init", "nets.convolution", "nets.layers", "nets.blocks", "data.images"],
     ["forward", "grids"],
@@ -35,7 +37,7 @@ LAYERS = [
     ["__main__"],
 ]
 # The mathematics: from the bottom up to the objective, the likelihood and the samplers.
-MATHS = {name for names in LAYERS[:8] for name in names if name.split(".")[0] not in ("nets", "data", "paths")}
+MATHS = {name for names in LAYERS[:10] for name in names if name.split(".")[0] not in ("nets", "data", "paths")}
 
 
 def layer_of(module: str) -> int | None:
@@ -88,7 +90,7 @@ def test_imports_point_down(module):
 def test_mathematics_stands_alone(module):
     """Formulas and samplers import JAX, NumPy and annotations, and never a network or a data set."""
     allowed = {"jax", "numpy", "jaxtyping", "flax", "ddpm_jax", "math", "zlib"}
-    allowed |= {"dataclasses", "typing", "collections", "functools", "warnings"}
+    allowed |= {"dataclasses", "typing", "collections", "functools", "contextlib", "types", "warnings"}
     allowed |= {"likelihood": {"diffrax"}, "compiler": {"os"}}.get(module, set())
     assert {name.split(".")[0] for name in imports_of(MODULES[module])} <= allowed
     assert {inside(name) for name in imports_of(MODULES[module])} & {"nets", "data", "training"} == set()

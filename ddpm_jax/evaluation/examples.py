@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.arrays import as_pytree
+from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import whole
 from ddpm_jax.compiler import compiler_options
 from ddpm_jax.data.sources import Source
 from ddpm_jax.data.stream import sequential
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.training.mesh import by_example, fetch, global_batch, local_rows
 
 # Examples at a time, on each device.
@@ -47,7 +48,8 @@ def batches_of(
     """What `over_examples` puts together, batch by batch, from example `start` on."""
     if chunk is not None:
         whole("chunk", chunk, 1)
-    count = len(source)
+    count, mesh = len(source), automatic(mesh)
+    function = relabelled(as_pytree(function), mesh)
     batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))
     batch_size = math.ceil(count / (batches * mesh.size)) * mesh.size
     run = jax.jit(
@@ -57,7 +59,8 @@ def batches_of(
     )
     rest = From(source, start) if start else source
     for batch in sequential(rest, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
-        found = run(as_pytree(function), global_batch(mesh, numbers(batch), batch_size), np.int32(start))
+        with entered(mesh):
+            found = run(function, global_batch(mesh, numbers(batch), batch_size), np.int32(start))
         yield jax.tree.map(lambda array, left=count - start: fetch(array)[:left], found)
         start += batch_size
 

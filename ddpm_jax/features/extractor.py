@@ -23,7 +23,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from ddpm_jax.arrays import Pixels
+from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import require, whole
+from ddpm_jax.functions import as_pytree
 from ddpm_jax.paths import local_path
 from ddpm_jax.precision import quoted
 from ddpm_jax.specs import run_file
@@ -142,8 +144,9 @@ def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | 
     n = len(images)
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1
-    if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see arrays.as_pytree
-        run, count = functools.partial(_on_mesh, jax.device_put(run, replicated(mesh)), mesh), mesh.size
+    if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see functions.as_pytree
+        run, count, mesh = as_pytree(run), mesh.size, automatic(mesh)
+        run = functools.partial(_on_mesh, jax.device_put(relabelled(run, mesh), replicated(mesh)), mesh)
     size = min(chunk, -(-n // count)) * count
     pieces = []
     for start in range(0, n, size):
@@ -156,7 +159,8 @@ def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | 
 
 
 def _on_mesh(apply: Callable[[Any], Extracted], mesh: Mesh, images: np.ndarray) -> Extracted:
-    return apply(global_batch(mesh, {"image": images[local_rows(mesh, len(images))]}, len(images))["image"])
+    with entered(mesh):
+        return apply(global_batch(mesh, {"image": images[local_rows(mesh, len(images))]}, len(images))["image"])
 
 
 def fetch_float32(array: Any) -> np.ndarray:

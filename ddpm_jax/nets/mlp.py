@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Key, Timesteps
+from ddpm_jax.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.check import require, whole
 from ddpm_jax.nets.blocks import silu
 from ddpm_jax.nets.embed import timestep_embedding
@@ -66,6 +67,8 @@ class BoundMlp:
 
     def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
         """The output at z_t; t in 1..T, [batch] or one for all."""
+        if lies_explicitly(z_t):
+            return evaluate_automatically(self, z_t, t)
         t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
         return jnp.asarray(_Mlp(self.spec).apply({"params": self.params}, jnp.asarray(z_t), t))
 

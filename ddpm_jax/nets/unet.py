@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
+from ddpm_jax.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.check import require
 from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
@@ -199,6 +200,8 @@ class BoundNet:
 
     def __call__(self, z_t: Images, t: Timesteps) -> Float[Array, "batch height width out"]:
         """The output at z_t, float32, with `out_multiplier` times its channels; t in 1..T, [batch] or a scalar."""
+        if lies_explicitly(z_t):
+            return evaluate_automatically(self, z_t, t)
         self.spec.check_image_shape(z_t.shape[1:])
         if self.labels is not None and len(self.labels) != len(z_t):
             raise ValueError(f"there are {len(self.labels)} labels for a batch of {len(z_t)}")

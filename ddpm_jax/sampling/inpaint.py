@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, Predict, check_data, example_keys, lookup, normals, type_of_array
+from ddpm_jax.axes import with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.decoder import Decoder
@@ -79,8 +80,8 @@ def inpaint(
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     times = sampler.times(schedule)
     walk = repaint_times(times, jump, resamples)
-    later = times_before(times, walk[:-1])
-    return _inpaint(key, decoder, x, mask, first_index, jnp.asarray(walk), jnp.asarray(later), sampler=sampler)
+    args = (key, decoder, x, mask, first_index, jnp.asarray(walk), jnp.asarray(times_before(times, walk[:-1])))
+    return with_automatic_axes(partial(_inpaint, sampler=sampler), args, x, lambda spec: spec)
 
 
 @partial(jax.jit, static_argnames="sampler")

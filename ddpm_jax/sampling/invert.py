@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, Predict, check_data, lookup
+from ddpm_jax.axes import with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.sampling.ddim import Ddim
@@ -52,7 +53,9 @@ def invert(
     check_data(x)
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
     times = sampler.times(schedule)[::-1]
-    return _invert(decoder, jnp.asarray(x, jnp.float32), jnp.asarray(times), iterations=iterations)
+    x = jnp.asarray(x, jnp.float32)
+    run = partial(_invert, iterations=iterations)
+    return with_automatic_axes(run, (decoder, x, jnp.asarray(times)), x, lambda spec: spec)
 
 
 @partial(jax.jit, static_argnames="iterations")

@@ -15,10 +15,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Batch, Key, Predict, example_keys, normals
+from ddpm_jax.axes import is_explicit, spec_of, with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.compiler import jit
@@ -126,8 +127,7 @@ def sample(
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     z, times, later = _begin(schedule, sampler, shape, start, sharding)
-    options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding}
-    return _run(key, decoder, first_index, z, times, later, (), **options)[0]
+    return _placed_run((key, decoder, first_index, z, times, later, ()), sampler, shape, sharding)[0]
 
 
 def sample_path(
@@ -157,8 +157,7 @@ def sample_path(
     whole("frames", frames, 1)
     require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
-    options = {"sampler": sampler, "shape": tuple(shape), "sharding": sharding, "of": of}
-    x, path = _run(key, decoder, first_index, z, times, later, chosen, **options)
+    x, path = _placed_run((key, decoder, first_index, z, times, later, chosen), sampler, shape, sharding, of)
     return Path(x, jnp.asarray(times[chosen]), path)
 
 
@@ -196,6 +195,18 @@ def _parts(sharding: NamedSharding) -> int:
     return math.prod(sharding.mesh.shape[name] for name in names)
 
 
+def _placed_run(
+    args: tuple[Any, ...], sampler: Sampler, shape: tuple[int, ...], sharding: NamedSharding | None, of: str = "z"
+) -> tuple[Array, Array]:
+    """`_run`, on any mesh."""
+    batch = args[3] if sharding is None else sharding
+    # With automatic axes inside, a spec is taken to be of the mesh that the surrounding context names.
+    explicit = sharding is not None and is_explicit(sharding.mesh)
+    place = spec_of(sharding) if explicit else sharding
+    run = partial(_run, sampler=sampler, shape=tuple(shape), sharding=place, of=of)
+    return with_automatic_axes(run, args, batch, lambda spec: (spec, PartitionSpec(None, *spec)))
+
+
 @partial(jit, static_argnames=("sampler", "shape", "sharding", "of"))
 def _run(
     key: Key,
@@ -208,7 +219,7 @@ def _run(
     *,
     sampler: Sampler,
     shape: tuple[int, ...],
-    sharding: NamedSharding | None,
+    sharding: NamedSharding | PartitionSpec | None,
     of: str = "z",
 ) -> tuple[Array, Array]:
     """(x, frames): the loop.  chosen: the places among the times that are kept, [frames]; () for none."""

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax import concerns, specs
 from ddpm_jax.arrays import stream
+from ddpm_jax.axes import automatic, entered
 from ddpm_jax.check import RunError
 from ddpm_jax.data.accept import described_images
 from ddpm_jax.data.examine import reason_of
@@ -73,7 +74,7 @@ def train(
     saved, unless there are several processes.  Raises RunError also where the loss is lost, or the last checkpoint
     cannot be written; and Preempted where a SIGTERM ended it early: then all is saved, and calling it again goes on.
     """
-    workdir, mesh = run_path(workdir), mesh or experiment.mesh.build()
+    workdir, mesh = run_path(workdir), automatic(mesh or experiment.mesh.build())
     experiment.check()
     check_divides(mesh, experiment.batch_size, experiment.accumulate)
     check_resumable(experiment, workdir)
@@ -81,13 +82,13 @@ def train(
     is_first = jax.process_index() == 0
     data = check_data(experiment, workdir, print)
     trace = Profile(workdir / "profile", profile)
-    step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir, report=print) as check_lock:
-        check_resumable(experiment, workdir)  # again: the one who held the lock may have written
-        if is_first:
-            set_aside_lost(workdir, report=print)
-        with ExitStack() as stack:
+    with entered(mesh):
+        step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with locked(workdir, report=print) as check_lock, ExitStack() as stack:
+            check_resumable(experiment, workdir)  # again: the one who held the lock may have written
+            if is_first:
+                set_aside_lost(workdir, report=print)
             training = Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack)
             if data is not None:
                 write_fingerprint(workdir, data)
