@@ -233,26 +233,114 @@ def test_mmd2_is_the_sum_in_full():
         assert mmd2(x, y, kernel).value == pytest.approx(expected - 2 * (xy**kernel.degree).mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("shift", "subsets", "size"), [(0.0, 3, 12), (0.4, 3, 12), (0.0, 2, 24)])
+LINEAR = Polynomial(degree=1, gamma=1.0, coef0=0.0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_the_parts_of_the_variance_are_those_of_normal_rows(shift):
+    """With k(x, y) = x . y and rows of covariances C_x and C_y: shift C shift, tr C_x^2, tr C_y^2, tr C_x C_y."""
+    rng, stds = np.random.default_rng(0), (np.array([1.0, 0.5, 2.0]), np.array([0.3, 1.0, 1.5]))
+    found = [
+        mmd2(shift + rng.normal(size=(12, 3)) * stds[0], rng.normal(size=(12, 3)) * stds[1], LINEAR) for _ in range(400)
+    ]
+    cov = [std**2 for std in stds]
+    expected = [*(shift**2 * c.sum() for c in cov), *(c @ c for c in cov), cov[0] @ cov[1]]
+    components = np.array([part.components for part in found])
+    error = components.std(0) / np.sqrt(len(found))
+    assert np.all(np.abs(components.mean(0) - expected) < 4 * error)
+    assert np.all(error[2:] < 0.1 * np.array(expected[2:]))
+
+
+@pytest.mark.parametrize(("shift", "subsets", "size"), [(0.0, 10, 12), (0.4, 10, 12), (0.0, 2, 24)])
 def test_the_standard_error_of_a_kernel_distance_is_its_spread(shift, subsets, size):
-    """Over 100 pairs of sets; with and without a difference, few subsets that overlap, and all rows in each."""
+    """Over 60 pairs of small sets; with and without a difference, subsets that overlap, and all rows in each."""
     found = [
         kernel_distance(normal(2 * i, 24, 3), shift + normal(2 * i + 1, 30, 3), subsets, size, seed=i)
-        for i in range(100)
+        for i in range(60)
     ]
     spread = np.std([estimate.value for estimate in found])
     error = np.sqrt(np.mean([estimate.standard_error**2 for estimate in found]))
-    assert 0.8 * spread < error < 1.25 * spread
+    assert 0.9 * spread < error < 1.5 * spread
+    assert min(estimate.standard_error for estimate in found) > 0.1 * spread
     if shift == 0:
-        assert abs(np.mean([estimate.value for estimate in found])) < 4 * spread / np.sqrt(100)
+        assert abs(np.mean([estimate.value for estimate in found])) < 4 * spread / np.sqrt(60)
 
 
-def test_the_order_of_rows_does_not_matter_to_the_kernel_distance():
-    x, y = normal(0, 24, 3), normal(1, 30, 3)
-    whole = kernel_distance(x, y[:24], subsets=2)
-    assert whole.value == pytest.approx(kernel_distance(x[::-1], y[:24], subsets=2).value, abs=1e-6)
-    assert whole.spread == pytest.approx(0.0, abs=1e-6)
-    assert kernel_distance(Parts(x, 12), Parts(y, 12), 3, 12).subsets.shape == (3,)
+def clusters(rng, count, balanced, shift=0.0):
+    """(rows [count, 16], classes [count]) of ten clusters, whose classes are random or in turn."""
+    means = np.random.default_rng(1234).normal(size=(10, 16))
+    classes = np.arange(count) % 10 if balanced else rng.integers(0, 10, count)
+    return (shift + means[classes] + 0.5 * rng.normal(size=(count, 16))).astype(np.float32), classes
+
+
+def test_class_balanced_rows_are_unbiased_with_their_strata_alone():
+    """Of each set; pairs of one class are too rare else, and the distance of equal laws is negative."""
+    rng, plain, known = np.random.default_rng(0), [], []
+    for i in range(40):
+        (x, of_x), (y, of_y) = clusters(rng, 40, True), clusters(rng, 60, True)
+        plain.append(kernel_distance(x, y, 2, 30, seed=i).value)
+        known.append(kernel_distance(x, y, 2, 30, seed=i, x_strata=of_x, y_strata=of_y).value)
+    error = np.std(known) / np.sqrt(len(known))
+    assert abs(np.mean(known)) < 4 * error
+    assert np.mean(plain) < -6 * error
+
+
+def test_strata_that_hold_no_two_rows_are_one():
+    """The distance is that without them; their names do not matter, nor the order of the rows."""
+    x, y = normal(0, 24, 3), normal(1, 24, 3)
+    assert kernel_distance(x, y, 2, x_strata=np.arange(24)).value == pytest.approx(kernel_distance(x, y, 2).value)
+    strata = np.arange(24) % 3
+    one = kernel_distance(x, y, 2, x_strata=strata)
+    other = kernel_distance(x[::-1], y, 2, x_strata=100 - 7 * strata[::-1])
+    assert one.value == pytest.approx(other.value)
+    assert one.value != pytest.approx(kernel_distance(x, y, 2).value)
+
+
+def test_rows_in_the_order_of_their_classes_have_the_same_standard_error():
+    rng = np.random.default_rng(0)
+    (x, classes), (y, _) = clusters(rng, 200, False), clusters(rng, 200, False)
+    mixed, in_order = (kernel_distance(rows, y, 2).standard_error for rows in (x, x[np.argsort(classes)]))
+    assert in_order == pytest.approx(mixed, rel=0.2)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-2, 3e3, 1e4, 1e6, 1e15])
+def test_the_kernel_distance_of_large_and_small_features_is_that_of_others_scaled(scale):
+    x, y, kernel = normal(0, 24, 3), 0.4 + normal(1, 30, 3), Polynomial(coef0=0.0)
+    one, other = (kernel_distance(f * x, f * y, 3, 12, kernel) for f in (1.0, np.float32(scale)))
+    found = np.array([other.value, other.standard_error]) / np.float64(np.float32(scale)) ** 6
+    np.testing.assert_allclose(found, [one.value, one.standard_error], rtol=1e-4)
+    assert np.isfinite(kernel_distance(scale * x, scale * y, 3, 12).standard_error)
+
+
+def test_features_whose_kernels_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"the largest feature is \d.*e\+37; expected smaller numbers"):
+        kernel_distance(normal(0, 24, 3) * np.float32(1e37), normal(1, 24, 3), 2)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_row_that_no_subset_draws_is_checked_too(place):
+    sets = [normal(0, 200, 3), normal(1, 200, 3)]
+    for row in range(0, 200, 40):
+        sets[place][row] = np.nan
+        with pytest.raises(ValueError, match=rf"{'xy'[place]}\[{row}\] is nan; expected finite numbers"):
+            kernel_distance(*sets, subsets=2, subset_size=4)
+        sets[place][row] = 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("balanced", "shift"), [(False, 0.0), (True, 0.0), (False, 0.03), (True, 0.1)])
+def test_intervals_cover_the_squared_mmd(balanced, shift):
+    """Ten clusters, classes random or balanced: 200 pairs of equal laws, MMD^2 = 0, or 100 of others, MMD^2 = the mean."""
+    found = []
+    for i in range(100 if shift else 200):
+        rng = np.random.default_rng(i)
+        (x, of_x), (y, of_y) = clusters(rng, 300, balanced, shift), clusters(rng, 1440, balanced)
+        strata = {"x_strata": of_x, "y_strata": of_y} if balanced else {}
+        found.append(kernel_distance(x, y, 10, 1000, seed=i, **strata))
+    values, errors = np.array([(estimate.value, estimate.standard_error) for estimate in found]).T
+    misses = np.abs(values - (values.mean() if shift else 0.0)) / errors
+    assert np.mean(misses > 1.96) <= 0.08
+    assert np.mean(misses > 3) <= 0.01
 
 
 # Neighbours, manifolds, copies.
@@ -407,6 +495,11 @@ def test_rows_that_cannot_be_used_are_refused(metric, unchecked):
         (lambda: moments(GOOD[:1]), r"the shape of features is \(1, 3\); expected \[n, d\] with n >= 2"),
         (lambda: frechet_distance(moments(GOOD), moments(GOOD[:, :2])), "features of sizes 3 and 2"),
         (lambda: kernel_distance(GOOD[:3], GOOD), "n >= 4"),
+        (
+            lambda: kernel_distance(GOOD, GOOD, x_strata=[0, 1]),
+            r"x_strata's dtype and shape is 'int64 \(2,\)'; expected",
+        ),
+        (lambda: kernel_distance(GOOD, GOOD, y_strata=np.ones(20)), "y_strata's dtype and shape is 'float64"),
         (lambda: kernel_distance(GOOD, GOOD, subsets=1), "subsets is 1; expected a whole number, at least 2"),
         (lambda: Polynomial(gamma=0.0), "gamma is 0.0; expected a number above 0"),
         (lambda: manifold(GOOD, GOOD[:5], 5), "k is 5; expected less than 5"),
