@@ -128,6 +128,8 @@ def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
     The second case is that of a function that closes over arrays on a mesh with explicit axes, or that uses such axes.
     """
     context = jax.sharding.get_abstract_mesh()
+    first: Any
+    second: Any
     if lies_explicitly(z_t):
         first, second = partial(evaluate_automatically, predict), predict
     elif not context.empty and not is_explicit(context):

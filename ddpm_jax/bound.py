@@ -237,8 +237,8 @@ def bound(
         return PartitionSpec(rows_of(spec)), *(PartitionSpec(None, rows_of(spec)),) * 3
 
     args = (key, decoder, x, jax.tree.map(jnp.asarray, steps), first_index)
-    parts = with_automatic_axes(partial(_bound, bins=bins), args, x, placed)
-    return Bound(*parts, jnp.asarray(times[:-1]), math.prod(x.shape[1:]))
+    of_prior, nats, x_mse, eps_mse = with_automatic_axes(partial(_bound, bins=bins), args, x, placed)
+    return Bound(of_prior, nats, x_mse, eps_mse, jnp.asarray(times[:-1]), math.prod(x.shape[1:]))
 
 
 @partial(jax.jit, static_argnames="bins")
