@@ -11,7 +11,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["functions", "check", "compiler", "precision", "cells"],
+    ["functions", "check", "compiler", "precision"],
     ["axes"],
     ["arrays"],
     ["gaussian", "clipping", "paths"],
@@ -21,7 +21,7 @@ LAYERS = [
     ["weighting", "decoder"],
     ["bound", "timesteps", "guidance"],
     ["objective", "likelihood", "sampling", "nets.unet", "nets.mlp", "nets.classifier", "data"],
-    ["training.reasons"],
+    ["training.reasons", "cells"],
     ["metrics", "training.state", "training.optimizer", "training.average", "training.mesh", "training.journal"],
     ["training.log", "training.lock", "training.watch", "training.preemption", "training.nans"],
     ["training.step", "training.fit", "training.checkpoint", "training.posthoc", "evaluation.examples"],

@@ -100,7 +100,7 @@ FILES = [
     ("experiment = replace(experiment, data=Npz('notes.txt'))", "which is not an .npz file; write one with"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'test'))", "images is 'test'; own.npz holds"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'floats'))", "has dtype float64; expected uint8"),
-    ("experiment = replace(experiment, data=Npz('own.npz', 'first'))", "Channels are moved to the end by"),
+    ("experiment = replace(experiment, data=Npz('own.npz', 'first'))", "Write images.transpose(0, 2, 3, 1) for"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'none'))", "with N at least 1"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'good', 'few'))", "expected one integer for each image"),
     ("experiment = replace(experiment, data=Folder('nosuch'))", "nosuch"),

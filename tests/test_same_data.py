@@ -141,14 +141,13 @@ def test_a_new_time_is_no_change_and_known_files_are_not_read_again(tmp_path, mo
 
 def test_an_empty_class_folder_is_a_change(tmp_path):
     """It moves the numbers of the classes after it."""
-    pictures(tmp_path / "a", range(2)), pictures(tmp_path / "c", range(2))
-    before = fingerprint(Folder(str(tmp_path), labels=True))
-    assert fingerprint(Folder(str(tmp_path))).parts != before.parts
-    (tmp_path / "b").mkdir()
+    folder = tmp_path / "data"
+    pictures(folder / "a", range(2)), pictures(folder / "c", range(2))
+    before = fingerprint(Folder(str(folder), labels=True))
+    assert fingerprint(Folder(str(folder))).parts != before.parts
+    (folder / "b").mkdir()
     with pytest.warns(UserWarning, match="without images: b"):
-        assert changes(before, fingerprint(Folder(str(tmp_path), labels=True))) == [
-            "1 file changed: (the class folders)"
-        ]
+        assert changes(before, fingerprint(Folder(str(folder), labels=True))) == ["1 file changed: (the class folders)"]
 
 
 @pytest.mark.parametrize("part", ["image", "label"])

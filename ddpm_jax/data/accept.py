@@ -69,8 +69,8 @@ def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N heig
         side = round(images.shape[-1] ** 0.5) if images.ndim == 2 else 0
         square = f"images.reshape(-1, {side}, {side}), " if side > 1 and side * side == images.shape[-1] else ""
         raise ValueError(
-            f"{called} has shape {images.shape}; expected (N, height, width) or (N, height, width, channels), each at "
-            f"least 1. {square}images[..., None] and images[None] add axes"
+            f"{called} has shape {images.shape}; expected (N, height, width) or (N, height, width, channels), "
+            f"with N at least 1. {square}images[..., None] and images[None] add axes"
         )
     if images.ndim == 3:
         return images[..., None]
@@ -149,19 +149,20 @@ def _refuse_no_images(images: np.ndarray, called: str) -> None:
     n, height, width = images.shape
     told = f"{called} has shape {images.shape}, which is ambiguous"
     as_images = f"images[..., None] for {described_images(n, (height, width, 1))}"
-    if 1 <= width <= MOST_CHANNELS:
+    is_square = height == width
+    if 1 <= width <= MOST_CHANNELS and not is_square:
         raise ValueError(
             f"{told}: expected (N, height, width, channels). Write {as_images}, images[None] for "
             f"{described_images(1, images.shape)}, or images[:, :, None] for {n:,} series of {height} steps with "
             f"{width} channels, as images of width 1"
         )
-    if 1 <= height <= MOST_CHANNELS:
+    if 1 <= height <= MOST_CHANNELS and not is_square:
         raise ValueError(
             f"{told}: expected (N, height, width, channels). Write {as_images}, or "
             f"images.transpose(0, 2, 1)[:, :, None] for {n:,} series of {width} steps with {height} channels, as "
             "images of width 1"
         )
-    if n == 3:
+    if n == 3 and min(height, width) > MOST_CHANNELS:
         raise ValueError(
             f"{told}: expected (N, height, width, channels). Write {as_images}, or images.transpose(1, 2, 0)[None] "
             "for one RGB image"

@@ -242,8 +242,7 @@ class Training:
         """
         if jax.process_count() == 1 and step > self.start:
             self.save_early(step)
-        if jax.process_index() == 0:
-            expect_mending(self.workdir)
+        expect_mending(self.workdir)
         newest = next(iter(self.checkpoints.steps()), None)
         kept = "No step was taken yet" if newest is None else f"The state after step {newest} is saved"
         raise ValueError(

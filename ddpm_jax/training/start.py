@@ -22,7 +22,8 @@ from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
 def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
     """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
-    specs.encode(experiment), specs.sources(experiment)  # what cannot be written is an error before anything is
+    specs.encode(experiment)  # what cannot be written is an error before anything is
+    specs.sources(experiment)
     path = workdir / "experiment.json"
     if workdir.exists() and not workdir.is_dir():
         raise RunError(f"{workdir} is a file; --workdir names a folder")
