@@ -24,7 +24,20 @@ from jax.scipy.special import log_ndtr
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals, per_example
+from ddpm_jax import check
+from ddpm_jax.arrays import (
+    Batch,
+    Key,
+    PerExample,
+    Predict,
+    Timesteps,
+    Whole,
+    as_data,
+    check_shape,
+    example_keys,
+    normals,
+    per_example,
+)
 from ddpm_jax.axes import rows_of, with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
@@ -92,15 +105,14 @@ def prior(schedule: NoiseSchedule, x: Batch, t: Timesteps | None = None) -> PerE
     return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.ones_like(q.std))))
 
 
-def discretised_log_prob(normal: Normal, x: Batch, bins: int = PIXEL_LEVELS) -> Float[Array, "batch *dims"]:
+def discretised_log_prob(normal: Normal, x: Batch, bins: Whole = PIXEL_LEVELS) -> Float[Array, "batch *dims"]:
     """log of the normal's mass in the bin of each element of x, in nats; the masses of all `bins` bins sum to 1.
 
     x: one of the `bins` levels -1, ..., 1, evenly spaced; its bin ends halfway to the neighbouring levels, at
     infinity for the first and the last (Ho et al. 2020, equation 13).  Accurate in the tails, where masses are
     far below what float32 can hold.
     """
-    whole("bins", bins, 2)
-    half = 1.0 / (bins - 1)
+    half = 1.0 / (whole("bins", bins, 2) - 1)
     x = jnp.asarray(x)
     low = jnp.where(x <= -1 + half, -jnp.inf, (x - half - normal.mean) / normal.std)
     high = jnp.where(x >= 1 - half, jnp.inf, (x + half - normal.mean) / normal.std)
@@ -143,7 +155,7 @@ def term_of(
     z_t: Batch,
     t: Timesteps,
     earlier: Timesteps,
-    bins: int | None = PIXEL_LEVELS,
+    bins: Whole | None = PIXEL_LEVELS,
 ) -> PerExample:
     """The term of the step t -> earlier, given what was predicted at z_t; the decoder's term where earlier = 0."""
     p = decoder.normal(prediction, z_t, t, earlier)
@@ -165,7 +177,7 @@ def term(
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    bins: int | None = PIXEL_LEVELS,
+    bins: Whole | None = PIXEL_LEVELS,
 ) -> Term:
     """The term of each example's t, from the one draw z_t = diffuse(x, t, eps); t in 1..T, [batch] or one for all.
 
@@ -174,9 +186,8 @@ def term(
     log density.
     """
     check_step(schedule, t, earlier)
-    x = jnp.asarray(x)
-    if eps.shape != x.shape:
-        raise ValueError(f"eps has shape {eps.shape}; expected that of x, {x.shape}")
+    x, bins = as_data(x, scaled=True), _levels(bins)
+    check_shape("eps", eps, "x", x)
     earlier = jnp.asarray(t) - 1 if earlier is None else earlier
     return _term(Decoder.of(predict, schedule, target, variance, clip), x, t, earlier, eps, bins)
 
@@ -196,29 +207,31 @@ def bound(
     schedule: NoiseSchedule,
     x: Batch,
     *,
-    num_steps: int | None = None,
+    num_steps: Whole | None = None,
     grid: Grid = Uniform(),
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    bins: int | None = PIXEL_LEVELS,
-    first_index: Int[Array, ""] | int = 0,
+    bins: Whole | None = PIXEL_LEVELS,
+    first_index: Whole = 0,
 ) -> Bound:
     """Every term for a batch, one draw of z_t for each: unbiased, and each term a function of (key, example, t).
 
     num_steps, grid: a strided chain; all T steps unless given.  first_index: the number of the first example, as
     in `sample`.  One network evaluation a step, in a scan: memory does not grow with T but for the curves.
     """
+    check.key(key)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
+    require("grid", grid, isinstance(grid, Grid), "a Grid, such as Uniform()")
     times = grid.times(schedule, num_steps)
-    x = jnp.asarray(x)
+    x, bins = as_data(x, scaled=True), _levels(bins)
 
     def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:
         return PartitionSpec(rows_of(spec)), *(PartitionSpec(None, rows_of(spec)),) * 3
 
     args = (key, decoder, x, jnp.asarray(times), first_index)
     parts = with_automatic_axes(partial(_bound, bins=bins), args, x, placed)
-    return Bound(*parts, jnp.asarray(times[:-1]), math.prod(x.shape[1:]))
+    return Bound(*parts, t=jnp.asarray(times[:-1]), dims=math.prod(x.shape[1:]))
 
 
 @partial(jax.jit, static_argnames="bins")
@@ -242,23 +255,24 @@ def estimate(
     predict: Predict,
     schedule: NoiseSchedule,
     x: Batch,
-    num_terms: int,
+    num_terms: Whole,
     *,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    bins: int | None = PIXEL_LEVELS,
-    first_index: Int[Array, ""] | int = 0,
+    bins: Whole | None = PIXEL_LEVELS,
+    first_index: Whole = 0,
 ) -> PerExample:
     """An unbiased estimate of each example's bound in nats from `num_terms` <= T random ones of its T terms.
 
     The timesteps are stratified: term k draws its own from the k-th of the `parts` of 1..T.
     """
-    whole("num_terms", num_terms, 1)
-    require("num_terms", num_terms, num_terms <= schedule.num_steps, f"at most {schedule.num_steps}, all terms")
+    check.key(key)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
+    num_terms, bins = whole("num_terms", num_terms, 1), _levels(bins)
+    require("num_terms", num_terms, num_terms <= schedule.num_steps, f"at most {schedule.num_steps}, all terms")
     run = partial(_estimate, num_terms=num_terms, bins=bins)
-    x = jnp.asarray(x)
+    x = as_data(x, scaled=True)
     return with_automatic_axes(run, (key, decoder, x, first_index), x, lambda spec: PartitionSpec(rows_of(spec)))
 
 
@@ -289,6 +303,10 @@ def _estimate(key: Key, decoder: Decoder, x: Array, first_index: Any, *, num_ter
     of_parts = jnp.arange(num_terms), jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends))
     total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), of_parts)
     return prior(decoder.schedule, x) + total
+
+
+def _levels(bins: Any) -> int | None:
+    return None if bins is None else whole("bins", bins, 2)
 
 
 def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:
