@@ -29,7 +29,7 @@ def as_whole(value: Any) -> int | None:
     """A whole number as int: Python's, NumPy's, or an array without axes; None for anything else, a boolean too."""
     if isinstance(value, bool | np.bool_ | jax.core.Tracer) or getattr(value, "shape", ()) != ():
         return None
-    if hasattr(value, "dtype") and not np.issubdtype(value.dtype, np.integer):
+    if hasattr(value, "dtype") and not jnp.issubdtype(value.dtype, np.integer):
         return None
     try:
         return operator.index(value)
