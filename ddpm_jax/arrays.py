@@ -20,7 +20,9 @@ import jaxtyping
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
+from ddpm_jax import check
 from ddpm_jax.axes import take
+from ddpm_jax.check import require
 
 type_of_array = jax.Array | np.ndarray
 
@@ -29,7 +31,8 @@ PerExample = Float[Array, " batch"]
 Images = Float[type_of_array, "batch height width channels"]  # in [-1, 1]
 Pixels = UInt8[type_of_array, "batch height width channels"]  # 0..255
 Table = Float[Array, " steps"]  # one number for each t = 0..T
-Timesteps = Int[type_of_array, " batch"] | Int[type_of_array, ""] | int | Float[Array, " batch"] | Float[Array, ""]
+Whole = int | np.integer | Int[type_of_array, ""]
+Timesteps = Int[type_of_array, " batch"] | Whole | Float[Array, " batch"] | Float[Array, ""]
 Key = PRNGKeyArray | UInt32[Array, "2"]
 Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
 
@@ -73,10 +76,54 @@ def root(var: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
 
 
-def check_data(x: Any) -> None:
-    """Raise ValueError where data are whole numbers, such as the pixels of an image file."""
-    if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
-        raise ValueError(f"x has dtype {x.dtype}; expected floats in [-1, 1]: data.images.to_unit makes them")
+# Data that reach this and are never negative are taken to be pixels that nobody has scaled.
+LARGEST = 30
+
+
+def as_data(x: Any, name: str = "x", *, scaled: bool = False) -> Array:
+    """x as an array of floats.
+
+    scaled: refuse what are evidently pixels: data that are never negative and reach more than 30, at most 255, if they
+    are images or videos, or all whole numbers.  Only the first examples are looked at, and nothing inside `jit` or what
+    a device other than a CPU still computes.
+
+    Raises ValueError that names x where it is no array, where it is one of whole numbers, and for pixels.
+    """
+    if not hasattr(x, "dtype"):
+        try:
+            x = np.asarray(x)
+        except ValueError:  # lists of different lengths
+            raise ValueError(f"{name} is a list of parts of different shapes; expected an array of floats") from None
+    require(name, x, jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool, "an array of floats, [batch, ...]")
+    require(name, x, x.ndim > 0, "an array of floats, [batch, ...]")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} has dtype {x.dtype}; expected floats in [-1, 1]: data.images.to_unit makes them")
+    seen = _first_examples(x) if scaled else None
+    if seen is not None and seen.size:
+        low, high = float(seen.min()), float(seen.max())
+        if low >= 0 and LARGEST < high <= 255 and (x.ndim >= 4 or bool(np.all(seen == np.rint(seen)))):
+            raise ValueError(
+                f"{name} reaches {high:g}; expected data in [-1, 1]: data.images.to_unit makes them of uint8 pixels"
+            )
+    return jnp.asarray(x)
+
+
+def _first_examples(x: Any) -> np.ndarray | None:
+    """A few examples of a batch, where they are at hand."""
+    if isinstance(x, np.ndarray):
+        return x[:64]
+    if isinstance(x, jax.core.Tracer):
+        return None
+    if not x.addressable_shards:
+        return None
+    part, on_cpu = x.addressable_shards[0].data, next(iter(x.devices())).platform == "cpu"
+    return np.asarray(part)[:64] if on_cpu else np.asarray(part[:1]) if x.is_ready() else None
+
+
+def check_shape(name: str, value: Any, other: str, like: Any) -> None:
+    """Raise ValueError unless two arrays have one shape: what is broadcast is a mistake."""
+    if jnp.shape(value) != jnp.shape(like):
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; expected that of {other}, {jnp.shape(like)}")
 
 
 def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -101,9 +148,12 @@ def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> Non
     Under `jit` the values are not known and indices are clamped by JAX, so only concrete timesteps
     are checked.
     """
-    if isinstance(t, jax.core.Tracer):
+    if isinstance(t, jax.core.Tracer) or (isinstance(t, jax.Array) and not t.is_fully_addressable):
         return
-    values = np.asarray(t)
+    try:
+        values = np.asarray(t)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"{name} is {t}; expected integers in {first}..{last}") from None
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{name} has dtype {values.dtype}; expected integers in {first}..{last}")
     outside = values[(values < first) | (values > last)]
@@ -113,14 +163,16 @@ def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> Non
 
 def stream(key: Key, name: str) -> Key:
     """The key of the stream of random numbers called `name`, independent of every other stream."""
+    check.key(key)
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def example_keys(key: Key, first_index: Int[Array, ""] | int, batch: int) -> Keys:
+def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
     """One key for each example first_index, ..., first_index + batch - 1.
 
     Key i depends on (key, i) only, so image i is the same image in any batch on any mesh.
     """
+    check.key(key)
     indices = jnp.asarray(first_index, jnp.uint32) + jnp.arange(batch, dtype=jnp.uint32)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 

@@ -25,7 +25,20 @@ from jax.scipy.special import log_ndtr
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, example_keys, normals, per_example
+from ddpm_jax import check
+from ddpm_jax.arrays import (
+    Batch,
+    Key,
+    PerExample,
+    Predict,
+    Timesteps,
+    Whole,
+    as_data,
+    check_shape,
+    example_keys,
+    normals,
+    per_example,
+)
 from ddpm_jax.axes import rows_of, with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
@@ -94,15 +107,14 @@ def prior(schedule: NoiseSchedule, x: Batch, t: Timesteps | None = None) -> PerE
     return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.ones_like(q.std))))
 
 
-def discretised_log_prob(normal: Normal, x: Batch, bins: int = PIXEL_LEVELS) -> Float[Array, "batch *dims"]:
+def discretised_log_prob(normal: Normal, x: Batch, bins: Whole = PIXEL_LEVELS) -> Float[Array, "batch *dims"]:
     """log of the normal's mass in the bin of each element of x, in nats; the masses of all `bins` bins sum to 1.
 
     x: one of the `bins` levels -1, ..., 1, evenly spaced; its bin ends halfway to the neighbouring levels, at
     infinity for the first and the last (Ho et al. 2020, equation 13).  Accurate in the tails, where masses are
     far below what float32 can hold.
     """
-    whole("bins", bins, 2)
-    half = 1.0 / (bins - 1)
+    half = 1.0 / (whole("bins", bins, 2) - 1)
     x = jnp.asarray(x)
     low = jnp.where(x <= -1 + half, -jnp.inf, (x - half - normal.mean) / normal.std)
     high = jnp.where(x >= 1 - half, jnp.inf, (x + half - normal.mean) / normal.std)
@@ -145,7 +157,7 @@ def term_of(
     z_t: Batch,
     t: Timesteps,
     earlier: Timesteps,
-    bins: int | None = PIXEL_LEVELS,
+    bins: Whole | None = PIXEL_LEVELS,
     later: Timesteps | None = None,
 ) -> PerExample:
     """The term of the step t -> earlier, given what was predicted at z_t; the decoder's term where earlier = 0.
@@ -174,7 +186,7 @@ def term(
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    bins: int | None = PIXEL_LEVELS,
+    bins: Whole | None = PIXEL_LEVELS,
 ) -> Term:
     """The term of each example's t, from the one draw z_t = diffuse(x, t, eps); t in 1..T, [batch] or one for all.
 
@@ -184,9 +196,8 @@ def term(
     for continuous data, where the last term is minus the log density.
     """
     check_step(schedule, t, earlier, later)
-    x = jnp.asarray(x)
-    if eps.shape != x.shape:
-        raise ValueError(f"eps has shape {eps.shape}; expected that of x, {x.shape}")
+    x, bins = as_data(x, scaled=True), _levels(bins)
+    check_shape("eps", eps, "x", x)
     earlier = jnp.asarray(t) - 1 if earlier is None else earlier
     return _term(Decoder.of(predict, schedule, target, variance, clip), x, t, earlier, eps, bins, later)
 
@@ -215,23 +226,25 @@ def bound(
     schedule: NoiseSchedule,
     x: Batch,
     *,
-    num_steps: int | None = None,
+    num_steps: Whole | None = None,
     grid: Grid = Uniform(),
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    bins: int | None = PIXEL_LEVELS,
-    first_index: Int[Array, ""] | int = 0,
+    bins: Whole | None = PIXEL_LEVELS,
+    first_index: Whole = 0,
 ) -> Bound:
     """Every term for a batch, one draw of z_t for each: unbiased, and each term a function of (key, example, t).
 
     num_steps, grid: a strided chain; all T steps unless given.  first_index: the number of the first example, as
     in `sample`.  One network evaluation a step, in a scan: memory does not grow with T but for the curves.
     """
+    check.key(key)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
+    require("grid", grid, isinstance(grid, Grid), "a Grid, such as Uniform()")
     times = grid.times(schedule, num_steps)
     steps = (times_before(times, times[:-1]), times[:-1], times[1:])
-    x = jnp.asarray(x)
+    x, bins = as_data(x, scaled=True), _levels(bins)
 
     def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:
         return PartitionSpec(rows_of(spec)), *(PartitionSpec(None, rows_of(spec)),) * 3
@@ -261,23 +274,24 @@ def estimate(
     predict: Predict,
     schedule: NoiseSchedule,
     x: Batch,
-    num_terms: int,
+    num_terms: Whole,
     *,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    bins: int | None = PIXEL_LEVELS,
-    first_index: Int[Array, ""] | int = 0,
+    bins: Whole | None = PIXEL_LEVELS,
+    first_index: Whole = 0,
 ) -> PerExample:
     """An unbiased estimate of each example's bound in nats from `num_terms` <= T random ones of its T terms.
 
     The timesteps are stratified: term k draws its own from the k-th of the `parts` of 1..T.
     """
-    whole("num_terms", num_terms, 1)
-    require("num_terms", num_terms, num_terms <= schedule.num_steps, f"at most {schedule.num_steps}, all terms")
+    check.key(key)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
+    num_terms, bins = whole("num_terms", num_terms, 1), _levels(bins)
+    require("num_terms", num_terms, num_terms <= schedule.num_steps, f"at most {schedule.num_steps}, all terms")
     run = partial(_estimate, num_terms=num_terms, bins=bins)
-    x = jnp.asarray(x)
+    x = as_data(x, scaled=True)
     return with_automatic_axes(run, (key, decoder, x, first_index), x, lambda spec: PartitionSpec(rows_of(spec)))
 
 
@@ -308,6 +322,10 @@ def _estimate(key: Key, decoder: Decoder, x: Array, first_index: Any, *, num_ter
     of_parts = jnp.arange(num_terms), jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends))
     total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), of_parts)
     return prior(decoder.schedule, x) + total
+
+
+def _levels(bins: Any) -> int | None:
+    return None if bins is None else whole("bins", bins, 2)
 
 
 def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:

@@ -1,18 +1,90 @@
-"""How every specification refuses a wrong value: by the field's name, the value, and what it would take."""
+"""How every specification and function refuses a wrong value: by its name, the value, and what would be accepted."""
 
+import dataclasses
+import operator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 
 def require(field: str, value: object, holds: bool, expected: str) -> None:
     """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`."""
     if not holds:
-        raise ValueError(f"{field} is {value!r}; expected {expected}")
+        raise ValueError(f"{field} is {shown(value)}; expected {expected}")
 
 
-def whole(field: str, value: object, least: int, expected: str | None = None) -> None:
-    """Raise ValueError unless `value` is a whole number (not a boolean), `least` or more."""
-    holds = isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
-    require(field, value, holds, expected or f"a whole number, at least {least}")
+def shown(value: Any) -> str:
+    """A value in a message: in one short line."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if isinstance(value, jax.core.Tracer) or (dtype is not None and shape and np.prod(shape) > 8):
+        return f"an array of {dtype} {list(shape or ())}"
+    text = repr(value)
+    return text if len(text) <= 400 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number as int: Python's, NumPy's, or an array without axes; None for anything else, a boolean too."""
+    if isinstance(value, bool | np.bool_ | jax.core.Tracer) or getattr(value, "shape", ()) != ():
+        return None
+    if hasattr(value, "dtype") and not jnp.issubdtype(value.dtype, np.integer):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def whole(field: str, value: Any, least: int, expected: str | None = None) -> int:
+    """`value` as int; ValueError unless it is a whole number (not a boolean), `least` or more."""
+    number = as_whole(value)
+    accepted = expected or f"at least {least}"
+    if number is None or expected is None:
+        accepted = accepted if "whole" in accepted else f"a whole number, {accepted}"
+    require(field, value, number is not None and number >= least, accepted)
+    assert number is not None
+    return number
+
+
+def plain(spec: Any) -> None:
+    """Make the fields of a frozen dataclass that are NumPy or JAX numbers Python's, and arrays with one axis tuples."""
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if (changed := _plain(value)) is not value:
+            object.__setattr__(spec, field.name, changed)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+        return tuple(value.tolist()) if value.ndim == 1 else value.item() if value.ndim == 0 else value
+    if isinstance(value, tuple) and any(isinstance(item, np.generic | np.ndarray | jax.Array) for item in value):
+        return tuple(map(_plain, value))
+    return value
+
+
+def shape_of(field: str, value: Any, expected: str) -> tuple[int, ...]:
+    """A shape as a tuple of ints; ValueError unless it is a tuple or list of whole numbers, each at least 1."""
+    sizes = [as_whole(size) for size in value] if isinstance(value, tuple | list | np.ndarray) else [None]
+    require(field, value, all(size is not None and size >= 1 for size in sizes), expected)
+    return tuple(size for size in sizes if size is not None)
+
+
+def as_numbers(field: str, value: Any) -> np.ndarray:
+    """`value` as a NumPy array of float64; ValueError for a ragged list, or for what are no numbers."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{field} is {shown(value)}; expected numbers, or lists of equal length of them") from None
+
+
+def key(value: Any, name: str = "key") -> None:
+    """Raise ValueError unless `value` is one key of `jax.random`."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    old = dtype == np.uint32 and shape in ((2,), (4,))
+    require(name, value, (typed and shape == ()) or old, "one key of random numbers, such as jax.random.key(0)")
 
 
 class RunError(RuntimeError):

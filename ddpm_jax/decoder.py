@@ -20,7 +20,7 @@ from ddpm_jax.clipping import Clipping, NoClipping, as_clipping
 from ddpm_jax.forward import noise_between, posterior_weights, time_before
 from ddpm_jax.functions import as_pytree
 from ddpm_jax.gaussian import Normal
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.schedule import NoiseSchedule, check_built
 from ddpm_jax.targets import Eps, Prediction, Target
 from ddpm_jax.variance import FixedSmall, Variance
 
@@ -44,8 +44,7 @@ class Decoder:
         Raises ValueError where a part is not what it must be.
         """
         require("predict", predict, callable(predict), "a function predict(z_t, t)")
-        is_built = isinstance(schedule, NoiseSchedule)
-        require("schedule", schedule, is_built, "a NoiseSchedule, such as Linear(num_steps=1000).build()")
+        check_built(schedule)
         require("target", target, isinstance(target, Target), "a Target, such as Eps()")
         require("variance", variance, isinstance(variance, Variance), "a Variance, such as FixedSmall()")
         return cls(as_pytree(predict), schedule, target, variance, as_clipping(clip))

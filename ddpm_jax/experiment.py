@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from ddpm_jax import concerns, specs
-from ddpm_jax.check import require
+from ddpm_jax.check import plain, require, whole
 from ddpm_jax.clipping import Clip, Clipping, as_clipping
 from ddpm_jax.data.accept import as_label
 from ddpm_jax.data.given import Given
@@ -31,6 +31,8 @@ from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.step import Recipe
 from ddpm_jax.variance import FixedSmall, Variance
 from ddpm_jax.weighting import Vlb
+
+SEEDS = "0 or more, less than 2^32"
 
 PARTS = {
     "schedule": ScheduleSpec,
@@ -100,6 +102,7 @@ class Experiment:
     """Images in such a picture."""
 
     def __post_init__(self) -> None:
+        plain(self)
         object.__setattr__(self, "clip", as_clipping(self.clip))
         for name, base in PARTS.items():
             part = getattr(self, name)
@@ -125,9 +128,10 @@ class Experiment:
             "sample_every",
             "num_samples",
         ):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        require("keep_every", self.keep_every, self.keep_every is None or self.keep_every >= 1, "None or at least 1")
-        require("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, less than 2^32")
+            whole(name, getattr(self, name), 1, "at least 1")
+        if self.keep_every is not None:
+            whole("keep_every", self.keep_every, 1, "None or at least 1")
+        require("seed", self.seed, whole("seed", self.seed, 0, SEEDS) < 2**32, SEEDS)
         safe = bool(self.name) and not set(self.name) & set('/\\:*?"<>|') and not self.name.startswith(".")
         require("name", self.name, safe, "a name that a folder can have")
 

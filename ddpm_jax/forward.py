@@ -34,10 +34,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, Timesteps, check_data, check_timesteps, lookup, per_example, root, type_of_array
+from ddpm_jax import check
+from ddpm_jax.arrays import (
+    Batch,
+    Key,
+    Timesteps,
+    as_data,
+    check_shape,
+    check_timesteps,
+    lookup,
+    per_example,
+    root,
+    type_of_array,
+)
 from ddpm_jax.check import require
 from ddpm_jax.gaussian import Normal
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.schedule import NoiseSchedule, check_built
 
 
 def transition(schedule: NoiseSchedule, z_prev: Batch, t: Timesteps) -> Normal:
@@ -45,6 +57,8 @@ def transition(schedule: NoiseSchedule, z_prev: Batch, t: Timesteps) -> Normal:
 
     Raises ValueError where a concrete t is outside 1..T, as do all functions here.
     """
+    check_built(schedule)
+    z_prev = as_data(z_prev, "z_prev")
     check_timesteps(t, 1, schedule.num_steps)
     beta = lookup(schedule.beta, t, z_prev)
     return Normal(mean=jnp.sqrt(1 - beta) * z_prev, std=jnp.sqrt(beta))
@@ -52,23 +66,32 @@ def transition(schedule: NoiseSchedule, z_prev: Batch, t: Timesteps) -> Normal:
 
 def marginal(schedule: NoiseSchedule, x: Batch, t: Timesteps) -> Normal:
     """q(z_t | x), all t steps at once; t in 0..T, where t = 0 gives x itself with std 0."""
-    check_data(x)
+    check_built(schedule)
+    x = as_data(x)
     check_timesteps(t, 0, schedule.num_steps)
     return Normal(mean=lookup(schedule.signal, t, x) * x, std=lookup(schedule.noise, t, x))
 
 
 def diffuse(schedule: NoiseSchedule, x: Batch, t: Timesteps, eps: Batch) -> Float[Array, "batch *dims"]:
-    """z_t = signal_t x + noise_t eps, the draw from q(z_t | x) that the noise eps makes; t in 0..T."""
-    check_data(x)
+    """z_t = signal_t x + noise_t eps, the draw from q(z_t | x) that the noise eps makes; t in 0..T.
+
+    Raises ValueError where eps is not shaped like x.
+    """
+    check_built(schedule)
+    x = as_data(x)
+    check_shape("eps", eps, "x", x)
     check_timesteps(t, 0, schedule.num_steps)
     return lookup(schedule.signal, t, x) * x + lookup(schedule.noise, t, x) * eps
 
 
 def noise_between(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps) -> Float[Array, "batch *dims"]:
     """eps = (z_t - signal_t x) / noise_t, the noise that leads from x to z_t; t in 1..T."""
+    check_built(schedule)
+    z_t = as_data(z_t, "z_t")
+    check_shape("x", x, "z_t", z_t)
     if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
         check_timesteps(t, 1, schedule.num_steps)
-    return (jnp.asarray(z_t) - lookup(schedule.signal, t, x) * x) / lookup(schedule.noise, t, x)
+    return (z_t - lookup(schedule.signal, t, x) * x) / lookup(schedule.noise, t, x)
 
 
 def step_var(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, like: Batch) -> Float[Array, "..."]:
@@ -77,6 +100,7 @@ def step_var(schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, l
     Neighbours have beta_t from its table; a longer step is the difference of whichever of alpha_bar and
     1 - alpha_bar is the small one, so that float32 keeps its digits.
     """
+    check_built(schedule)
     beta = lookup(schedule.beta, t, like)
     if earlier is None:
         return beta
@@ -106,9 +130,11 @@ def posterior_weights(
 def posterior(schedule: NoiseSchedule, z_t: Batch, x: Batch, t: Timesteps, earlier: Timesteps | None = None) -> Normal:
     """q(z_{t-1} | z_t, x), or q(z_s | z_t, x) for any s = earlier with 0 <= s < t; t in 1..T.
 
-    At s = 0 the std is exactly 0 and the mean is x.
+    At s = 0 the std is exactly 0 and the mean is x.  Raises ValueError where x is not shaped like z_t.
     """
     check_step(schedule, t, earlier)
+    z_t = as_data(z_t, "z_t")
+    check_shape("x", x, "z_t", z_t)
     a, b, var = posterior_weights(schedule, t, earlier, z_t)
     return Normal(mean=a * z_t + b * x, std=root(var))
 
@@ -117,6 +143,7 @@ def check_step(
     schedule: NoiseSchedule, t: Timesteps, earlier: Timesteps | None, later: Timesteps | None = None
 ) -> None:
     """Raise ValueError unless t lies in 1..T, earlier in 0..t-1 and later in t..T; None is not checked."""
+    check_built(schedule)
     check_timesteps(t, 1, schedule.num_steps)
     if earlier is not None:
         check_timesteps(earlier, 0, schedule.num_steps - 1, "earlier")
@@ -143,6 +170,10 @@ def chain(key: Key, schedule: NoiseSchedule, x: Batch) -> Float[Array, "T batch 
     Returns [T, batch, ...]: entry t - 1 is z_t.  The noise of step t is a function of (key, t).
     """
 
+    check.key(key)
+    check_built(schedule)
+    x = as_data(x)
+
     def step(z: Array, t: Array) -> tuple[Array, Array]:
         z = transition(schedule, z, t).sample(jax.random.fold_in(key, t))
         return z, z
@@ -158,7 +189,8 @@ def walk(
 
     eps: [T, batch, ...]; entry t - 1, here and in the result, is that of t.  Raises ValueError for another shape.
     """
-    check_data(x)
+    check_built(schedule)
+    x = as_data(x)
     shape = (schedule.num_steps, *x.shape)
     require("eps", eps.shape, eps.shape == shape, f"the shape {shape}, one noise for each step")
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax import check
 from ddpm_jax.arrays import Key
 
 
@@ -26,6 +27,7 @@ class Normal:
 
     def sample(self, key: Key) -> Float[Array, "*shape"]:
         """mean + std * eps with eps ~ N(0, I) drawn from `key`."""
+        check.key(key)
         return self.mean + self.std * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def log_prob(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

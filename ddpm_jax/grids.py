@@ -11,8 +11,9 @@ import jax.core
 import numpy as np
 from jaxtyping import Float, Int
 
-from ddpm_jax.check import require, whole
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.arrays import Whole
+from ddpm_jax.check import plain, require, whole
+from ddpm_jax.schedule import NoiseSchedule, check_built
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,16 @@ class Grid:
         """Where the `num_steps` steps begin, falling, in 1..T; not rounded."""
         raise NotImplementedError
 
-    def times(self, schedule: NoiseSchedule, num_steps: int | None) -> Int[np.ndarray, " times"]:
+    def times(self, schedule: NoiseSchedule, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
         """The timesteps of `num_steps` steps (None: one for each of the chain), falling, the last one 0.
 
         Raises ValueError where more steps are asked for than the chain has.
         """
+        check_built(schedule)
         length = schedule.num_steps
-        count = length if num_steps is None else num_steps
-        require("num_steps", count, 1 <= count <= length, f"1 to {length}, the number of steps of the schedule")
+        expected = f"1 to {length}, the number of steps of the schedule"
+        count = length if num_steps is None else whole("num_steps", num_steps, 1, expected)
+        require("num_steps", count, count <= length, expected)
         begins = np.rint(self.places(schedule, count)).astype(np.int64)
         # Each at most one below the one before it, and high enough for those that follow.
         index = np.arange(count)
@@ -59,6 +62,7 @@ class Leading(Grid):
     """Added to every timestep."""
 
     def __post_init__(self) -> None:
+        plain(self)
         whole("offset", self.offset, 0)
 
     def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
@@ -93,6 +97,7 @@ class LogSnr(Grid):
     """The first log snr; the chain's own at T where that is larger, as it is for linear schedules."""
 
     def __post_init__(self) -> None:
+        plain(self)
         require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
 
     def places(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " steps"]:
@@ -116,6 +121,7 @@ class Karras(Grid):
     """The first sigma; the chain's own at T where that is smaller."""
 
     def __post_init__(self) -> None:
+        plain(self)
         require("rho", self.rho, 0 < self.rho < np.inf, "more than 0, and finite")
         require("sigma_min", self.sigma_min, self.sigma_min > 0, "more than 0")
         require("sigma_max", self.sigma_max, self.sigma_max > self.sigma_min, f"more than sigma_min, {self.sigma_min}")
@@ -148,7 +154,8 @@ class Given(Grid):
         require("timesteps", self.timesteps, holds, "whole numbers, falling, none below 0")
         object.__setattr__(self, "timesteps", tuple(int(time) for time in times if time > 0))
 
-    def times(self, schedule: NoiseSchedule, num_steps: int | None) -> Int[np.ndarray, " times"]:
+    def times(self, schedule: NoiseSchedule, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
+        check_built(schedule)
         first, count = self.timesteps[0], len(self.timesteps)
         require(
             "timesteps", first, first <= schedule.num_steps, f"at most {schedule.num_steps}, the schedule's last step"

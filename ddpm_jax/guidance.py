@@ -16,10 +16,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, lookup, per_example
-from ddpm_jax.check import require
+from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, Whole, lookup, per_example
+from ddpm_jax.check import as_whole, require
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.functions import as_pytree
 from ddpm_jax.schedule import NoiseSchedule
@@ -63,7 +64,7 @@ def guided(
     null_predict: Predict | None,
     scale: Float[Array, " batch"] | Float[Array, ""] | float,
     *,
-    interval: tuple[int, int] | None = None,
+    interval: tuple[Whole, Whole] | None = None,
 ) -> Guided:
     """Classifier-free guidance: null + scale (conditional - null), in the output's own terms.
 
@@ -72,18 +73,27 @@ def guided(
     timesteps that are guided; the others follow `predict` alone (Kynkaanniemi et al. 2024, arXiv 2404.07724).  Where
     the variance is learned, it is the conditional one.
 
-    Raises ValueError without a null network.
+    Raises ValueError without a null network, and where the interval is not two whole numbers.
     """
     if null_predict is None:
         raise ValueError(
             "null_predict is None; guidance needs the network with its null label, net.bind(params, "
             "labels=jnp.full(n, net.null_label)), which one trained with label_dropout > 0 has"
         )
-    if interval is not None:
-        pair = isinstance(interval, tuple | list) and len(interval) == 2 and all(isinstance(t, int) for t in interval)
-        require("interval", interval, pair and 0 <= interval[0] <= interval[1], "(first, last), two timesteps")
-        interval = (interval[0], interval[1])
-    return Guided(as_pytree(predict), as_pytree(null_predict), jnp.asarray(scale, jnp.float32), interval)
+    for name, value in {"predict": predict, "null_predict": null_predict}.items():
+        require(name, value, callable(value), "a function predict(z_t, t)")
+    return Guided(as_pytree(predict), as_pytree(null_predict), jnp.asarray(scale, jnp.float32), _interval(interval))
+
+
+def _interval(given: Any) -> tuple[int, int] | None:
+    """(first, last) as ints; None for all timesteps."""
+    if given is None:
+        return None
+    parts = given if isinstance(given, tuple | list | np.ndarray) else ()
+    ends = [end for end in map(as_whole, parts) if end is not None]
+    holds = len(ends) == len(parts) == 2 and 0 <= ends[0] <= ends[1]
+    require("interval", given, holds, "(first, last), two timesteps")
+    return ends[0], ends[1]
 
 
 @flax.struct.dataclass(eq=False)
@@ -125,4 +135,5 @@ def steered(
     scale: a number, or [batch].  Pass the same log_likelihood again and the compiled program is used again.
     """
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
+    require("log_likelihood", log_likelihood, callable(log_likelihood), "a function of x, [batch, ...] to [batch]")
     return Steered(decoder, as_pytree(log_likelihood), jnp.asarray(scale, jnp.float32))

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, check_data, curve, example_keys, lookup
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Whole, as_data, curve, example_keys, lookup
 from ddpm_jax.axes import rows_of, with_automatic_axes
 from ddpm_jax.bound import PIXEL_LEVELS
 from ddpm_jax.check import require, whole
@@ -67,13 +68,13 @@ def log_likelihood(
     x: Batch,
     *,
     trace: Literal["hutchinson", "exact"] = "hutchinson",
-    bins: int | None = PIXEL_LEVELS,
+    bins: Whole | None = PIXEL_LEVELS,
     t_min: float = 1.0,
     tolerance: float = 1e-5,
-    max_steps: int = 4096,
+    max_steps: Whole = 4096,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
-    first_index: Int[Array, ""] | int = 0,
+    first_index: Whole = 0,
 ) -> Likelihood:
     """The likelihood of a batch of x, [batch, ...], by the probability flow from x to z_T.
 
@@ -86,15 +87,15 @@ def log_likelihood(
     Noise and probes of an example depend on (key, its index) only.  Integrated by diffrax (Dormand-Prince
     5(4), adaptive steps); where `max_steps` do not suffice, the numbers are NaN.
     """
+    check.key(key)
+    decoder = Decoder.of(predict, schedule, target, variance, clip=False)
     require("trace", trace, trace in ("hutchinson", "exact"), '"hutchinson" or "exact"')
     if bins is not None:
-        whole("bins", bins, 2, "None or at least 2")
-    whole("max_steps", max_steps, 1)
-    check_data(x)
+        bins = whole("bins", bins, 2, "None or at least 2")
+    max_steps = whole("max_steps", max_steps, 1)
     require("t_min", t_min, 0 < t_min < schedule.num_steps, f"more than 0, less than {schedule.num_steps}")
     require("tolerance", tolerance, 0 < tolerance < 1, "more than 0, less than 1")
-    decoder = Decoder.of(predict, schedule, target, variance, clip=False)
-    x = jnp.asarray(x, jnp.float32)
+    x = as_data(x, scaled=True).astype(jnp.float32)
     options = {"exact": trace == "exact", "bins": bins, "max_steps": max_steps}
 
     def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:

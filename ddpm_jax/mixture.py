@@ -26,11 +26,12 @@ from jax.scipy.special import log_ndtr
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, lookup, per_example, root
-from ddpm_jax.check import require
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Timesteps, Whole, as_data, lookup, per_example, root
+from ddpm_jax.check import as_numbers, require, whole
 from ddpm_jax.forward import check_step, posterior_weights
 from ddpm_jax.gaussian import Normal
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.schedule import NoiseSchedule, check_built
 
 
 @flax.struct.dataclass
@@ -48,7 +49,8 @@ class Mixture:
     @classmethod
     def of(cls, weights: object, means: object, stds: object) -> "Mixture":
         """The mixture of K components; stds: [K], or one number for all.  ValueError where the parts do not fit."""
-        w, m, s = (np.asarray(part, np.float64) for part in (weights, means, stds))
+        named = {"weights": weights, "means": means, "stds": stds}
+        w, m, s = (as_numbers(name, part) for name, part in named.items())
         positive = w.ndim == 1 and w.size > 0 and bool(np.all(w > 0) and abs(w.sum() - 1) < 1e-6)
         require("weights", weights, positive, "K numbers above 0 whose sum is 1")
         holds = m.shape[:1] == w.shape and bool(np.all(np.isfinite(m)))
@@ -57,9 +59,13 @@ class Mixture:
         require("stds", stds, holds, f"one number, or {len(w)}, each 0 or more")
         return cls(*(jnp.asarray(part, jnp.float32) for part in (w, m, np.broadcast_to(s, w.shape))))
 
-    @partial(jax.jit, static_argnames="count")
-    def sample(self, key: Key, count: int) -> Float[Array, "count ..."]:
+    def sample(self, key: Key, count: Whole) -> Float[Array, "count ..."]:
         """`count` examples, float32 [count, ...]."""
+        check.key(key)
+        return self._sample(key, whole("count", count, 0))
+
+    @partial(jax.jit, static_argnames="count")
+    def _sample(self, key: Key, count: int) -> Array:
         which, noise = jax.random.split(key)
         k = jax.random.choice(which, len(self.weights), (count,), p=self.weights)
         eps = jax.random.normal(noise, (count, *self.means.shape[1:]))
@@ -97,12 +103,14 @@ class Mixture:
 
     def diffused(self, schedule: NoiseSchedule, t: Timesteps) -> "Mixture":
         """p(z_t), for one t in 0..T."""
+        check_built(schedule)
         require("t", t, jnp.ndim(t) == 0, "one t for all")
         signal, var = _marginal_of(self, schedule, t, self.weights)
         return Mixture(self.weights, signal[0, 0] * self.means, jnp.sqrt(var[0]))
 
     def denoiser(self, schedule: NoiseSchedule) -> Predict:
         """predict(z_t, t) = E[x | z_t], the best there is, for `target=X()`: a pytree that takes integer and real t."""
+        check_built(schedule)
         return Partial(_expected_x, self, schedule)
 
     def reverse(self, schedule: NoiseSchedule, z_t: Batch, t: Timesteps, earlier: Timesteps | None = None) -> "Mixture":
@@ -119,14 +127,15 @@ class Mixture:
         flat_b, flat_var = (jnp.reshape(part, (-1, 1)) for part in (b, var))
         return Mixture(k, means, jnp.broadcast_to(root(flat_var + flat_b**2 * x_var), k.shape))
 
-    def modes(self, starts: Batch, steps: int = 200, apart: float = 1e-2) -> Float[np.ndarray, "modes ..."]:
+    def modes(self, starts: Batch, steps: Whole = 200, apart: float = 1e-2) -> Float[np.ndarray, "modes ..."]:
         """The local maxima of the density that are reached from `starts`, each once.
 
         `steps` of y <- sum_k r_k m_k / s_k^2 / sum_k r_k / s_k^2, r_k = p(k | y), which never lower the density (mean
         shift; Carreira-Perpinan 2000, doi 10.1109/34.888716), then Newton's method.  What does not end on top, such as
         at a saddle, is left out; ends nearer than `apart` to each other are one mode.
         """
-        ends, on_top = _ascend(self, jnp.asarray(starts, jnp.float32), steps, apart)
+        starts = as_data(starts, "starts").astype(jnp.float32)
+        ends, on_top = _ascend(self, starts, whole("steps", steps, 0), apart)
         found: list[np.ndarray] = []
         for end in np.asarray(ends)[np.asarray(on_top)]:
             if all(np.linalg.norm(end - other) > apart for other in found):

@@ -18,14 +18,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, PerExample, Predict, check_timesteps, stream
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, PerExample, Predict, Whole, as_data, check_timesteps, stream
 from ddpm_jax.bound import PIXEL_LEVELS, bits_per_dim, term_of
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import plain, require, shape_of, whole
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.forward import diffuse
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.schedule import NoiseSchedule, check_built
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.timesteps import UniformTimesteps
+from ddpm_jax.variance import FixedSmall
 from ddpm_jax.weighting import Simple, Weighting, weights
 
 
@@ -36,8 +38,11 @@ class Draws(NamedTuple):
     eps: Float[Array, "batch *dims"]
 
 
-def draw(key: Key, schedule: NoiseSchedule, shape: tuple[int, ...]) -> Draws:
+def draw(key: Key, schedule: NoiseSchedule, shape: tuple[Whole, ...]) -> Draws:
     """t uniform on 1..T for each example, and eps ~ N(0, I), for a batch of `shape` = [batch, ...]."""
+    check.key(key)
+    check_built(schedule)
+    shape = shape_of("shape", shape, "(batch, ...) with every size at least 1")
     t, _ = UniformTimesteps().draw(stream(key, "t"), (), schedule.num_steps, shape[0])
     return Draws(t, draw_noise(key, shape))
 
@@ -86,6 +91,7 @@ class FullBound(Objective):
     """Levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
+        plain(self)
         if self.bins is not None:
             whole("bins", self.bins, 2, "None or at least 2")
 
@@ -115,6 +121,7 @@ class Hybrid(Objective):
     """Levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
+        plain(self)
         require("vlb_weight", self.vlb_weight, 0 < self.vlb_weight < float("inf"), "more than 0")
         FullBound(self.bins)
         SquaredError(self.weighting)
@@ -139,5 +146,7 @@ def loss(
 
     Raises ValueError where the network's output is not shaped like x, or a t is outside 1..T.
     """
+    decoder = Decoder.of(predict, schedule, target, FixedSmall(), clip=False)
+    require("draws", draws, isinstance(draws, Draws), "Draws(t, eps), such as those of draw(key, schedule, x.shape)")
     check_timesteps(draws.t, 1, schedule.num_steps)
-    return SquaredError(weighting)(Decoder(predict, schedule, target), x, draws)
+    return SquaredError(weighting)(decoder, as_data(x, scaled=True), draws)

@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ddpm_jax import concerns, specs
-from ddpm_jax.arrays import Batch, Key, Predict, Timesteps
+from ddpm_jax import check, concerns, specs
+from ddpm_jax.arrays import Batch, Key, Predict, Timesteps, Whole
 from ddpm_jax.axes import entered
 from ddpm_jax.bound import bits_per_dim, bound, estimate
-from ddpm_jax.check import require
+from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.sources import Source
@@ -73,14 +73,14 @@ class Run:
     def sample(
         self,
         key: Key,
-        n: int,
+        n: Whole,
         *,
         sampler: Sampler | None = None,
         clip: bool | Clipping | None = None,
         labels: np.ndarray | None = None,
         guidance: float | None = None,
-        first_index: int = 0,
-        chunk: int | None = None,
+        first_index: Whole = 0,
+        chunk: Whole | None = None,
         reached: Callable[[int], None] | None = None,
     ) -> Float[np.ndarray, "n height width channels"]:
         """Images first_index, ..., first_index + n - 1 of the sequence of `key`, in [-1, 1].
@@ -102,10 +102,10 @@ class Run:
         key: Key,
         source: Source,
         *,
-        num_steps: int | None = None,
-        num_terms: int | None = None,
+        num_steps: Whole | None = None,
+        num_terms: Whole | None = None,
         clip: bool | Clipping | None = None,
-        chunk: int | None = None,
+        chunk: Whole | None = None,
     ) -> Float[np.ndarray, " n"]:
         """The variational bound of every example of a source, in bits for each of its elements (256 levels).
 
@@ -122,15 +122,16 @@ class Run:
         key: Key,
         source: Source,
         *,
-        num_steps: int | None = None,
-        num_terms: int | None = None,
+        num_steps: Whole | None = None,
+        num_terms: Whole | None = None,
         clip: bool | Clipping | None = None,
-        chunk: int | None = None,
-        start: int = 0,
+        chunk: Whole | None = None,
+        start: Whole = 0,
     ) -> Iterator[Float[np.ndarray, " batch"]]:
         """`bits_per_dim`, batch by batch, from example `start` on."""
+        check.key(key)
         self.check_labels(source)
-        experiment = self.experiment
+        experiment, start = self.experiment, whole("start", start, 0)
         labelled = getattr(experiment.net, "num_classes", None) is not None
         require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
         how: dict[str, Any] = {"clip": experiment.clip if clip is None else clip}
@@ -164,17 +165,19 @@ def draw_images(
     params: Any,
     image_shape: tuple[int, int, int],
     key: Key,
-    n: int,
+    n: Whole,
     mesh: Mesh,
     *,
     labels: np.ndarray | None = None,
     guidance: float | None = None,
-    first_index: int = 0,
-    chunk: int | None = None,
+    first_index: Whole = 0,
+    chunk: Whole | None = None,
     reached: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
     """`Run.sample` with the parameters given, on the devices of `mesh`."""
-    require("n", n, n >= 1, "at least 1")
+    check.key(key)
+    n, first_index = whole("n", n, 1), whole("first_index", first_index, 0)
+    chunk = None if chunk is None else whole("chunk", chunk, 1, "None or at least 1")
     chunks = math.ceil(n / ((chunk or CHUNK) * mesh.size))
     size = math.ceil(n / (chunks * mesh.size)) * mesh.size
     count = chunks * size  # what there is too much is cut off at the end
@@ -228,9 +231,17 @@ def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index
         return None
     if labels is None:
         return (np.arange(count) + first_index) % num_classes
-    labels = np.asarray(labels)
-    holds = labels.shape == (n,) and bool(np.all((labels >= 0) & (labels < num_classes)))
-    require("labels", labels, holds, f"{n} integers in 0..{num_classes - 1}")
+    expected = f"{n} integers in 0..{num_classes - 1}"
+    try:
+        labels = np.asarray(labels)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"labels is {labels}; expected {expected}") from None
+    holds = (
+        labels.shape == (n,)
+        and np.issubdtype(labels.dtype, np.integer)
+        and bool(np.all((labels >= 0) & (labels < num_classes)))
+    )
+    require("labels", labels, holds, expected)
     return np.pad(labels, (0, count - n))
 
 

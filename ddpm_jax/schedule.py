@@ -26,7 +26,7 @@ al. 2022 (2212.11972) section 4 and Chen 2023 (2301.10972) section 2, sigmoid.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.struct
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ddpm_jax.arrays import Table
-from ddpm_jax.check import require
+from ddpm_jax.check import plain, require, shown, whole
 
 
 @flax.struct.dataclass
@@ -54,9 +54,19 @@ class NoiseSchedule:
         return self.beta.shape[0] - 1
 
 
+def check_built(schedule: Any) -> None:
+    """Raise ValueError unless a schedule is one of tables."""
+    advice = " (call its build())" if isinstance(schedule, ScheduleSpec) else ""
+    is_built = isinstance(schedule, NoiseSchedule)
+    require("schedule", schedule, is_built, f"a NoiseSchedule, such as Linear(num_steps=1000).build(){advice}")
+
+
 def check_betas(betas: Any) -> Float64[np.ndarray, " T"]:
     """beta_1..beta_T as float64; ValueError unless each is strictly between 0 and 1."""
-    betas = np.asarray(betas, np.float64)
+    try:
+        betas = np.asarray(betas, np.float64)
+    except (TypeError, ValueError):  # lists of different lengths, or no numbers
+        raise ValueError(f"betas is {shown(betas)}; expected (T,) numbers with T at least 1") from None
     if betas.ndim != 1 or betas.size == 0:
         raise ValueError(f"betas has shape {betas.shape}; expected (T,) with T at least 1")
     wrong = np.flatnonzero(~((betas > 0) & (betas < 1)))
@@ -114,6 +124,14 @@ class ScheduleSpec:
         """The float32 tables of this schedule."""
         return from_betas(self.betas())
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A table that is asked of the spec, or any other attribute that it lacks."""
+            if name in NoiseSchedule.__dataclass_fields__:
+                check_built(self)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
 
 # The length of the chains that the published linear betas were chosen for.
 PUBLISHED_STEPS = 1000
@@ -139,7 +157,8 @@ class Linear(ScheduleSpec):
     power: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        require("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        plain(self)
+        whole("num_steps", self.num_steps, 1, "at least 1")
         if (self.beta_start is None) != (self.beta_end is None):
             raise ValueError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}; "
@@ -181,7 +200,8 @@ class Cosine(ScheduleSpec):
     """Betas are cut here, since the curve ends at alpha_bar = 0."""
 
     def __post_init__(self) -> None:
-        require("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        plain(self)
+        whole("num_steps", self.num_steps, 1, "at least 1")
         require("max_beta", self.max_beta, 0 < self.max_beta < 1, "more than 0, less than 1")
         require("offset", self.offset, self.offset >= 0, "0 or more")
 
@@ -208,7 +228,8 @@ class Sigmoid(ScheduleSpec):
     """Betas are cut here, since the curve ends at alpha_bar = 0."""
 
     def __post_init__(self) -> None:
-        require("num_steps", self.num_steps, self.num_steps >= 1, "at least 1")
+        plain(self)
+        whole("num_steps", self.num_steps, 1, "at least 1")
         require("max_beta", self.max_beta, 0 < self.max_beta < 1, "more than 0, less than 1")
         if not self.start < self.end:
             raise ValueError(f"start is {self.start:g} and end {self.end:g}; expected start < end")

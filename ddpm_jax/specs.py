@@ -23,6 +23,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from ddpm_jax import cells
 from ddpm_jax.paths import RunPath, local_copy, write_bytes
 
@@ -39,6 +42,8 @@ def encode(value: Any, where: str = "") -> Any:
         return {"class": class_name(type(value)), **encoded}
     if isinstance(value, tuple | list):
         return [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
+        return encode(value.item(), where)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     kind = type(value).__name__

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Timesteps, check_timesteps, lookup
+from ddpm_jax.arrays import Batch, Timesteps, check_shape, check_timesteps, lookup
 from ddpm_jax.axes import take
+from ddpm_jax.check import require
 from ddpm_jax.forward import diffuse, noise_between, posterior_weights
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.schedule import NoiseSchedule, check_built
 
 
 class Prediction(NamedTuple):
@@ -61,6 +62,7 @@ class Eps(Target):
         return eps
 
     def decode(self, schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        check_shape("output", output, "z_t", z_t)
         x = (jnp.asarray(z_t) - lookup(schedule.noise, t, z_t) * output) / lookup(schedule.signal, t, z_t)
         return Prediction(x, jnp.asarray(output))
 
@@ -87,9 +89,11 @@ class V(Target):
     """The velocity: the direction in which z moves as (signal, noise) turns along the unit circle."""
 
     def encode(self, schedule: NoiseSchedule, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        check_shape("eps", eps, "x", x)
         return lookup(schedule.signal, t, x) * eps - lookup(schedule.noise, t, x) * x
 
     def decode(self, schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        check_shape("output", output, "z_t", z_t)
         signal, noise = lookup(schedule.signal, t, z_t), lookup(schedule.noise, t, z_t)
         return Prediction(signal * z_t - noise * output, noise * z_t + signal * output)
 
@@ -136,6 +140,10 @@ class Score(Target):
 
 def convert(schedule: NoiseSchedule, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
     """The output of a network trained for `source`, as a network trained for `target` would give it; t in 1..T."""
+    check_built(schedule)
+    require("source", source, isinstance(source, Target), "a Target, such as Eps()")
+    require("target", target, isinstance(target, Target), "a Target, such as V()")
+    check_shape("output", output, "z_t", z_t)
     check_timesteps(t, 1, schedule.num_steps)
     x, eps, _ = source.decode(schedule, output, z_t, t)
     return target.encode(schedule, x, eps, t)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Key, PerExample
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import plain, require, whole
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class LossAwareTimesteps(TimestepRule):
     """The share of p(t) that stays uniform, so that no timestep is forgotten."""
 
     def __post_init__(self) -> None:
+        plain(self)
         whole("length", self.length, 1)
         require("uniform_share", self.uniform_share, 0 < self.uniform_share <= 1, "more than 0, at most 1")
 

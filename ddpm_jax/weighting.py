@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Timesteps
 from ddpm_jax.axes import take
-from ddpm_jax.check import require
+from ddpm_jax.check import plain, require
 from ddpm_jax.forward import posterior_weights, time_before
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Target
@@ -50,6 +50,7 @@ class MinSnr(Weighting):
     of_x: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        plain(self)
         require("gamma", self.gamma, self.gamma > 0, "more than 0")
 
     def __call__(self, schedule: NoiseSchedule, t: Timesteps) -> Float[Array, "..."]:
@@ -96,6 +97,7 @@ class P2(Weighting):
     of_x: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        plain(self)
         require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "0 or more")
         require("k", self.k, 0 < self.k < float("inf"), "more than 0")
 

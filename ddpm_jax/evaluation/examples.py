@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax.arrays import Whole
 from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import whole
 from ddpm_jax.compiler import compiler_options
@@ -42,12 +43,12 @@ def batches_of(
     function: Callable[[dict[str, Any], Any], Any],
     source: Source,
     mesh: Mesh,
-    chunk: int | None = None,
+    chunk: Whole | None = None,
     start: int = 0,
 ) -> Iterator[Any]:
     """What `over_examples` puts together, batch by batch, from example `start` on."""
     if chunk is not None:
-        whole("chunk", chunk, 1)
+        chunk = whole("chunk", chunk, 1)
     count, mesh = len(source), automatic(mesh)
     function = relabelled(as_pytree(function), mesh)
     batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ddpm_jax.arrays import Pixels
+from ddpm_jax.arrays import Pixels, Whole
 from ddpm_jax.axes import automatic, entered, relabelled
 from ddpm_jax.check import require, whole
 from ddpm_jax.functions import as_pytree
@@ -133,14 +133,14 @@ def _float32(name: str, array: Any) -> Any:
 
 
 @quoted
-def extract(extractor: Extractor, images: Any, chunk: int = CHUNK, mesh: Mesh | None = None) -> Extracted:
+def extract(extractor: Extractor, images: Any, chunk: Whole = CHUNK, mesh: Mesh | None = None) -> Extracted:
     """The features, and the logits where there are some, of n images: NumPy float32 [n, d] and [n, k].
 
     images: uint8 [n, h, w, c], or anything with a length whose slices are that.  chunk: images at a time, on each
     device; the last chunk is filled up with copies of its last image, so that one shape is compiled.  mesh: the devices
     that share the work, for an extractor with weights; of many processes, each calls this with the same images.
     """
-    whole("chunk", chunk, 1)
+    chunk = whole("chunk", chunk, 1)
     n = len(images)
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1

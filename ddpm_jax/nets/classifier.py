@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax import check
 from ddpm_jax.arrays import Images, Key
-from ddpm_jax.check import whole
+from ddpm_jax.check import plain, whole
 from ddpm_jax.nets.init import initialise
 from ddpm_jax.nets.layers import conv, dense
 
@@ -36,12 +37,14 @@ class ClassifierSpec:
     """Units of the hidden layer."""
 
     def __post_init__(self) -> None:
+        plain(self)
         whole("num_classes", self.num_classes, 2)
         whole("width", self.width, 1)
         whole("features", self.features, 1)
 
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Any:
         """Fresh float32 parameters for images of `image_shape` = (height, width, channels)."""
+        check.key(key)
         batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         return initialise(key, jax.eval_shape(_Classifier(self).init, key, batch)["params"])
 

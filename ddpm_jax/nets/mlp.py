@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax import check
 from ddpm_jax.arrays import Batch, Key, Timesteps
 from ddpm_jax.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import plain, shape_of, whole
 from ddpm_jax.nets.blocks import silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
@@ -42,6 +43,7 @@ class MlpSpec:
     """2 where the decoder's variance is learned: the last axis is then twice as long."""
 
     def __post_init__(self) -> None:
+        plain(self)
         whole("width", self.width, 2)
         whole("depth", self.depth, 1)
         whole("waves", self.waves, 0)
@@ -49,7 +51,8 @@ class MlpSpec:
 
     def init(self, key: Key, shape: tuple[int, ...]) -> Any:
         """Fresh parameters for examples of `shape`; () for numbers."""
-        require("shape", shape, all(size >= 1 for size in shape), "the shape of an example")
+        check.key(key)
+        shape = shape_of("shape", shape, "the shape of an example")
         batch, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
         return initialise(key, jax.eval_shape(_Mlp(self).init, key, batch, t)["params"])
 

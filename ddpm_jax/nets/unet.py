@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ddpm_jax import check
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.check import require
+from ddpm_jax.check import plain, require, shape_of
 from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
 from ddpm_jax.nets.embed import timestep_embedding
@@ -86,6 +87,7 @@ class UNetSpec:
     """Recompute each block in the backward pass, for less memory and about a third more time."""
 
     def __post_init__(self) -> None:
+        plain(self)
         positive = ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size")
         for field in (*positive, "norm_groups", "min_group_size"):
             require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
@@ -133,12 +135,14 @@ class UNetSpec:
 
         Raises ValueError where the height or width is not divisible by patch_size 2^(levels - 1).
         """
-        self.check_image_shape(image_shape)
-        heights = [(image_shape[0] // self.patch_size) >> level for level in range(len(self.channel_multipliers))]
+        check.key(key)
+        sizes = shape_of("image_shape", image_shape, "(height, width, channels)")
+        self.check_image_shape(sizes)
+        heights = [(sizes[0] // self.patch_size) >> level for level in range(len(self.channel_multipliers))]
         if absent := set(self.attention_resolutions) - set(heights):
             message = f"attention_resolutions: no feature map has height {', '.join(map(str, sorted(absent)))}"
             warnings.warn(f"{message}; those of this network have {', '.join(map(str, heights))}", stacklevel=2)
-        return initialise(key, parameter_shapes(self, tuple(image_shape)))
+        return initialise(key, parameter_shapes(self, sizes))
 
     def bind(self, params: Params, labels: Labels | None = None, dropout_key: Key | None = None) -> "BoundNet":
         """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given.
@@ -177,7 +181,7 @@ class UNetSpec:
 
 
 @cache
-def parameter_shapes(spec: UNetSpec, image_shape: tuple[int, int, int]) -> Any:
+def parameter_shapes(spec: UNetSpec, image_shape: tuple[int, ...]) -> Any:
     """The shapes and dtypes of the parameters of a network."""
     batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     one = jax.ShapeDtypeStruct((1,), jnp.int32)

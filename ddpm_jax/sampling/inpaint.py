@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, Predict, check_data, example_keys, lookup, normals, type_of_array
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, Predict, Whole, as_data, example_keys, lookup, normals, type_of_array
 from ddpm_jax.axes import with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.clipping import Clipping
@@ -47,12 +48,12 @@ def inpaint(
     x: Batch,
     mask: Mask,
     *,
-    jump: int = 10,
-    resamples: int = 10,
+    jump: Whole = 10,
+    resamples: Whole = 10,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    first_index: Int[Array, ""] | int = 0,
+    first_index: Whole = 0,
 ) -> Float[Array, "batch *dims"]:
     """Draw x where `mask` is False, given x where it is True: [batch, ...], equal to x where it is known.
 
@@ -62,10 +63,10 @@ def inpaint(
 
     Raises ValueError where the mask does not fit x, or the sampler keeps a memory.
     """
-    whole("jump", jump, 1)
-    whole("resamples", resamples, 1)
-    check_data(x)
-    mask, x = jnp.asarray(mask), jnp.asarray(x, jnp.float32)
+    check.key(key)
+    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    jump, resamples = whole("jump", jump, 1), whole("resamples", resamples, 1)
+    mask, x = jnp.asarray(mask), as_data(x, scaled=True).astype(jnp.float32)
     if mask.dtype != bool:
         raise ValueError(f"mask has dtype {mask.dtype}; expected booleans, True where x is known")
     try:
@@ -77,7 +78,6 @@ def inpaint(
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ancestral()")
     memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
     require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
-    decoder = Decoder.of(predict, schedule, target, variance, clip)
     times = sampler.times(schedule)
     walk = repaint_times(times, jump, resamples)
     args = (key, decoder, x, mask, first_index, jnp.asarray(walk), jnp.asarray(times_before(times, walk[:-1])))

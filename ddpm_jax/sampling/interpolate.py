@@ -9,14 +9,15 @@ sampled back to blurred images.
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Key, Predict, check_data, example_keys, normals
-from ddpm_jax.check import require
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
+from ddpm_jax.check import as_numbers, as_whole, require
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.forward import diffuse
 from ddpm_jax.sampling.sampler import Sampler, sample
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.schedule import NoiseSchedule, check_built
 from ddpm_jax.targets import Eps, Target
 from ddpm_jax.variance import FixedSmall, Variance
 
@@ -28,35 +29,39 @@ def interpolate(
     sampler: Sampler,
     x_a: Batch,
     x_b: Batch,
-    t: int,
+    t: Whole,
     weights: Float[np.ndarray, " weights"],
     *,
     shared_noise: bool = True,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    first_index: Int[Array, ""] | int = 0,
+    first_index: Whole = 0,
 ) -> Float[Array, "weights batch *dims"]:
     """Images on the way from each of x_a to the same place of x_b, one for each weight w in [0, 1].
 
     t in 1..T: how much is left free; small t mixes pixels, large t mixes what they show.  The noise of a pair is
     the same for every w, that of the encoder and that of a stochastic sampler.
     """
-    require("t", t, isinstance(t, int) and 1 <= t <= schedule.num_steps, f"1 to {schedule.num_steps}")
-    x_a, x_b, weights = jnp.asarray(x_a), jnp.asarray(x_b), np.asarray(weights)
-    check_data(x_a)
+    check.key(key)
+    check_built(schedule)
+    level = as_whole(t)
+    require("t", t, level is not None and 1 <= level <= schedule.num_steps, f"1 to {schedule.num_steps}")
+    assert level is not None
+    x_a, x_b = as_data(x_a, "x_a", scaled=True), as_data(x_b, "x_b", scaled=True)
     if x_a.shape != x_b.shape:
         raise ValueError(f"x_b has shape {x_b.shape}; expected that of x_a, {x_a.shape}")
-    in_range = weights.ndim == 1 and weights.size > 0 and bool(np.all((weights >= 0) & (weights <= 1)))
+    levels = as_numbers("weights", weights)
+    in_range = levels.ndim == 1 and levels.size > 0 and bool(np.all((levels >= 0) & (levels <= 1)))
     require("weights", weights, in_range, "a list of numbers from 0 to 1")
     keys = example_keys(key, first_index, len(x_a))
 
     # The sampler draws with the indices 0..T.
     eps_a, eps_b = (normals(keys, schedule.num_steps + 1 + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
     images = []
-    for w in weights.tolist():
+    for w in levels.tolist():
         eps = eps_a if shared_noise else ((1 - w) * eps_a + w * eps_b) / np.hypot(1 - w, w)
-        z_t = diffuse(schedule, (1 - w) * x_a + w * x_b, t, eps)
+        z_t = diffuse(schedule, (1 - w) * x_a + w * x_b, level, eps)
         options = {"target": target, "variance": variance, "clip": clip, "first_index": first_index}
-        images.append(sample(key, predict, schedule, sampler, x_a.shape, start=(z_t, t), **options))
+        images.append(sample(key, predict, schedule, sampler, x_a.shape, start=(z_t, level), **options))
     return jnp.stack(images)

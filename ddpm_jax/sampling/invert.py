@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Predict, check_data, lookup
+from ddpm_jax.arrays import Batch, Predict, Whole, as_data, lookup
 from ddpm_jax.axes import with_automatic_axes
 from ddpm_jax.check import require, whole
 from ddpm_jax.decoder import Decoder
@@ -35,7 +35,7 @@ def invert(
     sampler: Sampler,
     x: Batch,
     *,
-    iterations: int = 1,
+    iterations: Whole = 1,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
 ) -> Float[Array, "batch *dims"]:
@@ -49,11 +49,10 @@ def invert(
     """
     deterministic = isinstance(sampler, Ddim) and sampler.eta == 0
     require("sampler", sampler, deterministic, "a Ddim with eta=0: a sampler that adds noise cannot be inverted")
-    whole("iterations", iterations, 1)
-    check_data(x)
+    iterations = whole("iterations", iterations, 1)
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
     times = sampler.times(schedule)[::-1]
-    x = jnp.asarray(x, jnp.float32)
+    x = as_data(x, scaled=True).astype(jnp.float32)
     run = partial(_invert, iterations=iterations)
     return with_automatic_axes(run, (decoder, x, jnp.asarray(times)), x, lambda spec: spec)
 

@@ -18,9 +18,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Batch, Key, Predict, example_keys, normals
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
 from ddpm_jax.axes import is_explicit, spec_of, with_automatic_axes
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import as_whole, plain, require, shape_of, whole
 from ddpm_jax.clipping import Clipping
 from ddpm_jax.compiler import jit
 from ddpm_jax.decoder import Decoder
@@ -28,6 +29,8 @@ from ddpm_jax.grids import Grid, Uniform, tail, times_before
 from ddpm_jax.schedule import NoiseSchedule
 from ddpm_jax.targets import Eps, Prediction, Target
 from ddpm_jax.variance import FixedSmall, Variance
+
+BATCH_SHAPE = "(batch, ...) with every size at least 1"
 
 
 class Moment(NamedTuple):
@@ -57,6 +60,7 @@ class Sampler:
     """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
 
     def __post_init__(self) -> None:
+        plain(self)
         if self.num_steps is not None:
             whole("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
         require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")
@@ -100,13 +104,13 @@ def sample(
     predict: Predict,
     schedule: NoiseSchedule,
     sampler: Sampler,
-    shape: tuple[int, ...],
+    shape: tuple[Whole, ...],
     *,
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    start: tuple[Batch, int] | None = None,
-    first_index: Int[Array, ""] | int = 0,
+    start: tuple[Batch, Whole] | None = None,
+    first_index: Whole = 0,
     sharding: NamedSharding | None = None,
 ) -> Float[Array, "batch *dims"]:
     """Draw a batch of x, float32 [batch, ...] = `shape`.
@@ -125,6 +129,9 @@ def sample(
 
     Raises ValueError where the sampler's times do not fit the schedule, or a shape does not fit another.
     """
+    check.key(key)
+    shape = shape_of("shape", shape, BATCH_SHAPE)
+    require("shape", shape, len(shape) > 0, BATCH_SHAPE)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     z, times, later = _begin(schedule, sampler, shape, start, sharding)
     return _placed_run((key, decoder, first_index, z, times, later, ()), sampler, shape, sharding)[0]
@@ -135,26 +142,29 @@ def sample_path(
     predict: Predict,
     schedule: NoiseSchedule,
     sampler: Sampler,
-    shape: tuple[int, ...],
-    frames: int,
+    shape: tuple[Whole, ...],
+    frames: Whole,
     *,
     of: Literal["z", "x"] = "z",
     target: Target = Eps(),
     variance: Variance = FixedSmall(),
     clip: bool | Clipping = True,
-    start: tuple[Batch, int] | None = None,
-    first_index: Int[Array, ""] | int = 0,
+    start: tuple[Batch, Whole] | None = None,
+    first_index: Whole = 0,
     sharding: NamedSharding | None = None,
 ) -> Path:
     """`sample`, with `frames` looks at the way: of="z" at z_t, of="x" at the x predicted there.
 
     They lie in a buffer of [frames, batch, ...]; memory does not grow with the number of steps.
     """
+    check.key(key)
+    shape = shape_of("shape", shape, BATCH_SHAPE)
+    require("shape", shape, len(shape) > 0, BATCH_SHAPE)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     z, times, later = _begin(schedule, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
-    whole("frames", frames, 1)
+    frames = whole("frames", frames, 1)
     require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
     x, path = _placed_run((key, decoder, first_index, z, times, later, chosen), sampler, shape, sharding, of)
@@ -165,12 +175,10 @@ def _begin(
     schedule: NoiseSchedule,
     sampler: Sampler,
     shape: tuple[int, ...],
-    start: tuple[Batch, int] | None,
+    start: tuple[Batch, Whole] | None,
     sharding: NamedSharding | None,
 ) -> tuple[Batch | None, Int[np.ndarray, " times"], Int[np.ndarray, " steps"]]:
     """(z to begin with or None, times, the time before each step); raises before anything is compiled."""
-    holds = isinstance(shape, tuple | list) and len(shape) > 0 and all(isinstance(s, int) and s >= 1 for s in shape)
-    require("shape", shape, holds, "(batch, ...) with every size at least 1")
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
     if sharding is not None and math.prod(shape[:1]) % _parts(sharding):
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
@@ -178,9 +186,10 @@ def _begin(
     if start is None:
         return None, times, times_before(times, times[:-1])
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
-    z, t = start
-    in_chain = isinstance(t, int | np.integer) and 1 <= t <= schedule.num_steps
-    require("start", t, in_chain, f"(z_t, t) with a whole t in 1..{schedule.num_steps}")
+    z, t = as_data(start[0], "z_t"), as_whole(start[1])
+    in_chain = t is not None and 1 <= t <= schedule.num_steps
+    require("start", start[1], in_chain, f"(z_t, t) with a whole t in 1..{schedule.num_steps}")
+    assert t is not None
     if tuple(z.shape) != tuple(shape):
         raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
     rest = tail(times, t)

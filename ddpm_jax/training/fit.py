@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Key, stream
-from ddpm_jax.check import whole
+from ddpm_jax import check
+from ddpm_jax.arrays import Batch, Key, Whole, stream
+from ddpm_jax.check import require, whole
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Recipe
 
 
 def fit(
-    key: Key, recipe: Recipe, draw_x: Callable[[Key], Batch], num_steps: int, state: TrainState | None = None
+    key: Key, recipe: Recipe, draw_x: Callable[[Key], Batch], num_steps: Whole, state: TrainState | None = None
 ) -> tuple[TrainState, Float[Array, " num_steps"]]:
     """The state after `num_steps` more steps, and the loss of each, as one compiled program.
 
@@ -31,7 +32,9 @@ def fit(
     All steps are one loop on the device.  On CPUs the gradients of convolutions are some 20 times slower inside a
     loop, so a U-Net is better trained there by calling jax.jit(recipe.step) step by step.
     """
-    whole("num_steps", num_steps, 1)
+    check.key(key)
+    require("recipe", recipe, isinstance(recipe, Recipe), "a Recipe, such as Recipe(MlpSpec(), schedule)")
+    num_steps = whole("num_steps", num_steps, 1)
     if state is None:
         shape = jax.eval_shape(draw_x, key).shape
         state = recipe.start(recipe.net.init(stream(key, "params"), shape[1:]))

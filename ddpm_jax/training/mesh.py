@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import plain, require, whole
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class MeshSpec:
     """Arrays of fewer elements are not cut."""
 
     def __post_init__(self) -> None:
+        plain(self)
         if self.data is not None:
             whole("data", self.data, 1, "None or a whole number, at least 1")
         whole("fsdp", self.fsdp, 1)
