@@ -273,13 +273,14 @@ def clusters(rng, count, balanced, shift=0.0):
     return (shift + means[classes] + 0.5 * rng.normal(size=(count, 16))).astype(np.float32), classes
 
 
-def test_class_balanced_rows_are_unbiased_with_their_strata_alone():
+@pytest.mark.parametrize(("counts", "size"), [((40, 60), 30), ((240, 300), 200)], ids=["rare", "20 of each class"])
+def test_class_balanced_rows_are_unbiased_with_their_strata_alone(counts, size):
     """Of each set; pairs of one class are too rare else, and the distance of equal laws is negative."""
     rng, plain, known = np.random.default_rng(0), [], []
     for i in range(40):
-        (x, of_x), (y, of_y) = clusters(rng, 40, True), clusters(rng, 60, True)
-        plain.append(kernel_distance(x, y, 2, 30, seed=i).value)
-        known.append(kernel_distance(x, y, 2, 30, seed=i, x_strata=of_x, y_strata=of_y).value)
+        (x, of_x), (y, of_y) = (clusters(rng, count, True) for count in counts)
+        plain.append(kernel_distance(x, y, 2, size, seed=i).value)
+        known.append(kernel_distance(x, y, 2, size, seed=i, x_strata=of_x, y_strata=of_y).value)
     error = np.std(known) / np.sqrt(len(known))
     assert abs(np.mean(known)) < 4 * error
     assert np.mean(plain) < -6 * error
@@ -330,7 +331,7 @@ def test_a_row_that_no_subset_draws_is_checked_too(place):
 @pytest.mark.slow
 @pytest.mark.parametrize(("balanced", "shift"), [(False, 0.0), (True, 0.0), (False, 0.03), (True, 0.1)])
 def test_intervals_cover_the_squared_mmd(balanced, shift):
-    """Ten clusters, classes random or balanced: 200 pairs of equal laws, MMD^2 = 0, or 100 of others, MMD^2 = the mean."""
+    """Ten clusters: 200 pairs of sets of equal laws, whose MMD^2 is 0, or 100 of others, whose MMD^2 is the mean."""
     found = []
     for i in range(100 if shift else 200):
         rng = np.random.default_rng(i)

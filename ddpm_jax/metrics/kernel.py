@@ -11,8 +11,12 @@ n_y.  Everything is computed in float64.
 **Strata.**  Rows are not independent where the number of rows of each class was fixed beforehand: class-balanced
 samples, or a reference whose class frequencies the samples' labels follow.  Pairs of one class are then too rare, and
 the first sum has the mean |mu|^2 - (sum_c p_c |mu_c|^2 - |mu|^2) / (n - 1), with mu_c the mean of class c in the
-kernel's space and p_c its share of the n rows.  With U the first sum, and W the mean of k over pairs of one class (p_c
-as weights), U + (W - U) / n is unbiased; without strata W is U.
+kernel's space and p_c its share of the n rows.  Unbiased is
+
+    |mu|^2 = sum_{c != d} p_c p_d mean k(x of c, x of d) + sum_c p_c^2 mean k(x of c, another x of c)
+
+which is the first sum where there is one class.  A subset may hold too few rows of some of many classes; then it is
+U + (W - U) / n, with U the first sum, and W the mean of k over pairs of one class, p_c as weights.
 
 **The standard error.**  The spread of the S numbers (what torch-fidelity prints after its "+-") is how far the number
 of *one* subset of m rows goes; it does not shrink with S or n.  Divided by sqrt(S) it would be too small, for subsets
@@ -49,6 +53,7 @@ from ddpm_jax.check import require, whole
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.rows import blocks, same_width
 
+FEW_OF_A_STRATUM = 20  # with so many expected, hardly any subset has fewer than two
 Labels = Int[np.ndarray, " _"] | Sequence[int]
 
 
@@ -170,16 +175,20 @@ class Drawn:
     count: int
     """The rows of the whole set."""
     weights: Float64[np.ndarray, " m"]
-    """Each stratum's share of the whole set, divided among its rows; their sum is 1."""
+    """Each stratum's share of the whole set, divided among its rows, or 1/m where strata are `rare`; their sum is 1."""
+    rare: bool
+    """Whether a subset may lack two rows of some stratum."""
 
     @classmethod
     def of(cls, rows: np.ndarray, strata: np.ndarray, chosen: np.ndarray, shuffle: np.random.Generator) -> "Drawn":
         """rows [m, d]: those at the places `chosen` [m] of a set.  strata [n]: of the whole set."""
-        own = strata[chosen]
-        order = np.lexsort((shuffle.random(len(own)), own))
+        own, m = strata[chosen], len(chosen)
+        order = np.lexsort((shuffle.random(m), own))
         rows, own = rows[order].astype(np.float64), own[order]
-        weights = (np.bincount(strata) / len(strata))[own] / np.bincount(own)[own]
-        return cls(rows, own, len(strata), weights / weights.sum())
+        shares, counts = np.bincount(strata) / len(strata), np.bincount(own)
+        rare = len(shares) > 1 and bool(m * shares.min() < FEW_OF_A_STRATUM or counts.min() < 2)
+        weights = np.full(m, 1 / m) if rare else shares[own] / counts[own]
+        return cls(rows, own, len(strata), weights, rare)
 
     @property
     def pairs(self) -> Float64[np.ndarray, " pairs"]:
@@ -204,14 +213,13 @@ def mmd2(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"], kernel: Polyn
 
 
 def _mmd2(x: Drawn, y: Drawn, kernel: Polynomial) -> Mmd2:
-    """All kernels are less the mean of k(x, y), which cancels, and would cost digits."""
+    """All kernels are taken less the mean of k(x, y): it cancels, and would cost digits."""
     origin = y.rows.mean(0)
     at_x, at_y = x.rows - origin, y.rows - origin
     xx, yy, xy = (kernel.beyond(*pair, origin) for pair in ((at_x, at_x), (at_y, at_y), (at_x, at_y)))
     shift = xy.mean()
-    for k in (xx, yy, xy):
-        k -= shift
-    value = _within(xx, x) + _within(yy, y)  # less twice the mean of xy, which is 0 now
+    xx, yy, xy = xx - shift, yy - shift, xy - shift
+    value = _within(xx, x) + _within(yy, y) - 2 * float(x.weights @ xy @ y.weights)
     squares = np.diff(np.diff(xy, axis=0), axis=1) ** 2
     e_xy = float(x.pairs @ squares @ y.pairs / (x.pairs.sum() * y.pairs.sum())) / 4
     (var_a, e_xx), (var_b, e_yy) = _one_set(xx, xy, x, y, e_xy), _one_set(yy, xy.T, y, x, e_xy)
@@ -219,17 +227,19 @@ def _mmd2(x: Drawn, y: Drawn, kernel: Polynomial) -> Mmd2:
 
 
 def _within(k: Float64[np.ndarray, "m m"], of: Drawn) -> float:
-    """The mean kernel of two rows of a set: U + (W - U) / n of the module's head."""
-    m = len(k)
-    every = (k.sum() - np.trace(k)) / (m * (m - 1))
+    """|mu|^2 from the kernels of pairs of a set's rows, as the module's head has it."""
+    m, own = len(k), np.diag(k)
     starts = np.flatnonzero(np.diff(of.strata, prepend=-1))
-    counts, several = np.diff(starts, append=m), np.diff(starts, append=m) > 1
+    counts = np.diff(starts, append=m)
     blocks = np.add.reduceat(np.add.reduceat(k, starts, axis=0), starts, axis=1)
-    sums = np.diag(blocks) - np.add.reduceat(np.diag(k), starts)
-    if not several.any():
-        return float(every)
-    of_one = np.average(sums[several] / (counts * (counts - 1))[several], weights=counts[several])
-    return float(every + (of_one - every) / of.count)
+    pairs = counts * (counts - 1)
+    of_one = (np.diag(blocks) - np.add.reduceat(own, starts)) / np.maximum(pairs, 1)  # the mean of k in each stratum
+    if not of.rare:
+        weights = of.weights[starts]
+        return float(of.weights @ k @ of.weights - of.weights**2 @ own + weights**2 * counts @ of_one)
+    every = (k.sum() - own.sum()) / (m * (m - 1))
+    shares = counts * (pairs > 0)
+    return float(every + (shares @ of_one / shares.sum() - every) / of.count) if shares.any() else float(every)
 
 
 def _one_set(
