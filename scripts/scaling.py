@@ -105,10 +105,7 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
     mesh_spec = replace(experiment.mesh, data=None, fsdp=fsdp)
     size = options.per_device * count
     experiment = replace(experiment, batch_size=size, mesh=mesh_spec, schedule=schedule)
-    if options.tpu is None:
-        devices = jax.devices()[:count]
-    else:
-        devices = tpu_chips(options.tpu, count)
+    devices = jax.devices()[:count] if options.tpu is None else tpu_chips(options.tpu, count)
     mesh = Mesh(np.array(devices).reshape(count // fsdp, fsdp), ("data", "fsdp"))
     step, shapes = prepare_step(experiment, mesh, look_at_data(experiment)[0])
     lowered = step.lower(*shapes)

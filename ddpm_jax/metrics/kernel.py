@@ -62,7 +62,7 @@ class Polynomial:
         """
         gamma = 1.0 / x.shape[1] if self.gamma is None else self.gamma
         dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        base, s = gamma * dot(o, o) + self.coef0, gamma * (dot(x, y.T) + dot(x, o)[:, None] + dot(y, o))
+        base, s = gamma * dot(o, o) + self.coef0, gamma * (dot(x, y.T) + dot(x, o)[:, None] + dot(y, o)[None])
         result = jnp.zeros_like(s)
         for q in range(self.degree, 0, -1):
             result = (result + math.comb(self.degree, q) * base ** (self.degree - q)) * s
@@ -141,7 +141,7 @@ def _sums(x: Float32[Array, "m d"], y: Float32[Array, "m d"], origin: Float32[Ar
     others, shift = 1.0 - jnp.eye(len(x)), xy.mean()
     xx, yy, xy = others * (xx - shift), others * (yy - shift), xy - shift
     squares = [_residual(xx, others), _residual(yy, others)]
-    fit = xy.mean(1)[:, None] + xy.mean(0) - xy.mean()
+    fit = xy.mean(1)[:, None] + xy.mean(0)[None] - xy.mean()
     return xx.sum(1), yy.sum(1), xy.sum(1), xy.sum(0), *squares, jnp.sum((xy - fit) ** 2)
 
 
@@ -150,7 +150,7 @@ def _residual(k: Float32[Array, "m m"], others: Float32[Array, "m m"]) -> Float3
     m = len(k)
     mean = k.sum() / (m * (m - 1))
     effect = (k.sum(1) - (m - 1) * mean) / (m - 2)
-    return jnp.sum((others * (k - mean - effect[:, None] - effect)) ** 2)
+    return jnp.sum((others * (k - mean - effect[:, None] - effect[None])) ** 2)
 
 
 def _variance(components: Float64[np.ndarray, " 5"], n_x: int, n_y: int) -> float:
