@@ -133,7 +133,7 @@ def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
     goes on straight.
     """
     below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, len(table) - 2)
-    u = t - below
+    u = t - below.astype(t.dtype)
     extended = jnp.concatenate([2 * table[:1] - table[1:2], table, 2 * table[-1:] - table[-2:-1]])
     before, left, right, after = (take(extended, below + i) for i in range(4))
     rise = right - left

@@ -315,9 +315,10 @@ def _estimate(key: Key, decoder: Decoder, x: Array, first_index: Any, *, num_ter
     def step(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         k, start, length = part
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (), jnp.float32))(keys)
-        t = start + jnp.minimum(jnp.floor(length * u).astype(jnp.int32), length - 1)  # where rounding reaches the end
+        count = length.astype(jnp.float32)
+        t = start + jnp.minimum(jnp.floor(count * u).astype(jnp.int32), length - 1)  # where rounding reaches the end
         eps = normals(keys, num_terms + k, x.shape)
-        return total + length * _term(decoder, x, t, t - 1, eps, bins).nats, None
+        return total + count * _term(decoder, x, t, t - 1, eps, bins).nats, None
 
     of_parts = jnp.arange(num_terms), jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends))
     total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), of_parts)

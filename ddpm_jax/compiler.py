@@ -6,7 +6,8 @@ large batches two thirds.  Products of matrices and sums stay with the first.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any
 
@@ -31,6 +32,13 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:  # another version of XLA, without this option
         return {}
     return WITHOUT_CONVOLUTIONS
+
+
+@contextmanager
+def usual_promotion() -> Iterator[None]:
+    """JAX's default promotion of dtypes and ranks, for code of other libraries, which a user's stricter rules break."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

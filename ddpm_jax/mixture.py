@@ -84,22 +84,22 @@ class Mixture:
     @jax.jit
     def score(self, y: Batch) -> Float[Array, "batch ..."]:
         """grad log p(y), shaped like y."""
-        pull = (self.means - jnp.asarray(y)[:, None]) / per_example(self.stds, self.means) ** 2
+        pull = (self.means[None] - jnp.asarray(y)[:, None]) / per_example(self.stds, self.means)[None] ** 2
         return _average(self.responsibilities(y), pull)
 
     @jax.jit
     def cdf(self, y: Float[Array, " batch"] | Float[np.ndarray, " batch"]) -> Float[Array, " batch"]:
         """P(x < y), for data that are numbers (means [K])."""
         require("means", self.means.shape, self.means.ndim == 1, "the shape (K,): a cdf is for data that are numbers")
-        each = jnp.exp(log_ndtr((jnp.asarray(y)[:, None] - self.means) / self.stds))
+        each = jnp.exp(log_ndtr((jnp.asarray(y)[:, None] - self.means[None]) / self.stds[None]))
         return jnp.matmul(each, self.weights, precision=jax.lax.Precision.HIGHEST)
 
     @jax.jit
     def moments(self) -> Normal:
         """The normal with independent elements nearest to this in KL(self || .): that with its means and variances."""
-        mean = _average(self.weights[None], self.means[None])[0]
+        mean = _average(self.weights[None], self.means[None])
         spread = per_example(self.stds, self.means) ** 2 + (self.means - mean) ** 2
-        return Normal(mean, root(_average(self.weights[None], spread[None])[0]))
+        return Normal(mean[0], root(_average(self.weights[None], spread[None])[0]))
 
     def diffused(self, schedule: NoiseSchedule, t: Timesteps) -> "Mixture":
         """p(z_t), for one t in 0..T."""
@@ -144,14 +144,14 @@ class Mixture:
 
     def _log_joint(self, y: Batch) -> Float[Array, "batch components"]:
         """log w_k N(y; m_k, s_k^2 I)."""
-        residual = jnp.asarray(y, jnp.float32)[:, None] - self.means
+        residual = jnp.asarray(y, jnp.float32)[:, None] - self.means[None]
         return _log_joint(self.weights, residual, self.stds[None])
 
 
 def _log_joint(weights: Array, residual: Array, stds: Array) -> Float[Array, "batch components"]:
     """log w_k N(residual_k; 0, stds_k^2 I): residual [batch, K, ...], stds [batch or 1, K]."""
     each = Normal(jnp.zeros_like(residual), per_example(stds, residual)).log_prob(residual)
-    return jnp.log(weights) + each.reshape(*residual.shape[:2], -1).sum(2)
+    return jnp.log(weights)[None] + each.reshape(*residual.shape[:2], -1).sum(2)
 
 
 def _average(weights: Array, values: Array) -> Array:
@@ -163,7 +163,7 @@ def _marginal_of(mixture: Mixture, schedule: NoiseSchedule, t: Timesteps, like: 
     """(signal_t, v_{k,t}) shaped to broadcast against [batch, K]; [1, 1] and [1, K] for one t."""
     # At a real t the noise is the curve, as in the probability flow, and its square the variance.
     signal, noise = (lookup(table, t, like).reshape(-1, 1) for table in (schedule.signal, schedule.noise))
-    return signal, signal**2 * mixture.stds**2 + noise**2
+    return signal, signal**2 * mixture.stds[None] ** 2 + noise**2
 
 
 def _given_component(mixture: Mixture, schedule: NoiseSchedule, z_t: Array, t: Timesteps) -> tuple[Array, Array, Array]:
@@ -173,9 +173,10 @@ def _given_component(mixture: Mixture, schedule: NoiseSchedule, z_t: Array, t: T
     def wide(values: Array) -> Array:
         return per_example(values, z_t[:, None])
 
+    own_var = mixture.stds[None] ** 2
     residual = z_t[:, None] - wide(signal) * mixture.means[None]
-    x = mixture.means[None] + wide(signal * mixture.stds**2 / var) * residual
-    x_var = mixture.stds**2 * (var - signal**2 * mixture.stds**2) / var
+    x = mixture.means[None] + wide(signal * own_var / var) * residual
+    x_var = own_var * (var - signal**2 * own_var) / var
     return x, x_var, jax.nn.softmax(_log_joint(mixture.weights, residual, jnp.sqrt(var)), axis=1)
 
 
@@ -192,7 +193,7 @@ def _ascend(mixture: Mixture, starts: Array, steps: int, apart: Any) -> tuple[Ar
     size = math.prod(starts.shape[1:])
 
     def climb(_: Any, y: Array) -> Array:
-        pull = mixture.responsibilities(y) * precision
+        pull = mixture.responsibilities(y) * precision[None]
         return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
 
     def slope(flat: Array) -> Array:

@@ -184,7 +184,7 @@ def _unit(unit: Unit, weights: Weights, x: Activations) -> Output:
         "SAME" if unit.padded else "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return jax.nn.relu(x + weights[f"{unit.name}.bias"])
+    return jax.nn.relu(x + weights[f"{unit.name}.bias"][None, None, None])
 
 
 def _pool(pool: Pool, x: Activations) -> Float[Array, "batch out_height out_width channels"]:
@@ -194,7 +194,7 @@ def _pool(pool: Pool, x: Activations) -> Float[Array, "batch out_height out_widt
     total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, strides, padding)
     inside = [sum(0 <= place + step < size for step in (-1, 0, 1)) for size in x.shape[1:3] for place in range(size)]
     rows, columns = np.array(inside[: x.shape[1]]), np.array(inside[x.shape[1] :])
-    return total / np.outer(rows, columns).astype(np.float32)[:, :, None]
+    return total / np.outer(rows, columns).astype(np.float32)[None, :, :, None]
 
 
 def resize(x: Activations, size: int = SIZE) -> Float[Array, "batch {size} {size} channels"]:

@@ -87,6 +87,7 @@ def _decide(
     reach: squared radii.  A ball of radius 0 holds nothing.
     """
     value, margin = squared(points, centres)
+    reach = reach[None]
     margin = margin + 2 * float(np.finfo(np.float32).eps) * reach
     inside, outside = value + margin < reach, (value - margin >= reach) | (reach == 0)
     doubtful = ~(inside | outside)

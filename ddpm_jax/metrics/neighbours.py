@@ -55,7 +55,7 @@ def neighbours(a: Rows, b: Rows, k: int = 1, exclude_self: bool = False, block: 
 
 def squared(a: Float32[Array, "n d"], b: Float32[Array, "m d"]) -> tuple[Float32[Array, "n m"], Float32[Array, "n m"]]:
     """d_ij^2 in float32 and margin_ij, how far they may be off."""
-    sizes = jnp.sum(a * a, 1)[:, None] + jnp.sum(b * b, 1)
+    sizes = jnp.sum(a * a, 1)[:, None] + jnp.sum(b * b, 1)[None]
     products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     return sizes - 2 * products, float(np.finfo(np.float32).eps) * (8 + math.sqrt(a.shape[1])) * sizes
 

@@ -38,7 +38,7 @@ def power_spectrum(images: Images, each: bool = False) -> Spectrum:
     power = jnp.mean(jnp.abs(transform) ** 2, axis=3).reshape(len(images), -1)
     ring, count = rings(height), height // 2 + 1
     sums = jax.vmap(lambda one: jax.ops.segment_sum(one, jnp.asarray(ring), count + height))(power)[:, :count]
-    mean = sums / np.bincount(ring)[:count]
+    mean = sums / np.bincount(ring)[None, :count].astype(np.float32)
     return Spectrum(np.arange(count), mean if each else mean.mean(0))
 
 

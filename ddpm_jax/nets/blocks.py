@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ddpm_jax.compiler import usual_promotion
 from ddpm_jax.nets.layers import conv, dense
 
 Features = Float[Array, "batch height width channels"]
@@ -80,8 +81,8 @@ class GroupNorm(nn.Module):
 
         wide = x.astype(jnp.float32)
         mean, square = (of_group(values.mean((1, 2))) for values in (wide, wide * wide))
-        factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
-        term = bias - mean * factor
+        factor = scale[None] * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
+        term = bias[None] - mean * factor
         return (wide * factor[:, None, None] + term[:, None, None]).astype(self.dtype)
 
 
@@ -148,7 +149,8 @@ class AttentionBlock(nn.Module):
             dense(channels, name, self.dtype)(h).reshape(batch, height * width, self.heads, channels // self.heads)
             for name in ("query", "key", "value")
         )
-        h = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        with usual_promotion():
+            h = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
         return (x.astype(jnp.float32) + dense(channels, "out", self.dtype, wide=True)(h)).astype(self.dtype)
 
 

@@ -17,7 +17,7 @@ def timestep_embedding(
     half = size // 2
     divisor = half - shift if half > 1 else 1  # a single frequency is 1
     frequency = jnp.exp(-math.log(10_000.0) / divisor * jnp.arange(half, dtype=jnp.float32))
-    angle = position.astype(jnp.float32)[:, None] * frequency
+    angle = position.astype(jnp.float32)[:, None] * frequency[None]
     halves = [jnp.sin(angle), jnp.cos(angle)]
     embedding = jnp.concatenate(halves[::-1] if cos_first else halves, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, size % 2)))

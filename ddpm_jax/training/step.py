@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.arrays import Key, PerExample, stream
-from ddpm_jax.compiler import compiler_options
+from ddpm_jax.compiler import compiler_options, usual_promotion
 from ddpm_jax.data.images import random_flip, to_unit
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.objective import Draws, Objective, SquaredError, draw_noise
@@ -127,10 +127,11 @@ class Recipe:
             losses, gradient = take(place(state.params, placed.step), examples, key)
             # Whole, then cut: else the compiler would carry the cut into the network, and move activations.
             gradient = place(place(gradient, placed.step), placed.params)
-        updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         step = state.step + 1
-        averages = self.ema.update(state.ema_params, params, step)
+        with usual_promotion():
+            updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            averages = self.ema.update(state.ema_params, params, step)
         timesteps = self.timesteps.update(state.timesteps, t, losses)
         return TrainState(step, params, averages, opt_state, timesteps), {
             "loss": jnp.mean(weight * losses),
