@@ -186,16 +186,24 @@ def _expected_x(mixture: Mixture, schedule: NoiseSchedule, z_t: Batch, t: Timest
     return _average(k, x)
 
 
+def _shifted(mixture: Mixture, y: Batch) -> Float[Array, "batch ..."]:
+    """One step of mean shift, y + score(y) / sum_k r_k / s_k^2."""
+    pull = mixture.responsibilities(y) / mixture.stds**2
+    return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
+
+
 @partial(jax.jit, static_argnames="steps")
 def _ascend(mixture: Mixture, starts: Array, steps: int, apart: Any) -> tuple[Array, Array]:
     """(where the ascent from each start ends, whether that is a maximum)."""
-    precision = mixture.stds**-2
     size = math.prod(starts.shape[1:])
 
+<<<<<<< HEAD
     def climb(_: Any, y: Array) -> Array:
         pull = mixture.responsibilities(y) * precision[None]
         return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
 
+=======
+>>>>>>> w-metric
     def slope(flat: Array) -> Array:
         return mixture.score(flat.reshape(1, *starts.shape[1:])).reshape(size)
 
@@ -204,6 +212,6 @@ def _ascend(mixture: Mixture, starts: Array, steps: int, apart: Any) -> tuple[Ar
         step = jnp.linalg.solve(hessian, jax.vmap(slope)(flat)[..., None])[..., 0]
         return flat - step, (jnp.linalg.norm(step, axis=1), jnp.linalg.eigvalsh(hessian)[:, -1])
 
-    near = jax.lax.fori_loop(0, steps, climb, starts).reshape(len(starts), size)
+    near = jax.lax.fori_loop(0, steps, lambda _, y: _shifted(mixture, y), starts).reshape(len(starts), size)
     ends, (moved, curvature) = jax.lax.scan(newton, near, length=20)
     return ends.reshape(starts.shape), (curvature[-1] < 0) & (moved[-1] < apart / 10)

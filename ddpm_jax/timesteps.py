@@ -104,15 +104,22 @@ class LossAwareTimesteps(TimestepRule):
 
     def update(self, memory: LossHistory, t: Int[Array, " batch"], losses: PerExample) -> LossHistory:
         """The losses written over the oldest ones, in the order of the batch."""
-        index = t - 1
-        same = index[:, None] == index[None, :]
-        order = jnp.arange(len(t))
-        before = jnp.sum(same & (order[None, :] < order[:, None]), axis=1)  # how many of the batch have my t already
-        after = jnp.sum(same & (order[None, :] > order[:, None]), axis=1)
-        place = (memory.count[index] + before) % self.length
-        # One that more than `length` others of the batch would overwrite is not written: no place is written twice.
-        row = jnp.where(after < self.length, index, len(memory.count))
+        row, place = self._places(memory.count, t - 1)
         return LossHistory(
             memory.losses.at[row, place].set(losses, mode="drop"),
-            memory.count.at[index].add(1),
+            memory.count.at[t - 1].add(1),
         )
+
+    def _places(
+        self, count: Int[Array, " T"], index: Int[Array, " batch"]
+    ) -> tuple[Int[Array, " batch"], Int[Array, " batch"]]:
+        """(row, place) where each loss of a batch goes, in losses [T, length]; row T for one that is not written.
+
+        No place is given twice, as a scatter may write in any order: of the losses of one t only the last `length` are
+        written.
+        """
+        same = index[:, None] == index[None, :]
+        order = jnp.arange(len(index))
+        before = jnp.sum(same & (order[None, :] < order[:, None]), axis=1)  # how many of the batch have my t already
+        after = jnp.sum(same & (order[None, :] > order[:, None]), axis=1)
+        return jnp.where(after < self.length, index, len(count)), (count[index] + before) % self.length

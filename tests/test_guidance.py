@@ -123,6 +123,17 @@ def test_a_learned_variance_stays_that_of_the_conditional_network(points):
     np.testing.assert_allclose(each[:, :3], np.repeat(0.2 + 0.3 * np.arange(len(z)), 3).reshape(-1, 3), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (2, 2, 4, 3), (2, 8, 6, 1), (2, 5), (2, 3, 4)], ids=str)
+def test_a_learned_variance_is_the_second_half_of_the_last_axis(shape):
+    """Whatever the height, the width and the channels are."""
+    rng = np.random.default_rng(0)
+    conditional, null = (rng.normal(size=(*shape[:-1], 2 * shape[-1])).astype(np.float32) for _ in range(2))
+    output = guided(lambda z, t: jnp.asarray(conditional), lambda z, t: jnp.asarray(null), 3.0)(jnp.zeros(shape), 5)
+    mean, variance = np.split(conditional, 2, -1)
+    expected = null[..., : shape[-1]] + 3 * (mean - null[..., : shape[-1]])
+    np.testing.assert_allclose(output, np.concatenate([expected, variance], -1), rtol=1e-4, atol=1e-5)
+
+
 def test_guidance_needs_a_null_network():
     with pytest.raises(ValueError, match=r"null_predict is None; .*label_dropout > 0"):
         guided(lambda z, t: z, None, 2.0)

@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.stats
 
 from ddpm_jax import forward
-from ddpm_jax.mixture import Mixture
+from ddpm_jax.mixture import Mixture, _shifted
 from ddpm_jax.schedule import Linear
 
 ON_THE_LINE = Mixture.of([0.3, 0.5, 0.2], [-0.8, 0.1, 0.7], [0.1, 0.2, 0.05])
@@ -107,6 +107,22 @@ def test_one_denoiser_for_all_shapes(schedule):
 def test_two_equal_normals_have_two_modes_when_they_are_two_stds_apart(distance, count):
     starts = np.linspace(-3, 3, 13, dtype=np.float32)
     assert len(Mixture.of([0.5, 0.5], [-distance / 2, distance / 2], 1.0).modes(starts)) == count
+
+
+def test_a_mean_shift_is_a_step_up_the_score_that_never_lowers_the_density():
+    y = 1.5 * jax.random.normal(jax.random.key(4), (40, 2))
+    shifted = _shifted(IN_THE_PLANE, y)
+    slope = jax.vmap(jax.grad(lambda point: IN_THE_PLANE.log_prob(point[None])[0]))(y)
+    precision = np.asarray(IN_THE_PLANE.responsibilities(y)) @ np.asarray(IN_THE_PLANE.stds) ** -2
+    np.testing.assert_allclose(shifted - y, slope / precision[:, None], rtol=1e-3, atol=1e-4)
+    assert np.all(IN_THE_PLANE.log_prob(shifted) >= IN_THE_PLANE.log_prob(y) - 1e-4)
+
+
+@pytest.mark.parametrize("start", [0.3, -0.3])
+def test_an_ascent_from_the_valley_ends_on_its_side(start):
+    """Newton's method alone ends at the saddle between the two."""
+    modes = Mixture.of([0.5, 0.5], [-2.0, 2.0], 1.0).modes(np.array([start], np.float32))
+    np.testing.assert_allclose(modes, [2 * np.sign(start)], atol=0.02)
 
 
 def test_saddles_are_no_modes():

@@ -145,6 +145,22 @@ def test_the_last_losses_are_kept_like_a_loop_over_the_batch(length):
     assert min(count) > length
 
 
+@pytest.mark.parametrize("length", [1, 3])
+def test_no_place_is_written_twice_and_the_last_losses_of_a_batch_are(length):
+    """Also where a batch has more draws of one t than are remembered: a scatter may write in any order."""
+    rng, rule = np.random.default_rng(length), LossAwareTimesteps(length=length)
+    for _ in range(5):
+        index = rng.integers(0, 4, 16)
+        row, place = (
+            np.asarray(a) for a in rule._places(jnp.asarray(rng.integers(0, 9, 4), jnp.int32), jnp.asarray(index))
+        )
+        last = [np.sum(index[i + 1 :] == index[i]) < length for i in range(len(index))]
+        np.testing.assert_array_equal(row, np.where(last, index, 4))
+        written = list(zip(row[last], place[last], strict=True))
+        assert len(set(written)) == len(written)
+        assert 0 <= place.min() <= place.max() < length
+
+
 def test_the_oldest_loss_goes_first():
     rule = LossAwareTimesteps(length=3)
     memory = rule.start(2)
