@@ -188,7 +188,7 @@ def _expected_x(mixture: Mixture, schedule: NoiseSchedule, z_t: Batch, t: Timest
 
 def _shifted(mixture: Mixture, y: Batch) -> Float[Array, "batch ..."]:
     """One step of mean shift, y + score(y) / sum_k r_k / s_k^2."""
-    pull = mixture.responsibilities(y) / mixture.stds**2
+    pull = mixture.responsibilities(y) / mixture.stds[None] ** 2
     return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
 
 
@@ -197,13 +197,6 @@ def _ascend(mixture: Mixture, starts: Array, steps: int, apart: Any) -> tuple[Ar
     """(where the ascent from each start ends, whether that is a maximum)."""
     size = math.prod(starts.shape[1:])
 
-<<<<<<< HEAD
-    def climb(_: Any, y: Array) -> Array:
-        pull = mixture.responsibilities(y) * precision[None]
-        return _average(pull / pull.sum(1, keepdims=True), mixture.means[None])
-
-=======
->>>>>>> w-metric
     def slope(flat: Array) -> Array:
         return mixture.score(flat.reshape(1, *starts.shape[1:])).reshape(size)
 
