@@ -85,7 +85,3 @@ def key(value: Any, name: str = "key") -> None:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     old = dtype == np.uint32 and shape in ((2,), (4,))
     require(name, value, (typed and shape == ()) or old, "one key of random numbers, such as jax.random.key(0)")
-
-
-class RunError(RuntimeError):
-    """A run cannot start or go on; the message says why and what to do."""

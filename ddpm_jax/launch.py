@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddpm_jax import __version__
-from ddpm_jax.check import RunError
 from ddpm_jax.commands import departure
+from ddpm_jax.errors import RunError
 
 if TYPE_CHECKING:
     from ddpm_jax.experiment import Experiment

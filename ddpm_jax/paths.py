@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from etils import epath
 
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 
 RunPath: TypeAlias = Path | epath.Path
 

@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from ddpm_jax.check import RunError, require
+from ddpm_jax.check import require
+from ddpm_jax.errors import RunError
 
 # The layouts of the chips of a TPU v5e or v6e slice, by their number, as its compiler calls them.
 SLICES = {1: "1x1", 2: "1x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import tyro
 
 from ddpm_jax import specs
-from ddpm_jax.check import RunError
 from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.commands.train import read_experiment
+from ddpm_jax.errors import RunError
 from ddpm_jax.features.classifier import accuracy, held_out, labelled, save_classifier, train_classifier
 from ddpm_jax.paths import local_path
 

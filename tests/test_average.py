@@ -13,8 +13,8 @@ import tyro
 
 import ddpm_jax
 from ddpm_jax import launch, specs
-from ddpm_jax.check import RunError
 from ddpm_jax.commands.train import TrainOptions
+from ddpm_jax.errors import RunError
 from ddpm_jax.training.average import Ema, PowerEma, gamma_of, width_of
 from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.loop import train

@@ -12,12 +12,12 @@ import pytest
 from test_launch import fails
 
 from ddpm_jax import launch, load_run, precision
-from ddpm_jax.check import RunError
 from ddpm_jax.commands.evaluate import choose_source
 from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.images import save_png
 from ddpm_jax.data.later import Later
 from ddpm_jax.data.splits import held_out_split
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation import provenance, samples
 from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks

@@ -17,9 +17,9 @@ from test_launch import fails
 from test_unet import load_script
 
 from ddpm_jax import launch, load_run, specs
-from ddpm_jax.check import RunError
 from ddpm_jax.clipping import Clip, DynamicThreshold, NoClipping
 from ddpm_jax.data import Npz
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.interop import diffusers, folder, scheduler_config, unet_config

@@ -24,9 +24,9 @@ from safetensors.numpy import save_file
 from test_unet import load_script
 
 from ddpm_jax import specs
-from ddpm_jax.check import RunError
 from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.stream import gather
+from ddpm_jax.errors import RunError
 from ddpm_jax.features import classifier as classifiers
 from ddpm_jax.features import inception
 from ddpm_jax.features.classifier import (

@@ -16,12 +16,12 @@ from PIL import Image
 from test_kill import EXPERIMENT
 
 from ddpm_jax import launch, load_run, paths, specs
-from ddpm_jax.check import RunError
 from ddpm_jax.commands.evaluate import choose_source
 from ddpm_jax.commands.train import read_experiment
 from ddpm_jax.data import Folder, Npz, Tfds
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.dryrun import step_flops
+from ddpm_jax.errors import RunError
 from ddpm_jax.features.extractor import existing_file
 from ddpm_jax.paths import require_folder
 

@@ -11,7 +11,7 @@ ROOT = Path(ddpm_jax.__file__).parent
 
 # The layers of the library, bottom to top; a name stands for the module or for all of a package.
 LAYERS = [
-    ["functions", "check", "compiler", "precision"],
+    ["errors", "functions", "check", "compiler", "precision"],
     ["axes"],
     ["arrays"],
     ["gaussian", "clipping", "paths"],

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from ddpm_jax import Experiment, schedule, specs
-from ddpm_jax.check import RunError
 from ddpm_jax.data import Arrays, Digits, Folder, Npz, Tfds
 from ddpm_jax.data import fingerprint as fingerprints
 from ddpm_jax.data.fingerprint import changes, fingerprint
 from ddpm_jax.data.given import Given
 from ddpm_jax.data.later import Later
 from ddpm_jax.data.prepare import prepare
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.training.checkpoint import steps_in

@@ -21,7 +21,7 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax import launch, paths, specs
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 from ddpm_jax.training import checkpoint, lock, loop
 from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.journal import Journal, Troubles

@@ -14,9 +14,9 @@ from conftest import mesh_of
 
 import ddpm_jax
 from ddpm_jax import specs
-from ddpm_jax.check import RunError
 from ddpm_jax.data import Npz
 from ddpm_jax.data.stream import batches
+from ddpm_jax.errors import RunError
 from ddpm_jax.nets.unet import UNetSpec
 from ddpm_jax.objective import FullBound, Hybrid, SquaredError
 from ddpm_jax.run import draw_images

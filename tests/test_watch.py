@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 from ddpm_jax.training import watch
 from ddpm_jax.training.log import Log
 from ddpm_jax.training.nans import explain

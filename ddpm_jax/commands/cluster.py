@@ -10,8 +10,9 @@ from typing import Annotated
 
 import tyro
 
-from ddpm_jax.check import RunError, require
+from ddpm_jax.check import require
 from ddpm_jax.commands import departure
+from ddpm_jax.errors import RunError
 
 ADDRESS, COUNT, INDEX = CLUSTER_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # How a launcher says that a process is one of several: (how many, which one).  Ranks of Open MPI under SLURM also

@@ -4,9 +4,9 @@ import os
 
 import jax
 
-from ddpm_jax.check import RunError
 from ddpm_jax.commands import departure
 from ddpm_jax.commands.cluster import ClusterOptions, find_seat, join
+from ddpm_jax.errors import RunError
 from ddpm_jax.paths import cache_folder
 from ddpm_jax.training.reasons import reason
 

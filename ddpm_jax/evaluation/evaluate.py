@@ -17,11 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax.check import RunError, require, whole
+from ddpm_jax.check import require, whole
 from ddpm_jax.data.images import grid
 from ddpm_jax.data.later import Later
 from ddpm_jax.data.sources import Source, image_shape
 from ddpm_jax.data.splits import held_out_split
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance, scores
 from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.page import Picture, page

@@ -17,8 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax import specs
-from ddpm_jax.check import RunError, require
+from ddpm_jax.check import require
 from ddpm_jax.data.images import to_pixels
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.progress import Waiting
 from ddpm_jax.evaluation.shards import Shards, Some

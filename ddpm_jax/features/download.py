@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 from ddpm_jax.paths import cache_folder
 
 # Seconds without a byte after which a server is given up.

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 from ddpm_jax.paths import RunPath, failures, is_remote, move_tree, remove_tree
 from ddpm_jax.training.mesh import on_all
 from ddpm_jax.training.reasons import hush_orbax, reason

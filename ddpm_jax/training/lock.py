@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 from ddpm_jax.paths import RunPath, failures, is_remote
 from ddpm_jax.training.reasons import reason
 

@@ -25,12 +25,12 @@ from jax.sharding import Mesh
 from ddpm_jax import concerns, specs
 from ddpm_jax.arrays import stream
 from ddpm_jax.axes import automatic, entered
-from ddpm_jax.check import RunError
 from ddpm_jax.data.accept import described_images
 from ddpm_jax.data.examine import reason_of
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.stream import batches
 from ddpm_jax.dryrun import count_parameters, epochs, step_flops
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation.examples import numbers
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.paths import RunPath, require_folder, run_path

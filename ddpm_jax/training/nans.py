@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax.check import RunError
+from ddpm_jax.errors import RunError
 
 
 def explain(number: int, step: Callable[..., Any], arguments: tuple[Any, ...], metrics: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import jax
 
-from ddpm_jax.check import RunError
 from ddpm_jax.data.examine import as_message, quick_problems
 from ddpm_jax.data.fingerprint import Fingerprint, changes, fingerprint
+from ddpm_jax.errors import RunError
 from ddpm_jax.experiment import Experiment
 from ddpm_jax.paths import RunPath, failures, write_bytes
 from ddpm_jax.training.checkpoint import steps_in

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from ddpm_jax import specs
 from ddpm_jax.arrays import stream
-from ddpm_jax.check import RunError, require
+from ddpm_jax.check import require
+from ddpm_jax.errors import RunError
 from ddpm_jax.experiment import Experiment, conflicts
 from ddpm_jax.paths import RunPath, move_tree, write_bytes
 from ddpm_jax.training.checkpoint import Checkpoints, steps_in
