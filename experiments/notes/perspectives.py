@@ -185,9 +185,11 @@ def draw(figure: Any, z: Any, density: Any, learned: dict, exact: dict, errors: 
         ax.plot(z, learned[name], color=f"C{i}", linewidth=2.5, label="one network")
         ax.plot(z, exact[name], color="#222222", linestyle="--", linewidth=1, label="exact")
         ax.set_title(title)
-        if i > 2:
-            ax.set_xlabel("$z_t$")
-    axes.flat[0].legend(loc="upper left")
+        ax.set_xlabel("$z_t$")
+        if i == 0:
+            handles = [*ax.get_legend_handles_labels()[0], behind.collections[0]]
+            names_of = ["one network, a colour for each reading", "exact", f"$p(z_t)$ at $t$ = {SHOWN}"]
+            figure.legend(handles, names_of, loc="outside lower center", ncols=3)
     last = axes.flat[5]
     last.loglog(*errors, color="C5")
     last.set(title="Error of the score", xlabel="$t$", ylabel="relative, squared")
