@@ -343,8 +343,9 @@ NOTE = Note(
     __file__,
     "Modelling many modes",
     "Samples of the truth and of three models with the same number of parameters, training steps and examples: "
-    "one step from noise to data by squared error, a variational autoencoder (VAE), diffusion; how many modes they cover, "
-    "and the share of samples outside all modes. Below, how the modes of the exact p(z_t) come apart as t falls.",
+    "one step from noise to data by squared error, a variational autoencoder (VAE), diffusion; how many modes "
+    "they cover, and the share of samples outside all modes. Below, how the modes of the exact p(z_t) come apart "
+    "as t falls.",
     measure,
     draw,
 )

@@ -106,8 +106,8 @@ def draw(figure: Any, images: list, z: np.ndarray, mean: np.ndarray, std: np.nda
 NOTE = Note(
     __file__,
     "Noise schedule and marginal",
-    "A photograph at growing t; histograms of chains run step by step, with the closed form drawn over them; how fast each "
-    "schedule lets go of the signal.",
+    "A photograph at growing t; histograms of chains run step by step, with the closed form drawn over them; how fast "
+    "each schedule lets go of the signal.",
     measure,
     draw,
 )

@@ -105,16 +105,21 @@ class Note:
         """Markdown, with formulas between dollars."""
         return Path(self.file).with_suffix(".md").read_text(encoding="utf-8")
 
-    def picture(self, findings: Findings, folder: Path) -> Path:
-        """Draw and write the picture."""
+    def figure(self, findings: Findings) -> Any:
+        """The picture as a Matplotlib figure."""
         import matplotlib as mpl  # pyright: ignore[reportMissingImports]
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
         with mpl.rc_context(STYLE):
             figure = Figure(figsize=SIZE, layout="constrained")
             self.draw(figure, **findings.shown)
-            folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(folder / f"{self.name}.png", dpi=DOTS)
+            figure.draw_without_rendering()
+        return figure
+
+    def picture(self, findings: Findings, folder: Path) -> Path:
+        """Draw and write the picture."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.figure(findings).savefig(folder / f"{self.name}.png", dpi=DOTS, facecolor="white")
         return folder / f"{self.name}.png"
 
     def run(self, folder: Path, console: Console) -> tuple[Findings, float]:

@@ -22,7 +22,8 @@ th { text-align: left } th, td { padding: 4px 12px 4px 0; border-bottom: 1px sol
   nav ol { columns: 1 } table, tbody, tr, td { display: block } tr.head { display: none }
   tr { padding: 8px 0; border-bottom: 1px solid #e4e4e4 } td { padding: 1px 0; border: 0 }
   td[data-is]::before { content: attr(data-is) ": "; color: #5a5a5a }
-  .number { white-space: normal } math { font-size: 92% } .formula math { font-size: 85% }
+  .number { white-space: normal } td.number { display: inline-block; margin-right: 18px }
+  math { font-size: 92% } .formula math { font-size: 85% }
 }
 .holds { color: #00704f } .fails { color: #c22f00; font-weight: 700 }
 code { background: #f3f3f3; padding: 1px 4px; border-radius: 3px; font-size: 85% }

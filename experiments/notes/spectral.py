@@ -16,11 +16,24 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 from note import DASHES, Claim, Findings, Note, photograph, show
+from spectra import (
+    PHOTOGRAPHS,
+    SCHEDULE,
+    SNR,
+    common_power,
+    crossing,
+    gaussian_images,
+    half_way,
+    power_at,
+    power_of,
+    spread,
+    wiener,
+)
 
-from ddpm_jax import forward, schedule
+from ddpm_jax import forward
 from ddpm_jax.data import Digits, Source
 from ddpm_jax.data.images import to_unit
-from ddpm_jax.metrics.spectrum import power_spectrum, rings
+from ddpm_jax.metrics.spectrum import rings
 from ddpm_jax.nets.mlp import MlpSpec
 from ddpm_jax.sampling import DpmSolver, LogSnr, Path, sample_path
 from ddpm_jax.targets import Target, V, X
@@ -28,65 +41,7 @@ from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
 
-SCHEDULE = schedule.Cosine().build()
-SNR = np.asarray(SCHEDULE.snr, np.float64)
-# The spectrum of photographs: the test split of CIFAR-10, recompressed as JPEG of quality 75, about its mean image.
-# fmt: off
-PHOTOGRAPHS = np.array([
-    75.378, 10.1303, 2.5872, 1.0518, 0.4417, 0.2652, 0.1534, 0.1051, 0.0707,
-    0.0456, 0.0349, 0.0235, 0.0179, 0.0119, 0.0089, 0.0077, 0.0044,
-])
-# fmt: on
 OCTAVES = (1, 2, 4, 8, 16, 32)
-
-
-@jax.jit
-def power_of(images: Any) -> Any:
-    """The power of each ring of each image, [images, rings]."""
-    return power_spectrum(images, each=True).power
-
-
-@jax.jit
-def power_at(key: Any, images: Any, t: Any) -> Any:
-    """The same of the images' z_t."""
-    return power_of(forward.diffuse(SCHEDULE, images, t, jax.random.normal(key, images.shape)))
-
-
-def wiener(power: Any, z_t: Any, t: Any) -> Any:
-    """E[x | z_t] for normal x of mean 0 whose frequencies are independent: each has its own gain."""
-    gain = jnp.asarray(SCHEDULE.snr)[t][:, None, None, None] * power
-    gain = gain / (1 + gain) / SCHEDULE.signal[t][:, None, None, None]
-    return jnp.fft.ifft2(gain * jnp.fft.fft2(z_t, axes=(1, 2)), axes=(1, 2)).real
-
-
-def spread(power: Any) -> jax.Array:
-    """A power for each ring as one for each coefficient of the transform, [size, size, 1]; corners go on as f^-2."""
-    size = 2 * (len(power) - 1)
-    ring = rings(size).reshape(size, size, 1)
-    beyond = power[-1] * (2 / size * np.maximum(ring, 1)) ** -2.0
-    return jnp.where(ring < len(power), jnp.asarray(power)[np.minimum(ring, len(power) - 1)], beyond)
-
-
-@partial(jax.jit, static_argnames="count")
-def gaussian_images(key: Any, power: Any, count: int) -> jax.Array:
-    """Normal images with this power in each ring, independent frequencies and mean 0."""
-    size = 2 * (len(power) - 1)
-    white = jnp.fft.fft2(jax.random.normal(key, (count, size, size, 1)), axes=(1, 2))
-    return jnp.fft.ifft2(jnp.sqrt(spread(power)) * white, axes=(1, 2)).real
-
-
-def half_way(power: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """log snr at which each ring of predicted x has half the power it ends with; power: [times, rings], t falling."""
-    share = np.maximum(power[:-1] / power[-1], 1e-6)
-    logit = np.log(share / np.maximum(1 - share, 1e-6))  # linear in log snr where x is normal
-    log_snr = np.log(SNR[t[:-1]])
-    return np.array([np.interp(0, np.maximum.accumulate(ring), log_snr) for ring in logit.T])
-
-
-def crossing(power: np.ndarray) -> float:
-    """The frequency at which a falling spectrum, given for f = 1, 2, ..., passes 1: along straight lines in logs."""
-    falling = np.minimum.accumulate(np.maximum(power, 1e-6))
-    return float(np.exp(np.interp(0, -np.log(falling), np.log(np.arange(1, len(power) + 1)))))
 
 
 def drowned(images: Any, power: np.ndarray, num_times: int) -> dict[str, np.ndarray]:
@@ -240,12 +195,6 @@ def network_too(
     return claims, {"share": share, "share_times": np.asarray(path.t)}
 
 
-@jax.jit
-def common_power(images: Any, others: Any) -> Any:
-    """Re F_x conj(F_y) of each pair of images, a mean over each ring, [images, rings]."""
-    return power_of((images + others) / 2) - power_of((images - others) / 2)
-
-
 def shares(key: Any, predict: Any, target: Target, shape: tuple[int, ...], steps: int) -> tuple[Path, np.ndarray]:
     """The x predicted along a stochastic sampler's way, and what it shares with the way's end of the end's mean power.
 
@@ -331,8 +280,9 @@ def draw_spectra(axes: Any, photographs: dict) -> None:
     axes.loglog(f, PHOTOGRAPHS[1:], color="black", linewidth=2, label="$t$ = 0")
     columns = (photographs[name] for name in ("t", "snr", "power", "theory"))
     for i, (t, snr, power, cross) in enumerate(zip(*columns, strict=True)):
-        axes.loglog(f, PHOTOGRAPHS[1:] + 1 / snr, color=f"C{i}", label=f"$t$ = {t}")
-        axes.loglog(f, power[1:], "o", markersize=3, color=f"C{i}")
+        axes.loglog(f, PHOTOGRAPHS[1:] + 1 / snr, color=f"C{i}")
+        far = PHOTOGRAPHS[1:] < 2 / snr  # from the other lines
+        axes.loglog(f[far], power[1:][far], "os^vP"[i % 5], markersize=3.5, color=f"C{i}", label=f"$t$ = {t}")
         axes.plot(cross, 1 / snr, "D", markersize=6, markerfacecolor="white", markeredgecolor=f"C{i}", zorder=3)
     axes.plot([], [], "D", color="C6", markerfacecolor="white", label="$f_t$")
     axes.set(title="Noise takes over", xlabel="frequency $f$", ylabel=r"power of $z_t$, over $\bar{\alpha}_t$")
@@ -358,10 +308,10 @@ def draw_gain(figure: Any, axes: Any, gain: np.ndarray, times: np.ndarray) -> No
 NOTE = Note(
     __file__,
     "Diffusion as spectral autoregression",
-    "Above: a photograph's z_t at falling t, and the x that the best filter predicts from it, from coarse to fine; noise "
-    "is stronger than the photograph at frequencies above f_t. Below: noise (coloured levels) passes the spectrum of "
-    "small photographs at the diamonds, dots measured; the share of each frequency in the x predicted while their like "
-    "are sampled, half of it at the white line; the same in a network trained on digits of 8 x 8 pixels.",
+    "Above: a photograph's z_t at falling t, and the x that the best filter predicts from it, from coarse to fine; "
+    "noise is stronger than the photograph at frequencies above f_t. Below: noise (levels) passes the spectrum of "
+    "small photographs at the diamonds, other marks measured; the share of each frequency in the predicted x while "
+    "their like are sampled, half of it at the white line; the same in a network trained on digits of 8 x 8 pixels.",
     measure,
     draw,
 )
