@@ -192,21 +192,15 @@ def print_table(results: dict[str, dict[int, tuple[float, float]]], table: Measu
     print(f"\nFrechet distance · bits/dim.  Test split: {test:.2f}.  Flow: {flow:.2f} bits/dim.")
 
 
-def draw_figure(
-    path: Path, results: dict[str, dict[int, tuple[float, float]]], table: Measurements, progress: Bound
-) -> None:
-    """Frechet distance and bits/dim against evaluations, and the rate-distortion curve of progressive coding."""
+def draw_figure(results: dict[str, dict[int, tuple[float, float]]], table: Measurements, progress: Bound) -> Any:
+    """Frechet distance and bits/dim against evaluations, and the rate-distortion curve of progressive coding, as a
+    Matplotlib figure."""
     import matplotlib as mpl  # pyright: ignore[reportMissingImports]
     from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
-    style = {
-        "font.size": 9.5,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "legend.fontsize": 8.5,
-        "legend.frameon": False,
-    }
-    with mpl.rc_context({**style, "axes.spines.top": False, "axes.spines.right": False}):
+    style = {"font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "bold"}
+    style |= {"legend.fontsize": 8.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(7, 6.4), layout="constrained")
         axes = figure.subplot_mosaic("aa;bc", height_ratios=(1.3, 1))
         draw_evaluations(axes["a"], axes["b"], results, table)
@@ -216,8 +210,8 @@ def draw_figure(
         axes["c"].set(xlabel="rate, bits/dim received", ylabel="distortion, RMSE of 0 to 255")
         for one in axes.values():
             one.grid(color="#e4e4e4")
-        figure.savefig(path, dpi=200)
-    print(f"wrote {path}")
+        figure.draw_without_rendering()
+    return figure
 
 
 def draw_evaluations(distance: Any, bits: Any, results: dict, table: Measurements) -> None:
@@ -253,7 +247,8 @@ def main() -> None:
     print_table(results, table)
     test, labels = load_split(run.experiment.data, "test")
     progress = chain_bound(run, test, labels, run.schedule.num_steps, run.experiment.variance)
-    draw_figure(options.figure, results, table, progress)
+    draw_figure(results, table, progress).savefig(options.figure, dpi=200)
+    print(f"wrote {options.figure}")
 
 
 if __name__ == "__main__":

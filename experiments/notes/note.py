@@ -118,8 +118,11 @@ class Note:
 
     def picture(self, findings: Findings, folder: Path) -> Path:
         """Draw and write the picture."""
+        import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+
         folder.mkdir(parents=True, exist_ok=True)
-        self.figure(findings).savefig(folder / f"{self.name}.png", dpi=DOTS, facecolor="white")
+        with mpl.rc_context(STYLE):  # colours such as C0 are looked up as it is saved
+            self.figure(findings).savefig(folder / f"{self.name}.png", dpi=DOTS)
         return folder / f"{self.name}.png"
 
     def run(self, folder: Path, console: Console) -> tuple[Findings, float]:

@@ -95,7 +95,7 @@ def filtered_photograph(size: int = 96, draws: int = 64) -> tuple[list[Claim], d
     for f in OCTAVES:
         t = int(1 + np.abs(np.log(SNR[1:] * power[f])).argmin())
         eps = jax.random.normal(jax.random.fold_in(jax.random.key(9), f), (draws, *x.shape[1:]))
-        z_t = forward.diffuse(SCHEDULE, x - mean, t, eps)
+        z_t = forward.diffuse(SCHEDULE, jnp.broadcast_to(x - mean, eps.shape), t, eps)
         predicted = predict(z_t, jnp.full(draws, t))
         each = np.asarray(power_of(predicted), np.float64)[:, 1:]
         gain = SNR[t] * power[1:] / (1 + SNR[t] * power[1:])
