@@ -193,33 +193,49 @@ def print_table(results: dict[str, dict[int, tuple[float, float]]], table: Measu
     print(f"\nFrechet distance · bits/dim.  Test split: {test:.2f}.  Flow: {flow:.2f} bits/dim.")
 
 
-def draw_figure(
-    path: Path, results: dict[str, dict[int, tuple[float, float]]], table: Measurements, progress: Bound
-) -> None:
-    """Frechet distance and bits/dim against evaluations, and the rate-distortion curve of progressive coding."""
+def draw_figure(results: dict[str, dict[int, tuple[float, float]]], table: Measurements, progress: Bound) -> Any:
+    """Frechet distance and bits/dim against evaluations, and the rate-distortion curve of progressive coding, as a
+    Matplotlib figure."""
     import matplotlib as mpl  # pyright: ignore[reportMissingImports]
-    from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+    from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
-    mpl.use("Agg")
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    for name, row in results.items():
-        left.plot(EVALUATIONS, [d for d, _ in row.values()], "o-", label=name, markersize=4)
-        bits = [b for _, b in row.values()]
-        if "ancestral" in name:
-            middle.plot(EVALUATIONS, bits, "o-", label=name, markersize=4)
-    left.axhline(table.values["test split, Frechet distance"], color="grey", ls="--", label="test split")
-    left.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Frechet distance to the training split")
-    left.legend(fontsize=8)
-    middle.axhline(table.values["flow, bits/dim"], color="grey", ls="--", label="probability flow")
-    middle.set(xscale="log", xlabel="network evaluations", ylabel="bits/dim of the test split")
-    middle.legend(fontsize=8)
-    rate, distortion = progress.rate_distortion()
-    right.plot(rate, distortion)
-    right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE, scale 0 to 255)", title="progressive coding")
-    for axes in (left, middle, right):
-        axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=90)
-    print(f"wrote {path}")
+    style = {"font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "bold"}
+    style |= {"legend.fontsize": 8.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(7, 6.4), layout="constrained")
+        axes = figure.subplot_mosaic("aa;bc", height_ratios=(1.3, 1))
+        draw_evaluations(axes["a"], axes["b"], results, table)
+        rate, distortion = progress.rate_distortion()
+        axes["c"].plot(rate, distortion, color="#0072B2")
+        axes["c"].set(title="Progressive coding, test split", xlim=(0, None), ylim=(0, None))
+        axes["c"].set(xlabel="rate, bits/dim received", ylabel="distortion, RMSE of 0 to 255")
+        for one in axes.values():
+            one.grid(color="#e4e4e4")
+        figure.draw_without_rendering()
+    return figure
+
+
+def draw_evaluations(distance: Any, bits: Any, results: dict, table: Measurements) -> None:
+    """Every sampler's Frechet distance, and the bits/dim of those that have a bound, against evaluations."""
+    colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#56B4E9", "#E69F00")
+    for i, (name, row) in enumerate(results.items()):
+        look: Any = {"color": colors[i], "marker": "osD^vPX"[i], "ls": ("-", "--", ":")[i % 3], "label": name}
+        distance.plot(EVALUATIONS, [d for d, _ in row.values()], markersize=4.5, linewidth=1.2, **look)
+        if name.startswith("ancestral"):
+            bits.plot(EVALUATIONS, [b for _, b in row.values()], markersize=4.5, linewidth=1.2, **look)
+    grey: Any = {"color": "#555555", "linestyle": (0, (6, 3)), "linewidth": 1}
+    distance.axhline(table.values["test split, Frechet distance"], label="images of the test split", **grey)
+    bits.axhline(table.values["flow, bits/dim"], label="probability flow", **grey)
+    distance.set(title="Frechet distance to the training split (lower is better)", yscale="log", ylabel="distance")
+    bits.set(title="Bits/dim of the test split", ylabel="bits/dim (lower is better)")
+    low, high = distance.get_ylim()
+    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= high]
+    distance.set(yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
+    distance.legend(loc="upper right")
+    bits.legend(loc="lower right", handlelength=1.6)
+    for axes in (distance, bits):
+        axes.set(xscale="log", xlabel="network evaluations", xticks=EVALUATIONS, xticklabels=EVALUATIONS)
+        axes.minorticks_off()
 
 
 def main() -> None:
@@ -232,7 +248,9 @@ def main() -> None:
     print_table(results, table)
     test, labels = load_split(run.experiment.data, "test")
     progress = chain_bound(run, test, labels, run.schedule.num_steps, run.experiment.variance)
-    draw_figure(local_path(options.figure), results, table, progress)
+    figure = local_path(options.figure)
+    draw_figure(results, table, progress).savefig(figure, dpi=200)
+    print(f"wrote {figure}")
 
 
 if __name__ == "__main__":

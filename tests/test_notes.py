@@ -6,14 +6,16 @@ import pkgutil
 import re
 import runpy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import marginal
 import note
 import pytest
 from note import Claim
 from page import Section, markdown, page
+from readable import readable
 from rich.console import Console
 
 NAMES = runpy.run_path(str(Path(note.__file__).parent))["NAMES"]
@@ -40,12 +42,25 @@ REDUCED = {
 TRAINING = ("many_modes", "without_the_target", "spectral", "perspectives")  # which train networks, and take their time
 
 
-@pytest.mark.parametrize(
+each_note = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in TRAINING else ()) for name in REDUCED]
 )
+
+
+@cache
+def findings(name):
+    return importlib.import_module(name).NOTE.measure(**REDUCED[name])
+
+
+@each_note
 def test_the_claims_hold(name):
-    for claim in importlib.import_module(name).NOTE.measure(**REDUCED[name]).claims:
+    for claim in findings(name).claims:
         assert claim.holds, claim
+
+
+@each_note
+def test_a_picture_can_be_read(name):
+    readable(importlib.import_module(name).NOTE.figure(findings(name)))
 
 
 @pytest.mark.parametrize(
@@ -71,8 +86,37 @@ def test_a_derivation_points_at_what_exists(name):
     for dotted in re.findall(r"`([a-z_]+(?:\.\w+)+)`", DERIVATIONS[name]):
         pkgutil.resolve_name(f"ddpm_jax.{dotted}")
     written = markdown(DERIVATIONS[name])
-    assert written.count("<math") == len(re.findall(r"(?<![\\$])\$\$?[^$]+\$\$?", DERIVATIONS[name]))
+    formulas = re.findall(r"(?<![\\$])\$\$?[^$]+\$\$?", DERIVATIONS[name])
+    assert written.count("<math") == sum(len(re.split(BREAK, formula)) for formula in formulas)
     assert "$" not in written
+
+
+BREAK = r"\\q?quad|\\allowbreak"  # where the page may break a formula
+
+
+@pytest.mark.parametrize("name", DERIVATIONS)
+def test_formulas_fit_a_narrow_screen(name):
+    """In the 388 pixels that a screen of 420 leaves, by a sum of the letters' widths, right within 10% in Chromium."""
+    for written in re.findall(r"<math.*?</math>", markdown(DERIVATIONS[name]), re.DOTALL):
+        size = 16 * 1.05 * (0.85 if 'display="block"' in written else 0.92)
+        assert size * width(ElementTree.fromstring(written)) < 388, written
+
+
+def width(element):
+    """Of MathML, in ems."""
+    tag, parts = element.tag.split("}")[-1], [width(child) for child in element]
+    if tag in ("mi", "mn", "mo", "mtext"):
+        text = element.text or ""
+        return 0.6 * len(text) + (0.4 if text and text in "=+−-≤≥≈→∝∣~" else 0)
+    if tag == "mfrac":
+        return max(parts)
+    if tag in ("msub", "msup"):
+        return parts[0] + 0.7 * parts[1]
+    if tag == "msubsup":
+        return parts[0] + 0.7 * max(parts[1:])
+    if tag in ("mover", "munder", "munderover"):
+        return max(parts[0], 0.7 * max(parts[1:]))
+    return sum(parts) + 0.6 * (tag == "msqrt")
 
 
 def test_the_page_and_the_pictures(tmp_path, capsys):

@@ -10,6 +10,7 @@ from jaxtyping import Float
 WIDTH, HEIGHT = 460.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 44.0, 44.0
 COLOURS = ("#1f6fb4", "#d1622b", "#3a8a4d", "#8a4fa3", "#777777")
+DASHES = ("", "6 3", "2 2", "8 2 2 2", "1 3")  # for prints in grey
 MOST_POINTS = 400
 
 
@@ -52,10 +53,12 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
     legend = LEFT
     for index, line in enumerate(kept):
         colour = COLOURS[index % len(COLOURS)]
+        look = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{DASHES[index % len(DASHES)]}"'
         points = " ".join("{:.1f},{:.1f}".format(*place(*xy)) for xy in zip(line.x, values(line.y), strict=True))
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{points}"/>')
-        parts.append(_text(legend, TOP - 8, f"— {line.name}", "start", more=f'style="fill: {colour}"'))
-        legend += 7.0 * (len(line.name) + 4)
+        parts.append(f'<polyline {look} points="{points}"/>')
+        parts.append(f'<line {look} x1="{legend:.1f}" x2="{legend + 22:.1f}" y1="{TOP - 12}" y2="{TOP - 12}"/>')
+        parts.append(_text(legend + 27, TOP - 8, line.name, "start", more=f'style="fill: {colour}"'))
+        legend += 7.0 * (len(line.name) + 2) + 30
     return "".join([*parts, "</svg>"])
 
 

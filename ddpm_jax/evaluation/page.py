@@ -18,18 +18,22 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 980px; padding: 24px; background: var(--back);
   color: var(--text) }
 h1 { font-size: 24px; margin: 0 } h2 { font-size: 18px; margin: 36px 0 8px } p { margin: 6px 0 12px }
-.soft { color: var(--soft) } .wide { overflow-x: auto }
+.soft { color: var(--soft) }
 table { border-collapse: collapse; width: 100% } th { font-weight: 600; text-align: left; color: var(--soft) }
 td, th { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap } td.key { white-space: nowrap }
 td.about { min-width: 260px }
+@media (max-width: 979px) { table, tbody, tr, td { display: block } tr.head, td:empty { display: none }
+  tr { padding: 8px 0; border-bottom: 1px solid var(--line) } td, td.about { padding: 1px 0; border: 0; min-width: 0 }
+  td.number, td.key { white-space: normal } td.number { display: inline-block; margin-right: 18px }
+  td[data-is]::before { content: attr(data-is) ": "; color: var(--soft) } }
 img { max-width: 100%; height: auto; border-radius: 4px } figure { margin: 12px 0 } figcaption { color: var(--soft) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px }
-svg { width: 100%; height: auto; background: var(--panel); border-radius: 4px; font-size: 11px }
+svg { width: 100%; max-width: 560px; height: auto; background: var(--panel); border-radius: 4px; font-size: 11px }
 svg text { fill: var(--text) } svg .title { font-size: 13px; font-weight: 600 }
 svg .grid { stroke: var(--line); stroke-width: 0.6 }
 pre { background: var(--panel); padding: 12px; border-radius: 4px; overflow-x: auto; font-size: 12px }
-code { overflow-wrap: anywhere }
+code, p, h1, td { overflow-wrap: anywhere } details pre { white-space: pre-wrap; overflow-wrap: anywhere }
 """
 
 
@@ -66,14 +70,16 @@ def page(report: Report, pictures: list[Picture], charts: list[str]) -> str:
 
 def scores(report: Report) -> str:
     """The table of scores."""
-    lines = ['<div class="wide"><table><tr><th>score<th>samples<th><th>held-out images<th>what it is</tr>']
+    heads = ("score", "samples", "how sure", "held-out images", "what it is")
+    lines = [f'<table><tr class="head">{"".join(f"<th>{head}" for head in heads)}</tr>']
     for score in report.scores:
         name, value, sure, held_out = map(html.escape, row(score))
         lines.append(
-            f'<tr><td class="key"><b>{name}</b><td class="number"><b>{value}</b><td class="number">{sure}'
-            f'<td class="number">{held_out}<td class="soft about">{html.escape(score.about)}</tr>'
+            f'<tr><td class="key"><b>{name}</b><td class="number" data-is="samples"><b>{value}</b>'
+            f'<td class="number" data-is="how sure">{sure}<td class="number" data-is="held-out images">{held_out}'
+            f'<td class="soft about">{html.escape(score.about)}</tr>'
         )
-    return "\n".join([*lines, "</table></div>"])
+    return "\n".join([*lines, "</table>"])
 
 
 def conditions(report: Report) -> str:
@@ -82,7 +88,7 @@ def conditions(report: Report) -> str:
         f'<tr><td class="key soft">{label}<td><code>{html.escape(value)}</code></tr>'
         for label, value in summary(report.conditions).items()
     ]
-    return "\n".join(['<div class="wide"><table>', *lines, "</table></div>"])
+    return "\n".join(["<table>", *lines, "</table>"])
 
 
 def figure(picture: Picture) -> str:

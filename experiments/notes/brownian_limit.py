@@ -132,7 +132,12 @@ def measure(num_chains: int = 5000, num_steps: int = 1000) -> Findings:
         *coin_claims(coins, lattice, 20 * num_chains),
         *noise_claims(num_chains, num_steps),
     ]
-    errors = {"path": path, "law of $z_t$": laws, "coins: $z_T$": coins, "coins: $W_1$": lattice}
+    errors = {
+        "paths, $T$ to $2T$ steps": path,
+        "law of $z_t$": laws,
+        "$z_T$, coins as noise": coins,
+        "$W_1$, a sum of coins": lattice,
+    }
     return Findings(claims, {"paths": shared_paths(SHOWN[-1]), "errors": errors})
 
 
@@ -226,23 +231,26 @@ def draw(figure: Any, paths: dict, errors: dict) -> None:
     fine = np.linspace(0, 1, 500)
     mean, std = X * np.exp(-integral(fine) / 2), np.sqrt(-np.expm1(-integral(fine)))
     for i, (num_steps, z) in enumerate(paths.items()):
-        axes[i].fill_between(fine, mean - 2 * std, mean + 2 * std, color="#eeeeee", linewidth=0)
+        axes[i].fill_between(fine, mean - 2 * std, mean + 2 * std, color="#e4e4e4", linewidth=0)
         u = np.arange(num_steps + 1) / num_steps
         style = {"marker": "o", "markersize": 3} if num_steps < 100 else {}
         axes[i].plot(u, z, color=f"C{i}", linewidth=0.9, **style)
         axes[i].set(ylabel="$z_t$", title=f"$T$ = {num_steps:,}", xlim=(0, 1))
-    axes[-1].set_xlabel("$u = t/T$")
+        axes[i].set_yticks([-2, 0, 2])
+    axes[-1].set_xlabel("$u = t/T$    (grey: mean ± 2 std of the limit)")
     above, below = right.subplots(2, 1)
-    for color, (name, values) in zip(("C6", "C3", "C4", "C5"), errors.items(), strict=True):
-        above.loglog(LENGTHS, values, marker="o", markersize=3, color=color, label=f"{name}, {slope(values):.2f}")
-    above.set(title="Distance to the limit, and its slope", xlabel="$T$", ylim=(5e-5, 5))
-    above.legend(fontsize=8, loc="upper right", ncols=2, handlelength=1, columnspacing=1)
-    for i, (num_steps, z) in enumerate(paths.items()):
+    for color, marker, (name, values) in zip(("C6", "C3", "C4", "C5"), "osD^", errors.items(), strict=True):
+        label = f"{name}: {slope(values):.2f}"
+        above.loglog(LENGTHS, values, marker=marker, markersize=3.5, linewidth=1, color=color, label=label)
+    above.set(title="Distance to the limit: slope", xlabel="$T$", ylabel="distance", ylim=(5e-5, 50))
+    above.set(yticks=[1e-4, 1e-3, 1e-2, 1e-1])
+    above.legend(fontsize=8, loc="upper right", handlelength=1, labelspacing=0.2, borderaxespad=0)
+    for i, ((num_steps, z), dashes) in enumerate(zip(paths.items(), (":", "-.", "-"), strict=True)):
         rise = np.concatenate([[0], np.cumsum(np.diff(z) ** 2)])
-        below.plot(np.arange(num_steps + 1) / num_steps, rise, color=f"C{i}", label=f"$T$ = {num_steps:,}")
-    below.plot(fine, integral(fine), color="#222222", linestyle="--", linewidth=1, label=r"$\int\beta$")
-    below.set(title="Quadratic variation", xlabel="$u$", xlim=(0, 1))
-    below.legend()
+        below.plot(np.arange(num_steps + 1) / num_steps, rise, dashes, color=f"C{i}", label=f"$T$ = {num_steps:,}")
+    below.plot(fine, integral(fine), color="#222222", linestyle="--", linewidth=1, label=r"limit, $\int\beta$")
+    below.set(title="Quadratic variation", xlabel="$u$", ylabel=r"sum of $(z_t - z_{t-1})^2$", xlim=(0, 1))
+    below.legend(handlelength=1.5)
 
 
 NOTE = Note(

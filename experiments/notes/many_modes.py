@@ -313,33 +313,39 @@ def model_claims(name: str, data: Mixture, trained: Trained, found: dict[str, Sh
 
 def draw(figure: Any, made: dict, found: dict, t: np.ndarray, numbers: dict, split: int) -> None:
     """What each model makes of both mixtures; the number of modes against t."""
-    left, right = figure.subfigures(1, 2, width_ratios=(2.7, 1))
-    rows = left.subplots(2, 4, sharex=True, sharey=True)
+    figure.set_size_inches(7, 6.3)
+    above, below = figure.subfigures(2, 1, height_ratios=(2.3, 1))
+    rows = above.subplots(2, 4, sharex=True, sharey=True)
     for row, (name, trained) in zip(rows, made.items(), strict=True):
         for axes, (model, y), color in zip(row, trained.samples.items(), ("C6", "C1", "C3", "C0"), strict=True):
             axes.plot(*y[:3000].T, ".", ms=4 if model == "one step" else 1.1, mew=0, color=color, alpha=0.7)
-            axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[])
+            axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
             covered, _, outside = found[name][model]
-            axes.set_xlabel(f"{covered} modes, {outside:.0%} off", fontsize=8)
+            axes.set_title(f"{covered} modes, {outside:.0%} outside", fontsize=8.5, fontweight="normal", pad=3)
             if name == "ring":
-                axes.set_title(model)
-        row[0].set_ylabel(name, fontweight="bold")
-    above, below = right.subplots(2, 1, sharex=True)
-    for axes, (name, number), color in zip((above, below), numbers.items(), ("C0", "C2"), strict=True):
+                axes.text(0.5, 1.2, model, fontsize=10, fontweight="bold", ha="center", transform=axes.transAxes)
+            else:
+                axes.set_xlabel("$x_1$", labelpad=1)
+        row[0].set_ylabel(f"{name}: $x_2$")
+    above.supxlabel(f"outside: more than {WITHIN} standard deviations from every mode", fontsize=8.5)
+    for axes, (name, number), color in zip(below.subplots(1, 2), numbers.items(), ("C0", "C2"), strict=True):
         axes.plot(t, number, ".-", color=color, drawstyle="steps-mid")
-        axes.set(ylabel=f"modes, {name}", xlim=(0, 500), ylim=(0, None), yticks=sorted(set(number)))
-    above.axvline(split, color="C6", ls="--", lw=1, label=f"$t$ = {split}")
-    above.set_title("Modes of $p(z_t)$")
-    above.legend(loc="center right")
-    below.set_xlabel("$t$")
+        axes.set(
+            title=f"Modes of $p(z_t)$, {name}", xlabel="$t$", ylabel="modes, counted", xlim=(0, 500), ylim=(0, None)
+        )
+        axes.set(yticks=[1, 5, 10, 15, 20, 25] if max(number) > 10 else [1, 2, 4, 6, 8])
+        if name == "ring":
+            axes.axvline(split, color="C6", ls="--", lw=1)
+            axes.text(split + 8, 5, f"theory: the centre\nis a mode from\n$t$ = {split} on", fontsize=8.5, va="center")
 
 
 NOTE = Note(
     __file__,
     "Modelling many modes",
     "Samples of the truth and of three models with the same number of parameters, training steps and examples: "
-    "one step from noise to data by squared error, a variational autoencoder, diffusion. "
-    "On the right, how the modes of the exact p(z_t) come apart as t falls.",
+    "one step from noise to data by squared error, a variational autoencoder (VAE), diffusion; how many modes "
+    "they cover, and the share of samples outside all modes. Below, how the modes of the exact p(z_t) come apart "
+    "as t falls.",
     measure,
     draw,
 )

@@ -11,11 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from note import Claim, Findings, Note
+from note import DASHES, Claim, Findings, Note, photograph, show
 
 from ddpm_jax import forward, schedule
-from ddpm_jax.data import Digits
-from ddpm_jax.data.images import to_unit
 from ddpm_jax.schedule import NoiseSchedule
 
 SCHEDULES = {
@@ -25,7 +23,7 @@ SCHEDULES = {
     "sigmoid": schedule.Sigmoid(),
 }
 X = 0.7
-SHOWN = (0, 50, 100, 200, 300, 400, 600, 1000)
+SHOWN = (0, 50, 100, 200, 300, 500, 1000)
 
 
 def composed(s: NoiseSchedule) -> tuple[float, float]:
@@ -66,33 +64,36 @@ def measure(num_chains: int = 20_000, num_steps: int = 1000) -> Findings:
         Claim("variance, step by step, all schedules", var, 0, 1e-6, "1 − ᾱ_t; tables are float32"),
         Claim("steps at which the signal-to-noise ratio rises", rises, 0, 0, "ᾱ_t falls, so ᾱ_t / (1 − ᾱ_t) does"),
     ]
-    digit = to_unit(Digits().arrays["image"][:1])
-    eps = jax.random.normal(jax.random.key(1), digit.shape)
-    images = [forward.diffuse(SCHEDULES["linear"].build(), digit, t, eps)[0, :, :, 0] for t in SHOWN]
+    picture = photograph(128)[None]
+    eps = jax.random.normal(jax.random.key(1), picture.shape)
+    images = [forward.diffuse(tables["linear"], picture, t, eps)[0] for t in SHOWN]
     shown = {"images": images, "z": z, "mean": mean, "std": std, "snr": {k: v.snr[1:] for k, v in tables.items()}}
     return Findings(claims, shown)
 
 
 def draw(figure: Any, images: list, z: np.ndarray, mean: np.ndarray, std: np.ndarray, snr: dict) -> None:
-    """A digit drowning in noise; chains against the closed form; the signal-to-noise ratios."""
+    """A photograph drowning in noise; chains against the closed form; the signal-to-noise ratios."""
     above, below = figure.subfigures(2, 1, height_ratios=(1, 2.4))
+    above.suptitle("$z_t$ of a photograph, linear schedule", fontsize=10, fontweight="bold")
     for axes, image, t in zip(above.subplots(1, len(images)), images, SHOWN, strict=True):
-        axes.imshow(image, cmap="gray", vmin=-1.6, vmax=1.6)
-        axes.set_title(f"$t$ = {t}", fontweight="normal")
-        axes.axis("off")
+        show(axes, image)
+        axes.set_title(f"$t$ = {t}", fontweight="normal", fontsize=9.5)
     left, right = below.subplots(1, 2)
     line = np.linspace(-4, 4, 300)
-    for share in (0.04, 0.2, 0.4, 1.0):
+    for share, dashes in zip((0.04, 0.2, 0.4, 1.0), DASHES, strict=True):
         i = int(share * len(z)) - 1
         left.hist(z[i], bins=np.linspace(-4, 4, 100), density=True, alpha=0.35)
         color = left.patches[-1].get_facecolor()[:3]
-        left.plot(line, scipy.stats.norm.pdf(line, mean[i], std[i]), color=color, label=f"$t$ = {i + 1}")
+        left.plot(line, scipy.stats.norm.pdf(line, mean[i], std[i]), dashes, color=color, label=f"$t$ = {i + 1}")
     left.set(
-        title=f"{z.shape[1]:,} chains from x = {X}, and $q(z_t | x)$", xlabel="$z_t$", ylabel="density", ylim=(0, 2.4)
+        title=f"{z.shape[1]:,} chains from $x$ = {X}",
+        xlabel="$z_t$",
+        ylabel="density, line: $q(z_t | x)$",
+        ylim=(0, 2.4),
     )
     left.legend()
-    for name, values in snr.items():
-        right.semilogy(np.arange(1, len(values) + 1), values, label=name)
+    for (name, values), dashes in zip(snr.items(), DASHES, strict=True):
+        right.semilogy(np.arange(1, len(values) + 1), values, dashes, label=name)
     right.set(
         title="Signal-to-noise ratio",
         xlabel="$t$",
@@ -105,8 +106,8 @@ def draw(figure: Any, images: list, z: np.ndarray, mean: np.ndarray, std: np.nda
 NOTE = Note(
     __file__,
     "Noise schedule and marginal",
-    "A digit at growing t; histograms of chains run step by step, with the closed form drawn over them; how fast each "
-    "schedule lets go of the signal.",
+    "A photograph at growing t; histograms of chains run step by step, with the closed form drawn over them; how fast "
+    "each schedule lets go of the signal.",
     measure,
     draw,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from note import Claim, Findings, Note
+from note import DASHES, Claim, Findings, Note
 
 from ddpm_jax import bound, forward, objective, targets, weighting
 from ddpm_jax.decoder import Decoder
@@ -131,21 +131,32 @@ def error_of(values: np.ndarray) -> float:
 def draw(figure: Any, terms: dict, weights: dict) -> None:
     """The terms of the bound, written in four ways; where losses put their weight."""
     left, right = figure.subplots(1, 2)
-    for row, (network, means) in enumerate(terms.items()):
+    for (network, means), color, dashes in zip(terms.items(), ("C0", "C1"), DASHES, strict=False):
         t = np.arange(2, len(means["KL"]) + 2)
-        left.loglog(t, means["KL"], color=f"C{row}", linewidth=3, alpha=0.35, label=f"KL, {network} network")
-        if row:
-            continue
-        for i, (name, marker) in enumerate(zip(("x", "ε", "the mean of z_{t−1}"), "o^s", strict=True)):
-            chosen = np.unique(np.geomspace(1 + i / 6, len(t), 16).astype(int)) - 1
-            written = name.replace("z_{t−1}", "$z_{t-1}$")
-            left.plot(t[chosen], means[name][chosen], marker, color=f"C{i + 2}", label=f"error of {written}")
+        left.loglog(t, means["KL"], dashes, color=color, linewidth=3, alpha=0.35, label=f"KL, {network} network")
+    marked = distinct(t, 18)
+    for i, (name, marker) in enumerate(zip(("x", "ε", "the mean of z_{t−1}"), "o^s", strict=True)):
+        chosen, written = marked[i::3] - t[0], name.replace("the mean of z_{t−1}", "$z_{t-1}$'s mean")
+        style: Any = {"color": f"C{i + 2}", "markersize": 4.5, "label": f"best, as error of {written}"}
+        left.plot(t[chosen], terms["best"][name][chosen], marker, **style)
     left.set(title="Each term, in four ways", xlabel="$t$", ylabel="nats")
-    left.legend()
-    for name, values in weights.items():
-        right.loglog(np.arange(2, len(values) + 2), values / values.mean(), label=name)
-    right.set(title="Weight on the squared error of ε", xlabel="$t$", ylabel="relative to its mean")
-    right.legend()
+    left.legend(loc="lower left")
+    for (name, values), dashes in zip(weights.items(), DASHES, strict=True):
+        right.loglog(np.arange(2, len(values) + 2), values / values.mean(), dashes, label=name)
+    right.set(title="Weight on the squared error of ε", xlabel="$t$", ylabel="relative to its mean over $t$")
+    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.set(xticks=[2, 5, 10, 20, 50, 100, 200], xticklabels=[2, 5, 10, 20, 50, 100, 200], xlim=(1.8, 1.1 * t[-1]))
+        axes.minorticks_off()
+
+
+def distinct(t: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the t, far enough apart on a logarithmic axis for a marker each."""
+    step, chosen = (t[-1] / t[0]) ** (1 / (count - 1)), [t[0]]
+    for candidate in t:
+        if candidate >= chosen[-1] * step:
+            chosen.append(candidate)
+    return np.array(chosen)
 
 
 NOTE = Note(

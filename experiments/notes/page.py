@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,21 @@ body { font: 16px/1.6 system-ui, sans-serif; color: #1c1c1c; background: #fff; m
 h1 { font-size: 28px; margin: 8px 0 4px } h2 { font-size: 22px; margin: 56px 0 4px }
 nav ol { columns: 2; padding-left: 20px } a { color: #0059a8 }
 figure { margin: 16px 0 } figure img { width: 100%; height: auto } figcaption, .soft { color: #5a5a5a }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 14px; line-height: 1.4 }
+table { border-collapse: collapse; font-size: 14px; line-height: 1.4 }
 th { text-align: left } th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid #e4e4e4; vertical-align: top }
 .number { white-space: nowrap; font-variant-numeric: tabular-nums }
+@media (max-width: 700px) {
+  nav ol { columns: 1 } table, tbody, tr, td { display: block } tr.head { display: none }
+  tr { padding: 8px 0; border-bottom: 1px solid #e4e4e4 } td { padding: 1px 0; border: 0 }
+  td[data-is]::before { content: attr(data-is) ": "; color: #5a5a5a }
+  .number { white-space: normal } td.number { display: inline-block; margin-right: 18px }
+  math { font-size: 92% } .formula math { font-size: 85% }
+}
 .holds { color: #00704f } .fails { color: #c22f00; font-weight: 700 }
 code { background: #f3f3f3; padding: 1px 4px; border-radius: 3px; font-size: 85% }
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", math; font-size: 105% }
-math[display=block] { margin: 14px 0; overflow-x: auto; overflow-y: hidden }
+.formula { display: flex; flex-wrap: wrap; justify-content: center; align-items: center; gap: 6px; margin: 14px 0 }
+.formula math { margin: 0; max-width: 100%; overflow: auto hidden } .formula .apart { margin-right: 24px }
 """
 
 
@@ -64,9 +73,9 @@ def written(section: Section) -> str:
         [
             f'<section id="{note.name}"><h2>{title}</h2>',
             f'<figure><img alt="{title}" src="{source}"><figcaption>{html.escape(note.idea)}</figcaption></figure>',
-            '<div class="wide"><table><tr><th>claim<th>measured<th>theory<th>because<th></tr>',
+            '<table><tr class="head"><th>claim<th>measured<th>theory<th>because<th></tr>',
             *map(row, section.claims),
-            f'</table></div><p class="soft"><code>experiments/notes/{note.name}.py</code>, {section.seconds:.0f} s</p>',
+            f'</table><p class="soft"><code>experiments/notes/{note.name}.py</code>, {section.seconds:.0f} s</p>',
             markdown(note.derivation),
             "</section>",
         ]
@@ -77,20 +86,30 @@ def row(claim: Claim) -> str:
     """A claim's row of the table."""
     verdict = ("holds", "holds") if claim.holds else ("fails", "FAILS")
     return (
-        f'<tr><td>{html.escape(claim.says)}<td class="number">{number(claim.measured)}'
-        f'<td class="number">{claim.expected}<td class="soft">{html.escape(claim.because)}'
+        f'<tr><td>{html.escape(claim.says)}<td class="number" data-is="measured">{number(claim.measured)}'
+        f'<td class="number" data-is="theory">{claim.expected}'
+        f'<td class="soft" data-is="because">{html.escape(claim.because)}'
         f'<td class="{verdict[0]}">{verdict[1]}</tr>'
     )
 
 
 def markdown(text: str) -> str:
-    """Markdown with formulas between dollars, as HTML with MathML."""
+    r"""Markdown with formulas between dollars, as HTML with MathML.
+
+    A narrow page breaks formulas only at \quad, \qquad and \allowbreak, as browsers break no MathML.
+    """
     from latex2mathml.converter import convert  # pyright: ignore[reportMissingImports]
     from markdown_it import MarkdownIt
     from mdit_py_plugins.dollarmath import dollarmath_plugin  # pyright: ignore[reportMissingImports]
 
     def formula(tex: str, options: dict) -> str:
-        return convert(tex, display="block" if options["display_mode"] else "inline")
+        if not options["display_mode"]:
+            return "<wbr>".join(convert(part) for part in tex.split(r"\allowbreak"))
+        parts = re.split(r"(\\q?quad|\\allowbreak)", tex)
+        written = (convert(part, display="block") for part in parts[::2])
+        marks = ("" if mark == r"\allowbreak" else " class=apart" for mark in [*parts[1::2], r"\allowbreak"])
+        pieces = (f"<span{mark}>{part}</span>" for mark, part in zip(marks, written, strict=True))
+        return f'<span class="formula">{"".join(pieces)}</span>'
 
     parser = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, renderer=formula, allow_digits=True)
     return parser.render(text)

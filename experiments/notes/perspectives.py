@@ -168,13 +168,13 @@ def draw(figure: Any, z: Any, density: Any, learned: dict, exact: dict, errors: 
     """Five readings and the density of one t; the score's error."""
     axes = figure.subplots(2, 3)
     names = {
-        "x": "Denoiser: $E[x | z_t]$",
-        "ε": "Noise: $E[\\epsilon | z_t]$",
-        "v": "Velocity: $E[v | z_t]$",
-        "score": "Score: $\\nabla \\log p(z_t)$",
-        "flow": "Flow: $dz/dt$",
+        "x": ("Denoiser", "$E[x | z_t]$"),
+        "ε": ("Noise", "$E[\\epsilon | z_t]$"),
+        "v": ("Velocity", "$E[v | z_t]$"),
+        "score": ("Score", "$\\nabla \\log p(z_t)$"),
+        "flow": ("Flow", "$dz/dt$"),
     }
-    for i, (ax, (name, title)) in enumerate(zip(axes.flat, names.items(), strict=False)):
+    for i, (ax, (name, (title, quantity))) in enumerate(zip(axes.flat, names.items(), strict=False)):
         behind = ax.twinx()
         behind.fill_between(z, density, color="#e9e9e9", linewidth=0)
         behind.set(yticks=[], ylim=(0, 2 * float(np.max(density))))
@@ -184,10 +184,12 @@ def draw(figure: Any, z: Any, density: Any, learned: dict, exact: dict, errors: 
         ax.patch.set_visible(False)
         ax.plot(z, learned[name], color=f"C{i}", linewidth=2.5, label="one network")
         ax.plot(z, exact[name], color="#222222", linestyle="--", linewidth=1, label="exact")
-        ax.set_title(title)
-        if i > 2:
-            ax.set_xlabel("$z_t$")
-    axes.flat[0].legend(loc="upper left")
+        ax.set(title=title, xlabel="$z_t$", ylabel=quantity)
+        ax.yaxis.labelpad = 0
+        if i == 0:
+            handles = [*ax.get_legend_handles_labels()[0], behind.collections[0]]
+            names_of = ["one network, a colour for each reading", "exact", f"$p(z_t)$ at $t$ = {SHOWN}"]
+            figure.legend(handles, names_of, loc="outside lower center", ncols=3)
     last = axes.flat[5]
     last.loglog(*errors, color="C5")
     last.set(title="Error of the score", xlabel="$t$", ylabel="relative, squared")

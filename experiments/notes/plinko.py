@@ -239,7 +239,7 @@ def draw_board(axes: Any, board: list[np.ndarray], places: np.ndarray, bins: np.
     floor, heights = rows + 5, 5.3 * bins / bins.max()
     axes.bar(at, -heights, bottom=floor, width=1.7 * width, color=color)
     axes.axhline(floor, color="#222222", linewidth=0.8)
-    axes.set(title="A board with tilted pins", xlim=(-3.4, 3.4), ylim=(floor, -1), xticks=[], yticks=[])
+    axes.set(title="Tilted pins", xlim=(-3.4, 3.4), ylim=(floor, -1), xticks=[], yticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
 
 
@@ -260,7 +260,7 @@ def draw_fall(above: Any, below: Any, density: tuple, paths: np.ndarray, ends: n
     for k in range(len(DATA.weights)):
         heights, _ = np.histogram(ends[mode(ends) == k], bins)
         below.stairs(heights / len(ends) / np.diff(bins), bins, fill=True, color=f"C{k}", alpha=0.6)
-    below.set(xlim=(line[0], line[-1]), xlabel="$z_t$", yticks=[])
+    below.set(xlim=(line[0], line[-1]), xlabel="$z_t$, and $z_0$ below", yticks=[])
     below.spines["left"].set_visible(False)
 
 
@@ -272,6 +272,7 @@ def draw(figure: Any, density: tuple, paths: dict, ends: dict, decided: tuple, b
         draw_fall(axes[0, column], axes[1, column], density, paths[name], ends[name])
         axes[0, column].set_title(title)
     axes[0, 0].set_ylabel("$t$, falling from $T$ to 0")
+    axes[1, 0].set_ylabel("ends, $p(z_0)$")
     axes[0, 1].tick_params(labelleft=False)
     above, below = beside.subplots(2, 1)
     draw_board(above, *board)
@@ -281,14 +282,16 @@ def draw(figure: Any, density: tuple, paths: dict, ends: dict, decided: tuple, b
     below.plot(t, measured, color="C3", linewidth=3.5, alpha=0.6, label="stochastic")
     below.plot(t, theory, color="#222222", linewidth=1, linestyle="--", label="theory")
     below.set(title="Mode decided", xlabel="$t$", ylabel="share of paths", ylim=(0, 1.05), xlim=(t[0], 0))
-    below.legend(loc=(0.02, 0.5))
+    below.set(xticks=[t[0], t[0] // 2, 0])
+    below.legend(loc=(0.02, 0.5), handlelength=1.4)
 
 
 NOTE = Note(
     __file__,
     "Plinko",
     "Paths of a stochastic and of a deterministic sampler fall through the same densities, grey, into the same modes. "
-    "The one's mode is open until late, the other's is set by where it starts. Right: a board whose pins are tilted so "
+    "The one's mode is open until late, the other's is set by where it starts; below, where they end (bars) and the "
+    "data's density (line). Right: a board whose pins are tilted so "
     "that the balls end as the data do, which is what the decoder is; and the share of paths whose mode is decided.",
     measure,
     draw,

@@ -15,12 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
-from note import Claim, Findings, Note
+from note import DASHES, Claim, Findings, Note, photograph, show
+from spectra import (
+    PHOTOGRAPHS,
+    SCHEDULE,
+    SNR,
+    common_power,
+    crossing,
+    gaussian_images,
+    half_way,
+    power_at,
+    power_of,
+    spread,
+    wiener,
+)
 
-from ddpm_jax import forward, schedule
+from ddpm_jax import forward
 from ddpm_jax.data import Digits, Source
 from ddpm_jax.data.images import to_unit
-from ddpm_jax.metrics.spectrum import power_spectrum, rings
+from ddpm_jax.metrics.spectrum import rings
 from ddpm_jax.nets.mlp import MlpSpec
 from ddpm_jax.sampling import DpmSolver, LogSnr, Path, sample_path
 from ddpm_jax.targets import Target, V, X
@@ -28,64 +41,7 @@ from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
 
-SCHEDULE = schedule.Cosine().build()
-SNR = np.asarray(SCHEDULE.snr, np.float64)
-# The spectrum of photographs: the test split of CIFAR-10, recompressed as JPEG of quality 75, about its mean image.
-# fmt: off
-PHOTOGRAPHS = np.array([
-    75.378, 10.1303, 2.5872, 1.0518, 0.4417, 0.2652, 0.1534, 0.1051, 0.0707,
-    0.0456, 0.0349, 0.0235, 0.0179, 0.0119, 0.0089, 0.0077, 0.0044,
-])
-# fmt: on
-
-
-@jax.jit
-def power_of(images: Any) -> Any:
-    """The power of each ring of each image, [images, rings]."""
-    return power_spectrum(images, each=True).power
-
-
-@jax.jit
-def power_at(key: Any, images: Any, t: Any) -> Any:
-    """The same of the images' z_t."""
-    return power_of(forward.diffuse(SCHEDULE, images, t, jax.random.normal(key, images.shape)))
-
-
-def wiener(power: Any, z_t: Any, t: Any) -> Any:
-    """E[x | z_t] for normal x of mean 0 whose frequencies are independent: each has its own gain."""
-    gain = jnp.asarray(SCHEDULE.snr)[t][:, None, None, None] * power
-    gain = gain / (1 + gain) / SCHEDULE.signal[t][:, None, None, None]
-    return jnp.fft.ifft2(gain * jnp.fft.fft2(z_t, axes=(1, 2)), axes=(1, 2)).real
-
-
-def spread(power: Any) -> jax.Array:
-    """A power for each ring as one for each coefficient of the transform, [size, size, 1]; corners go on as f^-2."""
-    size = 2 * (len(power) - 1)
-    ring = rings(size).reshape(size, size, 1)
-    beyond = power[-1] * (2 / size * np.maximum(ring, 1)) ** -2.0
-    return jnp.where(ring < len(power), jnp.asarray(power)[np.minimum(ring, len(power) - 1)], beyond)
-
-
-@partial(jax.jit, static_argnames="count")
-def gaussian_images(key: Any, power: Any, count: int) -> jax.Array:
-    """Normal images with this power in each ring, independent frequencies and mean 0."""
-    size = 2 * (len(power) - 1)
-    white = jnp.fft.fft2(jax.random.normal(key, (count, size, size, 1)), axes=(1, 2))
-    return jnp.fft.ifft2(jnp.sqrt(spread(power)) * white, axes=(1, 2)).real
-
-
-def half_way(power: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """log snr at which each ring of predicted x has half the power it ends with; power: [times, rings], t falling."""
-    share = power / power[-1]
-    logit = np.log(share[:-1] / np.maximum(1 - share[:-1], 1e-6))  # linear in log snr where x is normal
-    log_snr = np.log(SNR[t[:-1]])
-    return np.array([np.interp(0, np.maximum.accumulate(ring), log_snr) for ring in logit.T])
-
-
-def crossing(power: np.ndarray) -> float:
-    """The frequency at which a falling spectrum, given for f = 1, 2, ..., passes 1: along straight lines in logs."""
-    falling = np.minimum.accumulate(np.maximum(power, 1e-6))
-    return float(np.exp(np.interp(0, -np.log(falling), np.log(np.arange(1, len(power) + 1)))))
+OCTAVES = (1, 2, 4, 8, 16, 32)
 
 
 def drowned(images: Any, power: np.ndarray, num_times: int) -> dict[str, np.ndarray]:
@@ -128,6 +84,26 @@ def noise_takes_over(x: Any, count: int, num_times: int) -> tuple[list[Claim], d
     ]
     photographs = drowned(gaussian_images(jax.random.key(4), PHOTOGRAPHS, count), PHOTOGRAPHS, num_times)
     return claims, {"photographs": photographs}
+
+
+def filtered_photograph(size: int = 96, draws: int = 64) -> tuple[list[Claim], dict[str, Any]]:
+    """z_t of one photograph, and the x that the filter for its own spectrum predicts, where noise passes octaves."""
+    x = photograph(size)[None]
+    mean = x.mean((0, 1, 2))
+    power = np.asarray(power_of(x - mean), np.float64)[0]
+    predict, shown, worst = jax.jit(partial(wiener, spread(power))), [], 0.0
+    for f in OCTAVES:
+        t = int(1 + np.abs(np.log(SNR[1:] * power[f])).argmin())
+        eps = jax.random.normal(jax.random.fold_in(jax.random.key(9), f), (draws, *x.shape[1:]))
+        z_t = forward.diffuse(SCHEDULE, jnp.broadcast_to(x - mean, eps.shape), t, eps)
+        predicted = predict(z_t, jnp.full(draws, t))
+        each = np.asarray(power_of(predicted), np.float64)[:, 1:]
+        gain = SNR[t] * power[1:] / (1 + SNR[t] * power[1:])
+        off = np.abs(each.mean(0) - gain * power[1:]) / (each.std(0) / np.sqrt(draws))
+        worst = max(worst, float(off.max()))
+        shown.append((t, f, np.asarray(z_t[0] + SCHEDULE.signal[t] * mean), np.asarray(predicted[0] + mean)))
+    claim = Claim("power of a photograph's predicted x − g_t P(f), largest", worst, 0, 5, "in standard errors")
+    return [claim], {"shown": shown}
 
 
 def sampled(key: Any, predict: Any, target: Target, shape: tuple[int, ...], steps: int) -> tuple[Path, np.ndarray]:
@@ -193,8 +169,10 @@ def network_too(
 
     half_drowned = 1 + np.abs(np.log(SNR[1:, None] * np.asarray(power_of(held)).mean(0)[1:])).argmin(0)
     error = max(share_of_filter(t)[1:].max() for t in half_drowned)
-    path, power = sampled(jax.random.key(7), predict, V(), (count, *x.shape[1:]), sampler_steps)
-    half = half_way(power, np.asarray(path.t))[1:]
+    path, each = shares(jax.random.key(7), predict, V(), (count, *x.shape[1:]), sampler_steps)
+    share = each.mean(1)
+    half = half_way(share, np.asarray(path.t))[1:]
+    ahead = each[:-1, :, -1] - each[:-1, :, 1]  # of the finest f, over the coarsest
     claims = [
         Claim(
             "network's squared error / the best filter's, largest",
@@ -205,9 +183,29 @@ def network_too(
             "<",
         ),
         Claim("its log snr at half, finest f − coarsest", half[-1] - half[0], 0, 0, "coarse comes first", ">"),
+        Claim(
+            "its share of the finest f − of the coarsest, largest over t",
+            (ahead.mean(1) / (ahead.std(1) / np.sqrt(count))).max(),
+            5,
+            0,
+            "P(f) falls; in standard errors",
+            "<",
+        ),
     ]
-    shown = {"rings": power / power[-1], "ring_times": np.asarray(path.t), "path": np.asarray(path.frames[:, :8])}
-    return claims, shown
+    return claims, {"share": share, "share_times": np.asarray(path.t)}
+
+
+def shares(key: Any, predict: Any, target: Target, shape: tuple[int, ...], steps: int) -> tuple[Path, np.ndarray]:
+    """The x predicted along a stochastic sampler's way, and what it shares with the way's end of the end's mean power.
+
+    [steps, images, rings].  The end is a draw from p(x | z_t), so this is the power of E[x | z_t] on average; errors
+    of the network, which are white and unrelated to the end, do not count as they would in the prediction's power.
+    """
+    sampler = DpmSolver(num_steps=steps, grid=LogSnr(), sde=True)
+    path = sample_path(key, predict, SCHEDULE, sampler, shape, steps, of="x", target=target, clip=False)
+    about_mean = path.frames - path.frames.mean(1, keepdims=True)
+    common = np.array([common_power(frame, about_mean[-1]) for frame in about_mean], np.float64)
+    return path, common / common[-1].mean(0)
 
 
 def measure(
@@ -225,69 +223,95 @@ def measure(
     """
     pixels = np.stack([source[i]["image"] for i in range(min(num_images, len(source)))])
     x = np.asarray(to_unit(pixels))
-    mean = x.mean(0)
+    x = x - x.mean(0)
     parts = (
-        noise_takes_over(x - mean, count, num_times),
+        noise_takes_over(x, count, num_times),
+        filtered_photograph(),
         sampler_brings_back(count, sampler_steps),
-        network_too(x - mean, width, training_steps, count, sampler_steps),
+        network_too(x, width, training_steps, count, sampler_steps),
     )
     claims = [claim for found, _ in parts for claim in found]
-    return Findings(claims, {"mean": mean, **{key: value for _, shown in parts for key, value in shown.items()}})
+    return Findings(claims, {key: value for _, shown in parts for key, value in shown.items()})
 
 
 def draw(
     figure: Any,
-    mean: np.ndarray,
+    shown: list,
     photographs: dict,
     gain: np.ndarray,
     times: np.ndarray,
-    rings: np.ndarray,
-    ring_times: np.ndarray,
-    path: np.ndarray,
+    share: np.ndarray,
+    share_times: np.ndarray,
 ) -> None:
-    """Predicted x at falling t; spectra under noise; when each frequency appears, in theory and in a network."""
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))
-    moments = [int(np.abs(ring_times - t).argmin()) for t in (950, 800, 700, 600, 500, 400, 250, 1)]
-    for axes, moment in zip(above.subplots(1, len(moments)), moments, strict=True):
-        image = path[moment, 0] + mean
-        axes.imshow(np.clip(image / 2 + 0.5, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"$t$ = {ring_times[moment]}", fontweight="normal")
-        axes.axis("off")
-    left, middle, right = below.subplots(1, 3, width_ratios=(1, 1.1, 1))
+    """A photograph under noise and its predicted x; spectra under noise; when each frequency appears, in theory and in
+    a network."""
+    figure.set_size_inches(7, 6)
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.25))
+    draw_photograph(above, shown)
+    left, middle, right = below.subplots(1, 3, width_ratios=(1, 1.15, 1))
+    draw_spectra(left, photographs)
+    draw_gain(below, middle, gain, times)
+    chosen = np.unique(np.rint(np.geomspace(1, share.shape[1] - 1, 4)).astype(int))
+    for ring, dashes in zip(chosen, DASHES, strict=False):
+        right.plot(share_times, share[:, ring], dashes, label=f"$f$ = {ring}")
+    right.axhline(0.5, color="C6", linewidth=1)
+    right.text(1000, 0.51, "half", color="C6", fontsize=8.5)
+    right.set(
+        title="So does a network", xlabel="$t$", ylabel="share in predicted $x$", xlim=(1000, 0), ylim=(-0.02, 1.05)
+    )
+    right.legend(loc="upper left", handlelength=1.6, bbox_to_anchor=(0, 0.98))
+
+
+def draw_photograph(figure: Any, shown: list) -> None:
+    """z_t, and below it the x predicted from it."""
+    rows = figure.subplots(2, len(shown))
+    for (noisy, predicted), (t, f, z_t, x) in zip(rows.T, shown, strict=True):
+        show(noisy, z_t)
+        show(predicted, x)
+        noisy.set_title(f"$t$ = {t}", fontweight="normal", fontsize=9.5)
+        predicted.set_xlabel(f"$f_t$ = {f}")
+    rows[0, 0].set_ylabel("$z_t$")
+    rows[1, 0].set_ylabel("predicted $x$")
+
+
+def draw_spectra(axes: Any, photographs: dict) -> None:
+    """Power under noise, measured and in theory, and where noise passes the images' spectrum."""
     f = np.arange(1, len(PHOTOGRAPHS))
-    left.loglog(f, PHOTOGRAPHS[1:], color="black", linewidth=2, label="image")
+    axes.loglog(f, PHOTOGRAPHS[1:], color="black", linewidth=2, label="$t$ = 0")
     columns = (photographs[name] for name in ("t", "snr", "power", "theory"))
     for i, (t, snr, power, cross) in enumerate(zip(*columns, strict=True)):
-        left.loglog(f, PHOTOGRAPHS[1:] + 1 / snr, color=f"C{i}", label=f"$t$ = {t}")
-        left.loglog(f, power[1:], "o", markersize=3, color=f"C{i}")
-        left.plot(cross, 1 / snr, "D", markersize=6, markerfacecolor="white", markeredgecolor=f"C{i}", zorder=3)
-    left.set(title="Noise takes over", xlabel="frequency $f$", ylabel=r"power of $z_t$, over $\bar{\alpha}_t$")
-    left.set(xticks=[1, 2, 4, 8, 16], xticklabels=[1, 2, 4, 8, 16])
-    left.minorticks_off()
-    left.legend(fontsize=8, handlelength=1, borderaxespad=0, labelspacing=0.2)
+        axes.loglog(f, PHOTOGRAPHS[1:] + 1 / snr, color=f"C{i}")
+        far = PHOTOGRAPHS[1:] < 2 / snr  # from the other lines
+        axes.loglog(f[far], power[1:][far], "os^vP"[i % 5], markersize=3.5, color=f"C{i}", label=f"$t$ = {t}")
+        axes.plot(cross, 1 / snr, "D", markersize=6, markerfacecolor="white", markeredgecolor=f"C{i}", zorder=3)
+    axes.plot([], [], "D", color="C6", markerfacecolor="white", label="$f_t$")
+    axes.set(title="Noise takes over", xlabel="frequency $f$", ylabel=r"power of $z_t$, over $\bar{\alpha}_t$")
+    axes.set(xticks=[1, 2, 4, 8, 16], xticklabels=[1, 2, 4, 8, 16])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, handlelength=1, borderaxespad=0, labelspacing=0.2)
 
-    mesh = middle.pcolormesh(times, f, np.clip(gain[:, 1:].T, 0, 1), vmin=0, cmap="viridis", shading="nearest")
-    line = np.interp(np.log(PHOTOGRAPHS[1:]), -np.log(SNR[1:]), np.arange(1, len(SNR)))
-    middle.plot(line, f, color="white", linewidth=2)
-    middle.set(title="Sampling brings it back", xlabel="$t$", ylabel="frequency $f$", xlim=(1000, 0))
-    middle.set(yscale="log", ylim=(0.9, 17), yticks=[1, 2, 4, 8, 16], yticklabels=[1, 2, 4, 8, 16])
-    middle.grid(False)
-    middle.minorticks_off()
-    bar = below.colorbar(mesh, ax=middle, pad=0.02, aspect=30, ticks=[0, 0.5, 1])
+
+def draw_gain(figure: Any, axes: Any, gain: np.ndarray, times: np.ndarray) -> None:
+    """The share of each frequency that the predicted x has along a sampler's way."""
+    f = np.arange(1, len(PHOTOGRAPHS))
+    mesh = axes.pcolormesh(times, f, np.clip(gain[:, 1:].T, 0, 1), vmin=0, cmap="viridis", shading="nearest")
+    axes.plot(np.interp(np.log(PHOTOGRAPHS[1:]), -np.log(SNR[1:]), np.arange(1, len(SNR))), f, "w", linewidth=2)
+    axes.set(title="Sampling brings it back", xlabel="$t$", ylabel="frequency $f$, line: $f_t$", xlim=(1000, 0))
+    axes.set(yscale="log", ylim=(0.9, 17), yticks=[1, 2, 4, 8, 16], yticklabels=[1, 2, 4, 8, 16])
+    axes.grid(False)
+    axes.minorticks_off()
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=30, ticks=[0, 1])
+    bar.set_label("share in predicted $x$", labelpad=-6)
     bar.ax.tick_params(pad=1)
-    for ring in np.unique(np.rint(np.geomspace(1, rings.shape[1] - 1, 5)).astype(int)):
-        right.plot(ring_times, rings[:, ring], label=f"$f$ = {ring}")
-    right.axhline(0.5, color="C6", linewidth=1, linestyle=":")
-    right.set(title="So does a network", xlabel="$t$", ylabel="power of predicted $x$", xlim=(1000, 0), ylim=(0, 1.05))
-    right.legend(loc="upper left", handlelength=1)
 
 
 NOTE = Note(
     __file__,
     "Diffusion as spectral autoregression",
-    "The x that a network predicts, from coarse to fine; diamonds where noise (coloured levels) passes the spectrum of "
-    "photographs; the share of each frequency in the predicted x, with theory's half way in white; the same in a "
-    "network trained on digits.",
+    "Above: a photograph's z_t at falling t, and the x that the best filter predicts from it, from coarse to fine; "
+    "noise is stronger than the photograph at frequencies above f_t. Below: noise (levels) passes the spectrum of "
+    "small photographs at the diamonds, other marks measured; the share of each frequency in the predicted x while "
+    "their like are sampled, half of it at the white line; the same in a network trained on digits of 8 x 8 pixels.",
     measure,
     draw,
 )

@@ -263,14 +263,15 @@ def draw(figure: Any, one: dict, curves: dict, constants: dict, table: dict, net
     above, below = left.subplots(2, 1, sharex=True)
     for axes, (name, step) in zip((above, below), one.items(), strict=True):
         axes.plot(step["y"], step["given_x"], color="C5", linewidth=0.7, alpha=0.7)
-        axes.plot([], [], color="C5", label="$q(z_s | z_t, x)$")
+        axes.plot([], [], color="C5", label="$q(z_s | z_t, x)$, many $x$")
         axes.plot(step["y"], step["exact"], color="C1", linewidth=2.5, label="$q(z_s | z_t)$")
-        axes.set(title=f"{name.capitalize()}: $t$ = {T}, $s$ = {STEPS[name]}", yticks=[])
-    below.set(xlabel="$z_s$", xlim=(-3, 3))
+        axes.set(title=f"{name.capitalize()}, $s$ = {STEPS[name]}", ylabel="density")
+    below.set(xlabel=f"$z_s$ ($t$ = {T})", xlim=(-3, 3))
+    above.set_ylim(0, 1.4 * float(np.max(one["a large step"]["given_x"])))
     above.legend(loc="upper left", handlelength=1, borderaxespad=0)
     middle, last = right.subplots(1, 2)
-    for t, (delta, kl) in curves.items():
-        middle.loglog(delta, kl, "o", markersize=4, label=f"$t$ = {t}")
+    for (t, (delta, kl)), marker in zip(curves.items(), "os^Dv", strict=False):
+        middle.loglog(delta, kl, marker, markersize=4, label=f"$t$ = {t}")
         middle.loglog(delta, constants[t] * delta**3, color=middle.lines[-1].get_color(), linewidth=1)
     middle.set(
         title="What a normal loses", xlabel=r"variance $\delta$ of the step", ylabel="KL, nats", ylim=(3e-15, 0.1)
@@ -279,12 +280,12 @@ def draw(figure: Any, one: dict, curves: dict, constants: dict, table: dict, net
     draws = np.array(list(table))
     measured, theory = np.array(list(table.values())).T
     last.axhline(var, color="C6", linestyle="--")
-    last.text(draws[0], var * 1.2, "no loss falls below this", va="bottom", color="C6")
-    last.loglog(draws, theory, color="C0", linewidth=1)
+    last.text(draws[0], var * 1.2, "least loss: $E\\ Var[x | z_t]$", va="bottom", color="C6")
     last.loglog(draws, measured, "o", color="C0", label="table of 40 bins")
+    last.loglog(draws, theory, color="C0", linewidth=1, label="the same, theory")
     last.loglog(*network, "s-", color="C1", label="network")
     last.set(title="What draws of $x$ teach", xlabel="draws", ylabel=r"error to $E[x | z_t]$, squared", ylim=(None, 5))
-    last.legend(loc="lower left")
+    last.legend(loc="upper left", bbox_to_anchor=(0, 0.8), handlelength=1.4)
 
 
 NOTE = Note(
