@@ -284,6 +284,7 @@ def draw(figure: Any, one: dict, curves: dict, constants: dict, table: dict, net
     last.loglog(draws, theory, color="C0", linewidth=1, label="the same, theory")
     last.loglog(*network, "s-", color="C1", label="network")
     last.set(title="What draws of $x$ teach", xlabel="draws", ylabel=r"error to $E[x | z_t]$, squared")
+    last.tick_params(axis="x", which="minor", labelbottom=False)
     low = min(*measured, *theory, *network[1])
     last.set_ylim(low / 2, var * (var / low) ** 0.5)  # the legend is above the lines
     last.legend(loc="upper left", handlelength=1.4, borderaxespad=0)
