@@ -199,7 +199,7 @@ def draw_figure(results: dict[str, dict[int, tuple[float, float]]], table: Measu
     import matplotlib as mpl  # pyright: ignore[reportMissingImports]
     from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
-    style = {"font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "bold"}
+    style: Any = {"font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "bold"}
     style |= {"legend.fontsize": 8.5, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context(style):
         figure = Figure(figsize=(7, 6.4), layout="constrained")

@@ -131,8 +131,8 @@ def error_of(values: np.ndarray) -> float:
 def draw(figure: Any, terms: dict, weights: dict) -> None:
     """The terms of the bound, written in four ways; where losses put their weight."""
     left, right = figure.subplots(1, 2)
+    t = np.arange(2, len(terms["best"]["KL"]) + 2)
     for (network, means), color, dashes in zip(terms.items(), ("C0", "C1"), DASHES, strict=False):
-        t = np.arange(2, len(means["KL"]) + 2)
         left.loglog(t, means["KL"], dashes, color=color, linewidth=3, alpha=0.35, label=f"KL, {network} network")
     marked = distinct(t, 18)
     for i, (name, marker) in enumerate(zip(("x", "ε", "the mean of z_{t−1}"), "o^s", strict=True)):

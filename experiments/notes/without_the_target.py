@@ -279,13 +279,15 @@ def draw(figure: Any, one: dict, curves: dict, constants: dict, table: dict, net
     middle.legend(title=r"lines: $c_t\ \delta^3$", loc="lower right", handletextpad=0.1, borderaxespad=0.1)
     draws = np.array(list(table))
     measured, theory = np.array(list(table.values())).T
-    last.axhline(var, color="C6", linestyle="--")
-    last.text(draws[0], var * 1.2, "least loss: $E\\ Var[x | z_t]$", va="bottom", color="C6")
+    last.axhline(var, color="C6", linestyle="--", label="least loss: $E\\ Var[x | z_t]$")
     last.loglog(draws, measured, "o", color="C0", label="table of 40 bins")
     last.loglog(draws, theory, color="C0", linewidth=1, label="the same, theory")
     last.loglog(*network, "s-", color="C1", label="network")
-    last.set(title="What draws of $x$ teach", xlabel="draws", ylabel=r"error to $E[x | z_t]$, squared", ylim=(None, 5))
-    last.legend(loc="upper left", bbox_to_anchor=(0, 0.8), handlelength=1.4)
+    last.set(title="What draws of $x$ teach", xlabel="draws", ylabel=r"error to $E[x | z_t]$, squared")
+    last.tick_params(axis="x", which="minor", labelbottom=False)
+    low = min(*measured, *theory, *network[1])
+    last.set_ylim(low / 2, var * (var / low) ** 0.5)  # the legend is above the lines
+    last.legend(loc="upper left", handlelength=1.4, borderaxespad=0)
 
 
 NOTE = Note(
