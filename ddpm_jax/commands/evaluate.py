@@ -4,7 +4,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -44,6 +44,9 @@ class EvaluateOptions:
     how: Annotated[HowOptions, tyro.conf.arg(name="")] = HowOptions()
     guidance: float | None = None
     """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
+    labels: Literal["reference", "balanced"] = "reference"
+    """The classes that are drawn, of a class-conditional network. reference: each image's at random, as frequent as in
+    the reference, or in the training data where it has no labels. balanced: all in turn."""
     ema: float | None = None
     """Which average of the parameters draws, as in `ddpm-jax sample`."""
     batch_size: int = 256
@@ -67,6 +70,7 @@ def main(arguments: list[str]) -> None:
         num_samples=options.num_samples,
         seed=options.seed,
         guidance=options.guidance,
+        labels=options.labels,
         bound_terms=options.bound_terms,
         batch_size=options.batch_size,
     )
@@ -91,7 +95,6 @@ def main(arguments: list[str]) -> None:
 def choose_source(flag: str, run: "Run", text: str | None) -> Any:
     """The images that a flag names, in one of the ways of SOURCES; None where it is not given."""
     from ddpm_jax.commands.train import read_experiment
-    from ddpm_jax.data.later import Later
 
     data = run.experiment.data
     if text is None:
@@ -101,7 +104,20 @@ def choose_source(flag: str, run: "Run", text: str | None) -> Any:
     if Path(text).suffix in (".py", ".json"):
         return read_experiment(Path(text)).data
     if Path(text).suffix == ".npz" or Path(text).is_dir():
-        return Later(run.image_shape, text, getattr(run.experiment.net, "num_classes", None) is not None).source
+        return images_at(run, text)
     if not hasattr(data, "split"):
         raise ValueError(f"{flag} is {text!r}, and {type(data).__name__} has no splits; expected {SOURCES}")
     return dataclasses.replace(data, split=text)
+
+
+def images_at(run: "Run", path: str) -> Any:
+    """The images of an .npz file or a folder, with labels where the run's network has classes and they have them.
+
+    Those of an .npz file are its array `labels`; those of a folder its sub-folders, if all images are in one and there
+    are as many as classes.
+    """
+    from ddpm_jax.data.later import Later
+
+    labelled = Later(run.image_shape, path, labels=True)
+    num_classes = getattr(run.experiment.net, "num_classes", None)
+    return labelled.source if labelled.has_labels(num_classes) else Later(run.image_shape, path).source

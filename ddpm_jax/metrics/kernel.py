@@ -138,8 +138,11 @@ def kernel_distance(
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(subsets):
             chosen = [np.sort(draw.choice(len(rows), size, replace=False)) for rows in (x, y)]
-            sets = zip((x, y), strata, chosen, strict=True)
-            parts.append(_mmd2(*(Drawn.of(np.asarray(rows[i]), of, i, shuffle) for rows, of, i in sets), kernel))
+            of_x, of_y = (
+                Drawn.of(np.asarray(rows[i]), of, i, shuffle)
+                for rows, of, i in zip((x, y), strata, chosen, strict=True)
+            )
+            parts.append(_mmd2(of_x, of_y, kernel))
         values = np.array([part.value for part in parts])
         of_subsets = values.var(ddof=1) / subsets * (subsets - 1) / max(subsets - 3, 1)
         variance = _variance(np.mean([part.components for part in parts], axis=0), len(x), len(y)) + of_subsets
@@ -207,8 +210,8 @@ class Mmd2(NamedTuple):
 def mmd2(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"], kernel: Polynomial = Polynomial()) -> Mmd2:
     """MMD^2 of two sets of m independent rows, all at once: memory O(m^2)."""
     shuffle = np.random.default_rng(0)
-    sets = [Drawn.of(rows, np.zeros(len(rows), int), np.arange(len(rows)), shuffle) for rows in (x, y)]
-    return _mmd2(*sets, kernel)
+    of_x, of_y = (Drawn.of(rows, np.zeros(len(rows), int), np.arange(len(rows)), shuffle) for rows in (x, y))
+    return _mmd2(of_x, of_y, kernel)
 
 
 def _mmd2(x: Drawn, y: Drawn, kernel: Polynomial) -> Mmd2:
