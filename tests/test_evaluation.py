@@ -9,22 +9,26 @@ from html.parser import HTMLParser
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from test_launch import fails
 
 from ddpm_jax import launch, load_run, precision
 from ddpm_jax.commands.evaluate import choose_source
-from ddpm_jax.data import Arrays, Digits, Npz
+from ddpm_jax.data import Arrays, Digits, Folder, Npz
 from ddpm_jax.data.images import save_png
 from ddpm_jax.data.later import Later
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import evaluate as evaluations
-from ddpm_jax.evaluation import provenance, samples
+from ddpm_jax.evaluation import provenance, samples, scores
+from ddpm_jax.evaluation import reference as references
 from ddpm_jax.evaluation.chart import Line, chart, log_ticks, ticks
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
-from ddpm_jax.evaluation.reference import Reference
+from ddpm_jax.evaluation.labels import ClassCounts
+from ddpm_jax.evaluation.reference import Reference, class_counts
 from ddpm_jax.evaluation.report import Report, Score, read_report
-from ddpm_jax.evaluation.samples import Drawing, draw
+from ddpm_jax.evaluation.samples import Drawing, Features, draw
+from ddpm_jax.evaluation.scores import Seen
 from ddpm_jax.features.extractor import of_function
 from ddpm_jax.metrics.frechet import load_moments, save_moments
 from ddpm_jax.paths import cache_folder
@@ -89,6 +93,94 @@ def test_the_digest_of_a_drawing_changes_with_all_that_changes_an_image(run):
     assert digest(run=longer) == digest()
 
 
+# Labels.
+
+
+def with_labels(counts, **changes):
+    return ClassCounts(**{"counts": counts, "of": "some", **changes})
+
+
+def test_labels_are_drawn_image_by_image_as_frequently_as_the_classes_are(key):
+    counts = with_labels((0, 30, 10, 0, 60, 0))
+    whole = counts.draw(key, 0, 5000)
+    np.testing.assert_array_equal(np.concatenate([counts.draw(key, 0, 7), counts.draw(key, 7, 100)]), whole[:107])
+    np.testing.assert_array_equal(np.unique(whole), [1, 2, 4])
+    assert scipy.stats.chisquare(np.bincount(whole)[[1, 2, 4]], [1500, 500, 3000]).pvalue > 1e-3
+    assert np.any(whole != counts.draw(jax.random.key(1), 0, 5000))
+    pairs = np.bincount(6 * whole[:-1] + whole[1:], minlength=36).reshape(6, 6)[[1, 2, 4]][:, [1, 2, 4]]
+    assert scipy.stats.chi2_contingency(pairs).pvalue > 1e-3  # images are independent
+
+
+def test_the_images_have_the_labels_that_were_drawn(run, tmp_path):
+    drawing = Drawing(run, seed=3, counts=with_labels((0, 0, 5, 0, 0, 0, 0, 5, 0, 0)))
+    drawn = draw(drawing, tmp_path, 32, 16)
+    labels = drawing.labels(16, 16)
+    assert set(labels) == {2, 7}
+    expected = run.sample(jax.random.key(3), 16, first_index=16, labels=labels)
+    np.testing.assert_allclose(drawn[16:32], 127.5 * (expected + 1), atol=0.51)
+    others = Drawing(run, seed=3), Drawing(run, seed=3, counts=with_labels((1,) * 10)), drawing
+    assert len({provenance.digest(other.conditions) for other in others}) == 3  # no images of other labels are taken
+
+
+class Named:
+    """Stands for a `Reference`."""
+
+    def __init__(self, name, labels):
+        self.name, self.labels = name, None if labels is None else np.array(labels, np.int32)
+
+
+def test_labels_follow_the_reference_else_the_training_data_else_nothing(unchecked):
+    reference, training, without = Named("a", [0, 2, 2]), Named("b", [1]), Named("c", None)
+    assert class_counts(3, reference, training).counts == (1, 0, 2)
+    found = class_counts(3, without, training)
+    assert (found.counts, found.of) == ((0, 1, 0), "b, as c has no labels")
+    for training in (None, without):
+        assert class_counts(3, without, training) == ClassCounts((1, 1, 1), "equal shares, as c has no labels")
+    with pytest.raises(ValueError, match="the label of image 1 of a is 2; expected 0 to 1, a class of the network"):
+        class_counts(2, reference, training)
+
+
+def test_labels_of_a_source_on_disk_are_read_once(tmp_path, extractor, monkeypatch):
+    for i in range(6):
+        (tmp_path / str(i % 3)).mkdir(exist_ok=True)
+        save_png(tmp_path / str(i % 3) / f"{i}.png", Digits().arrays["image"][i])
+    source = Folder(str(tmp_path), labels=True)
+    np.testing.assert_array_equal(Reference(source, extractor).labels, [0, 0, 1, 1, 2, 2])
+    monkeypatch.setattr(references, "gather", lambda *_: pytest.fail("read again"))
+    np.testing.assert_array_equal(Reference(source, extractor).labels, [0, 0, 1, 1, 2, 2])
+    assert Reference(Folder(str(tmp_path)), extractor).labels is None
+
+
+@pytest.mark.parametrize("how", ["reference", "balanced", "unconditional"])
+def test_the_kernel_distance_knows_which_rows_are_not_independent(run, extractor, monkeypatch, how):
+    """The reference's, whose class frequencies the labels follow; the samples', where the classes come in turn."""
+    given = []
+    monkeypatch.setattr(scores, "kernel_distance", lambda *_, **options: given.append(options) or Kernel)
+    if how == "unconditional":
+        net = dataclasses.replace(run.experiment.net, num_classes=None, label_dropout=0.0)
+        run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, net=net))
+    reference, held_out = (Reference(Digits(split=split), extractor) for split in ("train", "test"))
+    for of in (reference, held_out):
+        vars(of)["features"] = Features(np.zeros((len(of.source), 4)))
+        vars(of)["about"] = {"count": len(of.source)}
+    counts = with_labels((1,) * 10) if how == "reference" else None
+    seen = Seen(Features(np.zeros((40, 4))), reference, held_out, reference, 0, Drawing(run, counts=counts))
+    scores.kernel(seen)
+    classes, held_out_classes = Digits().arrays["label"], Digits(split="test").arrays["label"]
+    expected = {"reference": (None, classes), "balanced": (np.arange(40) % 10, classes), "unconditional": (None, None)}
+    for found, wanted in zip((given[0]["x_strata"], given[0]["y_strata"]), expected[how], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    places = np.linspace(0, 359, 40).astype(int)
+    wanted = None if how == "unconditional" else held_out_classes[places]
+    np.testing.assert_array_equal(given[1]["x_strata"], wanted)
+
+
+class Kernel:
+    """Stands for a kernel distance."""
+
+    value = standard_error = 0.0
+
+
 @pytest.mark.parametrize("where", ["drawing", "features", "bits", pytest.param("writing", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_it_gives_the_same_files(run, extractor, reported, tmp_path, monkeypatch, where):
     _, place, folder = reported
@@ -141,7 +233,9 @@ def test_a_report_says_all_that_its_numbers_depend_on(reported, run):
     assert set(said["code"]) == {"ddpm_jax", "commit", "jax", "device"}
     assert [score.name for score in report.scores] == list(stored["metrics"])
     assert read_report((place / "report.json").read_text()) == report
+    np.testing.assert_array_equal(said["drawing"]["labels"]["counts"], np.bincount(Digits().arrays["label"]))
     text = report.as_text()
+    assert "labels: each drawn from the class frequencies of Digits train (9.88%, " in text
     for word in ("flat", "Ddim(num_steps=2", "1,437 images", "360 images", "seed 0", "average 0.9", "step 6"):
         assert word in text
 
@@ -268,6 +362,7 @@ def test_the_held_out_split_of_a_data_set_is_found(tmp_path):
         ({"metrics": ("fud",)}, "metrics is 'fud'; expected one or more of fid,kid"),
         ({"metrics": ()}, "expected one or more of fid"),
         ({"num_samples": 9}, "num_samples is 9; expected a whole number, at least 10"),
+        ({"labels": "balance"}, "labels is 'balance'; expected 'reference' or 'balanced'"),
         ({"bound_terms": 0}, "bound_terms is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
@@ -355,8 +450,43 @@ def test_an_evaluation_has_the_precision_asked_for(finished, monkeypatch, argume
     assert found == [expected]
 
 
+@pytest.mark.parametrize(("arguments", "expected"), [([], "reference"), (["--labels", "balanced"], "balanced")])
+def test_the_command_says_how_labels_are_drawn(finished, monkeypatch, arguments, expected):
+    found = []
+    monkeypatch.setattr(evaluations, "evaluate", lambda *given, **_: found.append(given[3].labels))
+    launch.main(["evaluate", str(finished), "--features", "pixels", *arguments])
+    assert found == [expected]
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     assert "is not a run: it has no experiment.json" in fails(capsys, "evaluate", tmp_path, "--features", "pixels")
+
+
+def test_reference_images_need_no_labels(run, tmp_path):
+    """Nor do those of sub-folders that are not as many as the classes; then none of them are labels."""
+    images = Digits().arrays["image"][:12]
+    np.savez(tmp_path / "some.npz", images=images)
+    for i, image in enumerate(images):
+        for folder in (tmp_path / "plain", tmp_path / "shards" / str(i % 3), tmp_path / "classes" / str(i % 10)):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_png(folder / f"{i}.png", image)
+    save_png(tmp_path / "shards" / "own.png", images[0])
+    for name, labelled in (("some.npz", False), ("plain", False), ("shards", False), ("classes", True)):
+        source = choose_source("--reference", run, str(tmp_path / name))
+        assert source[0]["image"].shape == (8, 8, 1)
+        assert ("label" in source[0]) == labelled
+    (tmp_path / "shards" / "own.png").unlink()
+    assert "label" not in choose_source("--reference", run, str(tmp_path / "shards"))[0]
+
+
+def test_a_reference_without_labels_is_scored_but_has_no_bits_per_dim(run, extractor, tmp_path):
+    images = Arrays.of(Digits(split="test").arrays["image"])
+    some = dataclasses.replace(ALL, metrics=("fid", "kid"))
+    report, _ = evaluate(run, tmp_path, extractor, some, reference=images)
+    assert "Digits train, as Arrays has no labels" in report.as_text()
+    with pytest.raises(ValueError, match=r"held_out \(Arrays\) has no labels, which bits/dim of a class-conditional"):
+        evaluate(run, tmp_path / "other", extractor, ALL, held_out=images)
+    assert not (tmp_path / "other").exists()
 
 
 def test_reference_images_are_a_split_a_file_or_a_folder(run, tmp_path):
@@ -368,6 +498,7 @@ def test_reference_images_are_a_split_a_file_or_a_folder(run, tmp_path):
     assert choose_source("--reference", run, "test") == Digits(split="test")
     np.testing.assert_array_equal(choose_source("--reference", run, str(tmp_path / "some.npz"))[4]["image"], images[4])
     np.testing.assert_array_equal(choose_source("--reference", run, str(tmp_path / "folder"))[0]["image"], images[0])
+    assert "label" in choose_source("--reference", run, str(tmp_path / "some.npz"))[0]
     imported = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, data=Later((8, 8, 1))))
     with pytest.raises(
         ValueError, match="--held-out is 'test', and Later has no splits; expected a split of the run's"

@@ -44,6 +44,9 @@ class EvaluateOptions:
     how: Annotated[HowOptions, tyro.conf.arg(name="")] = HowOptions()
     guidance: float | None = None
     """Scale of classifier-free guidance: 1 is none, more stresses the class; for networks with label dropout."""
+    labels: Literal["reference", "balanced"] = "reference"
+    """The classes that are drawn, of a class-conditional network. reference: each image's at random, as frequent as in
+    the reference, or in the training data where it has no labels. balanced: all in turn."""
     ema: float | None = None
     """Which average of the parameters draws, as in `ddpm-jax sample`."""
     batch_size: int = 256
@@ -74,6 +77,7 @@ def main(arguments: list[str]) -> None:
         num_samples=options.num_samples,
         seed=options.seed,
         guidance=options.guidance,
+        labels=options.labels,
         bound_terms=options.bound_terms,
         batch_size=options.batch_size,
     )
@@ -99,7 +103,6 @@ def main(arguments: list[str]) -> None:
 def choose_source(flag: str, run: "Run", text: str | None) -> Any:
     """The images that a flag names, in one of the ways of SOURCES; None where it is not given."""
     from ddpm_jax.commands.train import read_experiment
-    from ddpm_jax.data.later import Later
 
     data = run.experiment.data
     if text is None:
@@ -110,10 +113,23 @@ def choose_source(flag: str, run: "Run", text: str | None) -> Any:
     if path.suffix in (".py", ".json"):
         return read_experiment(path).data
     if path.suffix == ".npz" or path.is_dir():
-        return Later(run.image_shape, text, getattr(run.experiment.net, "num_classes", None) is not None).source
+        return images_at(run, text)
     if not hasattr(data, "split"):
         raise ValueError(f"{flag} is {text!r}, and {type(data).__name__} has no splits; expected {SOURCES}")
     try:
         return dataclasses.replace(data, split=text)
     except ValueError as error:
         raise ValueError(f"{flag} is {text!r}; expected {SOURCES} ({error})") from None
+
+
+def images_at(run: "Run", path: str) -> Any:
+    """The images of an .npz file or a folder, with labels where the run's network has classes and they have them.
+
+    Those of an .npz file are its array `labels`; those of a folder its sub-folders, if all images are in one and there
+    are as many as classes.
+    """
+    from ddpm_jax.data.later import Later
+
+    labelled = Later(run.image_shape, path, labels=True)
+    num_classes = getattr(run.experiment.net, "num_classes", None)
+    return labelled.source if labelled.has_labels(num_classes) else Later(run.image_shape, path).source

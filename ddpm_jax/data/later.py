@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
 
 from ddpm_jax.data.folder import Folder
 from ddpm_jax.data.sources import Npz, Source, StandIn
@@ -43,6 +46,18 @@ class Later(StandIn):
                 f"data.path is {self.path!r}, images of shape {found}; the network takes {self.image_shape}"
             )
         return source
+
+    def has_labels(self, num_classes: int | None) -> bool:
+        """Whether there are labels of this many classes at `path`, whatever `labels` says; False for None."""
+        if self.path is None or num_classes is None:
+            return False
+        try:
+            if Path(self.path).suffix == ".npz":
+                with np.load(Path(self.path).expanduser()) as stored:
+                    return "labels" in stored.files
+            return len(Folder(self.path, labels=True).class_names) == num_classes
+        except (ValueError, OSError, EOFError, BadZipFile):  # images in no sub-folder; a file whose reading says more
+            return False
 
     @property
     def declared_shape(self) -> tuple[int, int, int]:

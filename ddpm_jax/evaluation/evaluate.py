@@ -12,10 +12,11 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ddpm_jax.check import require, whole
 from ddpm_jax.data.images import grid
@@ -27,7 +28,7 @@ from ddpm_jax.evaluation import provenance, scores
 from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.page import Picture, page
 from ddpm_jax.evaluation.progress import Waiting
-from ddpm_jax.evaluation.reference import Reference, name_of
+from ddpm_jax.evaluation.reference import Reference, class_counts, name_of
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import PER_DEVICE, Drawing, check_finite, draw, features_of
 from ddpm_jax.evaluation.shards import Shards
@@ -38,6 +39,7 @@ from ddpm_jax.training.mesh import broadcast
 
 METRICS = ("fid", "kid", "pr", "is", "swd", "nn", "bpd")
 DEFAULT_METRICS = ("fid", "kid", "pr", "nn", "bpd")
+Labels = Literal["reference", "balanced"]
 # Images without which no metric means anything.
 FEWEST = 10
 IN_PICTURE, NEIGHBOURS, WITH_NEIGHBOURS = 100, 5, 10
@@ -56,6 +58,10 @@ class Evaluation:
     """Of the drawing, and of whatever else is left to chance."""
     guidance: float | None = None
     """The scale of classifier-free guidance; None for none."""
+    labels: Labels = "reference"
+    """Of a class-conditional network.  reference: each image's label is drawn from the class frequencies of the
+    reference, or those of the training data where it has no labels (`evaluation.labels`).  balanced: all classes in
+    turn."""
     bound_terms: int | None = None
     """How many of the T terms of the bound are drawn for each image, for bits/dim; None for all."""
     batch_size: int = PER_DEVICE
@@ -65,6 +71,7 @@ class Evaluation:
         for metric in self.metrics:
             require("metrics", metric, metric in METRICS, f"one or more of {','.join(METRICS)}")
         require("metrics", self.metrics, len(self.metrics) > 0, f"one or more of {','.join(METRICS)}")
+        require("labels", self.labels, self.labels in get_args(Labels), "'reference' or 'balanced'")
         whole("num_samples", self.num_samples, FEWEST)
         whole("batch_size", self.batch_size, 1)
         if self.bound_terms is not None:
@@ -136,7 +143,7 @@ class Job:
         if "bpd" in evaluation.metrics:
             terms, most = evaluation.bound_terms, run.schedule.num_steps
             require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
-            self.run.check_labels(self._measured)
+            self._check_measured()
         if not self.draws:
             return
         require("extractor", None, self.extractor is not None, "one, as samples are compared by their features")
@@ -150,6 +157,17 @@ class Job:
         expected = f"metrics without it, as the features {self.extractor.name} know no classes"
         require("metrics", "is", known or "is" not in evaluation.metrics, expected)
 
+    def _check_measured(self) -> None:
+        """Raise ValueError where bits/dim of a class-conditional network are asked for, of images without labels."""
+        try:
+            self.run.check_labels(self._measured)
+        except ValueError as error:
+            name = "reference" if self.held_out is None else "held_out"
+            raise ValueError(
+                f"{name} ({name_of(self._measured)}) has no labels, which bits/dim of a class-conditional network "
+                "need; give images with labels, or metrics without bpd"
+            ) from error
+
     @property
     def _measured(self) -> Source:
         """The images that bits/dim are of."""
@@ -158,7 +176,10 @@ class Job:
     @cached_property
     def drawing(self) -> Drawing:
         """The images that are scored."""
-        return Drawing(self.run, self.evaluation.seed, self.evaluation.guidance)
+        num_classes, counts = getattr(self.run.experiment.net, "num_classes", None), None
+        if num_classes is not None and self.draws and self.evaluation.labels == "reference":
+            counts = class_counts(num_classes, self._through(self.reference), self._training)
+        return Drawing(self.run, self.evaluation.seed, self.evaluation.guidance, counts)
 
     def draw(self) -> Shards:
         """The samples, on disk."""
@@ -209,19 +230,34 @@ class Job:
 
     def _seen(self, images: Any) -> "scores.Seen":
         """The samples and what they are compared with, through the extractor."""
-        extractor, mesh = self.extractor, self.run.mesh if jax.process_count() == 1 else None
+        extractor, mesh = self.extractor, self._mesh
         assert extractor is not None
         digest = provenance.digest([extractor.name, extractor.digest, extractor.preprocessing])
         place = self._samples / f"{slug(extractor.name)}-{digest}"
         features = features_of(images, extractor, place, "features of the samples", mesh)
-        known = not (isinstance(self.run.experiment.data, Later) and self.run.experiment.data.path is None)
         return scores.Seen(
             features.first(self.evaluation.num_samples),
-            Reference(self.reference, extractor, mesh),
-            None if self.held_out is None else Reference(self.held_out, extractor, mesh),
-            Reference(self.run.experiment.data if known else self.reference, extractor, mesh),
+            self._through(self.reference),
+            None if self.held_out is None else self._through(self.held_out),
+            self._training or self._through(self.reference),
             self.evaluation.seed,
+            self.drawing,
         )
+
+    @property
+    def _mesh(self) -> Mesh | None:
+        return self.run.mesh if jax.process_count() == 1 else None
+
+    def _through(self, source: Source) -> Reference:
+        """A source, seen through the extractor."""
+        assert self.extractor is not None
+        return Reference(source, self.extractor, self._mesh)
+
+    @cached_property
+    def _training(self) -> Reference | None:
+        """What the run has learned from; None where that is not known."""
+        data = self.run.experiment.data
+        return None if isinstance(data, Later) and data.path is None else self._through(data)
 
     def _drawn_by_others(self) -> list[str]:
         """A note where the samples were drawn, earlier, by another commit than that of this report."""

@@ -2,7 +2,7 @@
 
 ~/.cache/ddpm_jax/reference/DIGEST/
     provenance.json          the data, the split, how many, the extractor; DIGEST is its digest
-    features/, logits/       in shards
+    features/, logits/       in shards; labels/ too, where they have been asked for
     statistics.npz           mean, cov, count and the provenance
 """
 
@@ -13,17 +13,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int, Int32
 
+from ddpm_jax.check import require
 from ddpm_jax.data.sources import Source, image_shape
 from ddpm_jax.data.stream import gather
+from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance
+from ddpm_jax.evaluation.labels import ClassCounts
+from ddpm_jax.evaluation.progress import Waiting
 from ddpm_jax.evaluation.samples import Features, features_of
+from ddpm_jax.evaluation.shards import Shards
 from ddpm_jax.features.extractor import Extractor
 from ddpm_jax.metrics.frechet import Moments, load_moments, moments, save_moments
 from ddpm_jax.paths import cache_folder, write_bytes
 from ddpm_jax.precision import FULL, quoted_precision
+from ddpm_jax.training.mesh import broadcast
+
+LABELS_AT_ONCE = 1024
 
 
 def name_of(source: Source) -> str:
@@ -65,6 +75,26 @@ class Reference:
         """The data and the split, in a few words."""
         return name_of(self.source)
 
+    @property
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
+        """The label of each image; None where they have none.  Those of a source that is not in memory stay on disk."""
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> Int32[np.ndarray, " n"] | None:
+        if "label" not in self.source[0]:
+            return None
+        arrays, count = getattr(self.source, "arrays", None), len(self.source)
+        if isinstance(arrays, dict):
+            return np.asarray(arrays["label"], np.int32)
+        shards = Shards(self._folder / "labels")
+        with Waiting(f"labels of {self.name}", count, len(shards)) as waiting:
+            while len(shards) < count:
+                rows = np.arange(len(shards), min(len(shards) + LABELS_AT_ONCE, count))
+                shards.append(np.asarray(gather(self.source, rows)["label"], np.int32))
+                waiting.reached(len(shards))
+        return shards[:]
+
     @cached_property
     def features(self) -> Features:
         """Its features and logits, as rows on disk."""
@@ -100,3 +130,39 @@ class Reference:
         if not path.exists():
             write_bytes(path, (json.dumps(self._provenance, indent=2) + "\n").encode())
         return folder
+
+
+def class_counts(num_classes: int, reference: Reference, training: Reference | None) -> ClassCounts:
+    """The counts that labels are drawn from; every process gets those that the first one found.
+
+    training: the run's own data, None where they are not known.  Raises ValueError where a reference has a label that
+    the network does not know.
+    """
+    found: ClassCounts | None = None
+    try:
+        if jax.process_index() == 0:
+            found = _counted(num_classes, reference, training)
+    finally:
+        holds = broadcast(found is not None)
+    if not holds:
+        raise RunError("the first process could not count the labels; it says why")
+    counts = found.counts if found else (0,) * num_classes
+    return ClassCounts(tuple(broadcast(count) for count in counts), found.of if found else "")
+
+
+def _counted(num_classes: int, reference: Reference, training: Reference | None) -> ClassCounts:
+    for data, why in ((reference, ""), (training, f", as {reference.name} has no labels")):
+        labels = None if data is None else data.labels
+        if data is not None and labels is not None:
+            check_labels(labels, num_classes, data.name)
+            counts = np.bincount(labels, minlength=num_classes)
+            return ClassCounts(tuple(counts.tolist()), f"{data.name}{why}")
+    return ClassCounts((1,) * num_classes, f"equal shares, as {reference.name} has no labels")
+
+
+def check_labels(labels: Int[np.ndarray, " n"], num_classes: int, name: str) -> None:
+    """Raise ValueError where a label is no class of the network."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    where = int(wrong[0]) if wrong.size else 0
+    expected = f"0 to {num_classes - 1}, a class of the network; or images without labels"
+    require(f"the label of image {where} of {name}", int(labels[where]), not wrong.size, expected)

@@ -104,7 +104,7 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
     return {
         "run": f"{drawing['experiment']}, step {drawing['step']}, average {drawing['ema']}, "
         f"weights {drawing['weights'][:12]}",
-        "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {drawing['labels'] or 'none'}, "
+        "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {labels_of(drawing['labels'])}, "
         f"guidance: {'none' if drawing['guidance'] is None else drawing['guidance']}",
         "sampler": f"{sampler}; {conditions['evaluations']} network evaluations an image; {short(drawing['clip'])}",
         "precision": PRECISIONS.get(precision, f"products as {precision} says"),
@@ -117,6 +117,18 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
         "code": f"ddpm_jax {code['ddpm_jax']}, commit {code['commit'] or 'unknown'}; "
         f"jax {code['jax']} on {code['device']}",
     }
+
+
+def labels_of(drawn: Any) -> str:
+    """How the samples' labels were drawn, with the share of each of ten classes or fewer."""
+    if not isinstance(drawn, dict):
+        return drawn or "none"
+    counts = drawn["counts"]
+    shares = [f"{100 * count / sum(counts):.3g}%" for count in counts]
+    if len(shares) > 10:
+        low, high = (f"{100 * end / sum(counts):.3g}%" for end in (min(counts), max(counts)))
+        return f"{drawn['how']} ({low} to {high})"
+    return f"{drawn['how']} ({', '.join(shares)})"
 
 
 def images_of(about: dict[str, Any]) -> str:

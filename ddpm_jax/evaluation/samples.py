@@ -15,12 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from ddpm_jax import specs
 from ddpm_jax.check import require
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance
+from ddpm_jax.evaluation.labels import BALANCED, ClassCounts
 from ddpm_jax.evaluation.progress import Waiting
 from ddpm_jax.evaluation.shards import Shards, Some
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
@@ -40,6 +42,8 @@ class Drawing:
     run: Run
     seed: int = 0
     guidance: float | None = None
+    counts: ClassCounts | None = None
+    """What each label is drawn from, for a class-conditional network; None: all classes in turn."""
 
     def __post_init__(self) -> None:
         require("seed", self.seed, 0 <= self.seed < 2**32, "0 or more, less than 2^32")
@@ -49,7 +53,6 @@ class Drawing:
         """All that image i depends on, but i."""
         run, experiment = self.run, self.run.experiment
         parts = ("net", "schedule", "target", "variance", "sampler", "clip")
-        conditional = getattr(experiment.net, "num_classes", None) is not None
         written = specs.file_classes(experiment)  # classes of the experiment's own file are code, not a name
         return {
             "experiment": experiment.name,
@@ -59,13 +62,32 @@ class Drawing:
             **{part: specs.described(getattr(experiment, part)) for part in parts},
             "classes": {name: provenance.digest(specs.code_of(cls)) for name, cls in sorted(written.items())},
             "image_shape": list(run.image_shape),
-            "labels": "all classes in turn" if conditional else None,
+            "labels": self._labels_conditions,
             "guidance": self.guidance,
             "precision": quoted_precision(),
             "seed": self.seed,
             "rounding": "clipped to [-1, 1], then round(127.5 (x + 1)) as uint8",
             "versions": {name: value for name, value in provenance.of_code().items() if name != "commit"},
         }
+
+    @property
+    def _labels_conditions(self) -> Any:
+        if self.num_classes is None:
+            return None
+        return BALANCED if self.counts is None else self.counts.conditions
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the network knows; None for an unconditional one."""
+        return getattr(self.run.experiment.net, "num_classes", None)
+
+    def labels(self, first_index: int, n: int) -> Int[np.ndarray, " n"] | None:
+        """The labels of images first_index, ..., first_index + n - 1; None for an unconditional network."""
+        if self.num_classes is None:
+            return None
+        if self.counts is None:
+            return np.arange(first_index, first_index + n) % self.num_classes
+        return self.counts.draw(jax.random.key(self.seed), first_index, n)
 
 
 @quoted
@@ -86,7 +108,14 @@ def draw(drawing: Drawing, folder: RunPath, n: int, per_device: int = PER_DEVICE
     done, key = broadcast(len(shards)), jax.random.key(drawing.seed)
     with Waiting("drawing", n, min(done, n), quiet=not first_process) as waiting:
         while done < n:
-            x = drawing.run.sample(key, size, guidance=drawing.guidance, first_index=done, chunk=per_device)
+            x = drawing.run.sample(
+                key,
+                size,
+                labels=drawing.labels(done, size),
+                guidance=drawing.guidance,
+                first_index=done,
+                chunk=per_device,
+            )
             check_finite("sample", x, done)
             if first_process:
                 shards.append(np.asarray(to_pixels(x)))

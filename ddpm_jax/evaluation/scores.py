@@ -11,7 +11,7 @@ import numpy as np
 from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.reference import Reference
 from ddpm_jax.evaluation.report import FEW, Score
-from ddpm_jax.evaluation.samples import Features
+from ddpm_jax.evaluation.samples import Drawing, Features
 from ddpm_jax.evaluation.shards import Some
 from ddpm_jax.features.extractor import PUBLISHED_INCEPTION
 from ddpm_jax.metrics.frechet import frechet_distance, moments
@@ -37,6 +37,8 @@ class Seen:
     training: Reference
     """What the run has learned from, whatever the reference is."""
     seed: int = 0
+    drawing: Drawing | None = None
+    """How the samples were drawn."""
 
     @property
     def count(self) -> int:
@@ -60,6 +62,22 @@ class Seen:
             return None
         features, logits = self.held_out.features.features, self.held_out.features.logits
         return Features(Some.spread(features, self.count), None if logits is None else Some.spread(logits, self.count))
+
+    @property
+    def strata(self) -> Any:
+        """The classes of the samples where each has a fixed number of them; None where images are independent."""
+        drawing = self.drawing
+        balanced = drawing is not None and drawing.num_classes is not None and drawing.counts is None
+        return drawing.labels(0, self.count) if drawing is not None and balanced else None
+
+    def strata_of(self, real: Reference | None) -> Any:
+        """The classes of the real images, as many as are scored of those held out.
+
+        None where there are none, or samples of an unconditional network do not follow their frequencies.
+        """
+        conditional = self.drawing is not None and self.drawing.num_classes is not None
+        labels = real.labels if real is not None and conditional else None
+        return labels if labels is None or real is self.reference else Some.spread(labels, self.count)[:]
 
     @property
     def note(self) -> str:
@@ -116,11 +134,14 @@ def frechet(seen: Seen) -> list[Score]:
 def kernel(seen: Seen) -> list[Score]:
     """The kernel distance."""
 
-    def distance(features: Features) -> Any:
-        return kernel_distance(features.features, seen.reference.features.features, seed=seen.seed)
+    reference = seen.strata_of(seen.reference)
 
-    found, about = distance(seen.samples), "unbiased kernel distance (polynomial, degree 3; 100 subsets)"
-    held_out = seen.of_held_out(lambda features: distance(features).value)
+    def distance(features: Features, strata: Any) -> Any:
+        options = {"seed": seen.seed, "x_strata": strata, "y_strata": reference}
+        return kernel_distance(features.features, seen.reference.features.features, **options)
+
+    found, about = distance(seen.samples, seen.strata), "unbiased kernel distance (polynomial, degree 3; 100 subsets)"
+    held_out = seen.of_held_out(lambda features: distance(features, seen.strata_of(seen.held_out)).value)
     about = f"{seen.against(about)}; less is better"
     return [Score(seen.named("KID", "KD"), found.value, about, found.standard_error, held_out=held_out)]
 
