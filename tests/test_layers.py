@@ -90,7 +90,7 @@ def test_imports_point_down(module):
 def test_mathematics_stands_alone(module):
     """Formulas and samplers import JAX, NumPy and annotations, and never a network or a data set."""
     allowed = {"jax", "numpy", "jaxtyping", "flax", "ddpm_jax", "math", "zlib"}
-    allowed |= {"dataclasses", "typing", "collections", "functools", "contextlib", "types"}
+    allowed |= {"dataclasses", "typing", "collections", "functools", "contextlib", "types", "operator"}
     allowed |= {"likelihood": {"diffrax"}, "compiler": {"os"}}.get(module, set())
     assert {name.split(".")[0] for name in imports_of(MODULES[module])} <= allowed
     assert {inside(name) for name in imports_of(MODULES[module])} & {"nets", "data", "training"} == set()
