@@ -208,7 +208,10 @@ WHOLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WHOLE)
+SLOW = {"levels", "max_steps", "modes", "num_steps of bound", "num_terms", "bins", "jump", "interval", "iterations"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in WHOLE])
 def test_whole_numbers_of_every_kind(name):
     """NumPy's, and arrays without axes, are what Python's are."""
     expected = WHOLE[name](5)

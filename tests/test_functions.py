@@ -214,22 +214,31 @@ def test_objects_that_cannot_be_taken_apart():
         np.testing.assert_allclose(drawn(thing), drawn(Partial(product, jnp.float32(0.3))), rtol=1e-6)
 
 
+WHERE = {
+    "loss": lambda predict, x: loss(predict, S, x, draw(KEY, S, SHAPE)),
+    "guided": lambda predict, x: drawn(guided(predict, predict, 2.0)),
+    "steered": lambda predict, x: drawn(steered(predict, S, Partial(lambda w, x: jnp.sum(w * x, 1), jnp.float32(2.0)))),
+    "bound": lambda predict, x: bound(KEY, predict, S, x, num_steps=2).total,
+    "likelihood": lambda predict, x: log_likelihood(KEY, predict, S, x, max_steps=32, tolerance=1e-1).log_prob,
+}
+
+
 @pytest.mark.parametrize("make", [Module, nnx_module], ids=["Equinox", "NNX"])
-def test_modules_are_taken_everywhere(make):
-    """In the loss and its gradient, the bound, the likelihood and guidance of both kinds."""
-    weight = jnp.float32(0.3)
-    module, plain = make(weight), Partial(product, weight)
-    x, draws = jax.random.uniform(KEY, SHAPE, minval=-1.0), draw(KEY, S, SHAPE)
-    for function in (
-        lambda predict: loss(predict, S, x, draws),
-        lambda predict: bound(KEY, predict, S, x, num_steps=2).total,
-        lambda predict: log_likelihood(KEY, predict, S, x, max_steps=32, tolerance=1e-1).log_prob,
-        lambda predict: drawn(guided(predict, predict, 2.0)),
-        lambda predict: drawn(steered(predict, S, Partial(lambda w, x: jnp.sum(w * x, 1), weight))),
-    ):
-        np.testing.assert_allclose(function(module), function(plain), rtol=1e-5)
+@pytest.mark.parametrize(
+    "name", [*list(WHERE)[:3], *(pytest.param(n, marks=pytest.mark.slow) for n in list(WHERE)[3:])]
+)
+def test_modules_are_taken_everywhere(make, name):
+    weight, x = jnp.float32(0.3), jax.random.uniform(KEY, SHAPE, minval=-1.0)
+    ours, theirs = (WHERE[name](predict, x) for predict in (make(weight), Partial(product, weight)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [Module, nnx_module], ids=["Equinox", "NNX"])
+def test_the_gradient_of_a_module(make):
+    x, draws, weight = jnp.full(SHAPE, 0.5), draw(KEY, S, SHAPE), jnp.float32(0.3)
     gradient = eqx.filter_grad(lambda predict: loss(predict, S, x, draws).sum())
-    np.testing.assert_allclose(*(jax.tree.leaves(gradient(predict))[0] for predict in (module, plain)), rtol=1e-5)
+    found = [jax.tree.leaves(gradient(predict))[0] for predict in (make(weight), Partial(product, weight))]
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 class ConvNet(eqx.Module):
