@@ -53,8 +53,8 @@ class _Layer(nn.Module):
         """product(x, kernel) + bias, with a kernel of `shape`."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:])
-        y = product(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32)
-        y += bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        y = product(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype)).astype(jnp.float32)
+        y += jnp.asarray(bias, jnp.float32).reshape((1,) * (y.ndim - 1) + (-1,))
         return y if self.wide else y.astype(self.dtype)
 
 
