@@ -124,7 +124,7 @@ SCHEDULES = {
        for target in EVERY_TARGET},
     **{f"{of}": functools.partial(lambda of, s: weighting.weights(of, s, T, targets.Eps()), of)
        for of in (weighting.Simple(), weighting.MinSnr(), weighting.Vlb(), weighting.P2())},
-    **{f"{of}": functools.partial(lambda of, s: of(s, T, T - 1, X), of)
+    **{f"{of}": functools.partial(lambda of, s: of(s, T, T - 1, T, X), of)
        for of in (variance.FixedSmall(), variance.FixedLarge())},
     **{f"{grid}.times": functools.partial(lambda grid, s: grid.times(s, None), grid)
        for grid in (grids.Uniform(), grids.Leading(), grids.LogSnr(), grids.Karras(), grids.Given((5, 2)))},

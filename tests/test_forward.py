@@ -165,11 +165,11 @@ def test_fixed_variances_are_optimal_for_a_point_and_for_a_standard_normal(spec)
     schedule = spec.build()
     small, large = jax.jit(FixedSmall().__call__), jax.jit(FixedLarge().__call__)
     for t, s in pairs(spec).values():
-        like, later = np.zeros(t.shape, np.float32), s > 0
-        _, b, var = (np.asarray(value)[later] for value in posterior_weights(schedule, t, s, like))
-        np.testing.assert_allclose(np.asarray(small(schedule, t, s, like))[later], var, rtol=1e-6)
-        largest = np.asarray(large(schedule, t, s, like))[later]
-        np.testing.assert_allclose(largest, var + b**2 * np.asarray(schedule.noise_var)[t[later]], rtol=1e-4)
+        like, noisy = np.zeros(t.shape, np.float32), s > 0
+        _, b, var = (np.asarray(value)[noisy] for value in posterior_weights(schedule, t, s, like))
+        np.testing.assert_allclose(np.asarray(small(schedule, t, s, t, like))[noisy], var, rtol=1e-6)
+        largest = np.asarray(large(schedule, t, s, t, like))[noisy]
+        np.testing.assert_allclose(largest, var + b**2 * np.asarray(schedule.noise_var)[t[noisy]], rtol=1e-4)
         assert np.all(largest >= var)
 
 

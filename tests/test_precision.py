@@ -12,7 +12,7 @@ from ddpm_jax.evaluation.samples import Drawing, draw
 from ddpm_jax.features.classifier import Classifier
 from ddpm_jax.features.extractor import extract, of_function
 from ddpm_jax.guidance import guided
-from ddpm_jax.metrics import kernel, manifold, neighbours, sliced
+from ddpm_jax.metrics import manifold, neighbours, sliced
 from ddpm_jax.mixture import Mixture
 from ddpm_jax.nets.classifier import ClassifierSpec
 from ddpm_jax.nets.mlp import MlpSpec
@@ -59,7 +59,6 @@ QUOTED = {
 EXACT = {
     "neighbours": lambda: neighbours.squared(jnp.asarray(ROWS), jnp.asarray(ROWS)),
     "balls": lambda: manifold._decide(jnp.asarray(ROWS), jnp.asarray(ROWS), jnp.ones(6)),
-    "kernels": lambda: kernel._sums(*map(jnp.asarray, (ROWS, ROWS, ROWS[0])), kernel.Polynomial()),
     "lines": lambda: sliced._project(jnp.asarray(ROWS), jnp.asarray(ROWS)),
     "mixture": lambda: Mixture.of([0.5, 0.5], [0.0, 1.0], 1.0).cdf(jnp.zeros(3)),
 }

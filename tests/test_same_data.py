@@ -366,7 +366,7 @@ def test_a_bad_example_ends_a_training_that_is_saved(tiny, tmp_path, one, capsys
     (saved,) = steps_in(tmp_path / "checkpoints")
     assert 0 < saved < 10
     assert f"The state after step {saved} is saved" in str(stopped.value)
-    assert "data: 160 grey images of 8x8" in capsys.readouterr().out
+    assert "data: Given, 160 grey images of 8x8" in capsys.readouterr().err
     mended = dataclasses.replace(of, data=Own(pixels(1, 160), np.ones(160, int)))
     if fault == "label":
         train(mended, tmp_path, one)

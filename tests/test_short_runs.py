@@ -217,7 +217,7 @@ def lines(short, one, tmp_path_factory):
 def test_a_training_says_what_it_begins(lines):
     home, (new, longer, finished) = lines
     assert f"tiny: 8 parameters on 1 x cpu, starting at step 0 of 2, in {home / 'run'}" in new
-    assert "data: Digits, 1,437 images of 8x8x1, 16 in a step" in new
+    assert "data: Digits, 1,437 grey images of 8x8, 16 in a step" in new
     assert "resuming at step 2 of 4" in longer
     assert (
         f"{home / 'run'} is at step 4 of 4 already: nothing is left to train; train longer with --num-steps 8"
