@@ -1,14 +1,21 @@
 """Programs for GPUs and TPUs contain no code meant for CPUs, whatever host they are lowered on."""
 
+import importlib.util
+import math
 import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mesh_of
+from jax.experimental import topologies
 
 from ddpm_jax import schedule
+from ddpm_jax.check import RunError
 from ddpm_jax.compiler import WITHOUT_CONVOLUTIONS, compiler_options
 from ddpm_jax.nets import layers
 from ddpm_jax.nets.mlp import MlpSpec
@@ -82,3 +89,41 @@ def test_the_options_are_those_of_the_platform_that_a_program_is_for(monkeypatch
     assert compiler_options("cpu") == WITHOUT_CONVOLUTIONS
     assert compiler_options("gpu") == compiler_options("tpu") == {}
     compiler_options.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    """The module scripts/scaling.py."""
+    path = Path(__file__).parents[1] / "scripts" / "scaling.py"
+    spec = importlib.util.spec_from_file_location("scaling", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scaling"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_slice_of_tpu_chips_is_described_with_hosts_that_it_can_be_cut_into(scaling, monkeypatch):
+    """A slice is cut into hosts of 2 x 2 chips, unless it is described otherwise: its compiler refuses other sizes."""
+
+    def described(platform, topology_name, chips_per_host_bounds=(2, 2, 1)):
+        chips = [int(size) for size in topology_name.partition(":")[2].split("x")]
+        assert all(size % host == 0 for size, host in zip(chips, chips_per_host_bounds[:2], strict=True))
+        return SimpleNamespace(devices=list(range(math.prod(chips))))
+
+    monkeypatch.setattr(topologies, "get_topology_desc", described)
+    found = {count: len(scaling.tpu_chips("v5e", count)) for count in (*scaling.Options.devices, 128, 256)}
+    assert all(count == number for count, number in found.items())
+
+
+def test_other_numbers_of_chips_and_a_machine_without_their_compiler_are_named(scaling, monkeypatch):
+    with pytest.raises(ValueError, match=r"--devices is 3; expected one of 1, 2, 4, .*, 256, with --tpu"):
+        scaling.Options(Path("experiments/digits.py"), devices=(1, 3), tpu="v5e")
+    with pytest.raises(ValueError, match="--devices is 0; expected 1 or more"):
+        scaling.Options(Path("experiments/digits.py"), devices=(0,))
+
+    def absent(**_):
+        raise RuntimeError("JAX TPU support not installed")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", absent)
+    with pytest.raises(RunError, match=r"cannot describe 2 chips of a v6e \(JAX TPU support not installed\)"):
+        scaling.tpu_chips("v6e", 2)
