@@ -134,9 +134,74 @@ def test_the_published_config_of_256_pixels():
 
 def test_a_network_alone_gets_the_default_scheduler(copied):
     lines: list[str] = []
-    found = diffusers.read(copied / "unet", report=lines.append)
+    found = diffusers.read((copied / "unet").rename(copied.parent / "alone"), report=lines.append)
     assert found.diffusion == Diffusion(sampler=Ancestral(grid=Leading()))
     assert "has no scheduler_config.json: taken are the defaults" in lines[0]
+
+
+OF_THE_AVERAGE = {
+    "decay": 0.9999,
+    "min_decay": 0.0,
+    "optimization_step": 500,
+    "update_after_step": 0,
+    "use_ema_warmup": True,
+    "inv_gamma": 1.0,
+    "power": 0.75,
+}
+
+
+@pytest.mark.parametrize("fields", [OF_THE_AVERAGE, {"decay": 0.99, "optimization_step": 3, "collected_params": None}])
+def test_the_average_of_a_training_script_of_diffusers(copied, model, fields):
+    """RUN/checkpoint-500/unet_ema, with the scheduler that RUN was saved with at its end."""
+    checkpoint = copied / "checkpoint-500"
+    shutil.copytree(copied / "unet", checkpoint / "unet_ema")
+    shutil.move(copied / "unet", checkpoint / "unet")
+    change(checkpoint / "unet_ema" / "config.json", **fields)
+    scheduler = copied / "scheduler" / "scheduler_config.json"
+    lines: list[str] = []
+    assert exchange.same(diffusers.read(checkpoint / "unet_ema", report=lines.append), model)
+    assert lines == [f"{checkpoint}/unet_ema has no scheduler_config.json: taken is {scheduler}"]
+    lines.clear()
+    assert exchange.same(diffusers.read(checkpoint, report=lines.append), model)
+    assert lines[0] == (
+        f"{checkpoint} also has an average of the weights, which is not read; to have it, import {checkpoint}/unet_ema"
+    )
+
+
+def test_a_scheduler_beside_a_network_that_cannot_be_read_is_not_taken(copied):
+    change(copied / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler")
+    lines: list[str] = []
+    found = diffusers.read(copied / "unet", report=lines.append)
+    assert found.diffusion == Diffusion(sampler=Ancestral(grid=Leading()))
+    assert "taken are the defaults" in lines[0]
+
+
+def test_the_first_versions_of_a_scheduler_have_other_names():
+    first = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None}
+    first |= {"timestep_values": None, "clip_sample": True, "tensor_format": "pt"}
+    for steps in (1000, 200):
+        ddpm = {"_class_name": "DDPMScheduler", "timesteps": steps, "variance_type": "fixed_large", **first}
+        new = {"num_train_timesteps": steps, "variance_type": "fixed_large"}
+        assert scheduler_config.read_config(ddpm, "") == scheduler_config.read_config(new, "")
+        assert len(scheduler_config.read_config(ddpm, "").schedule.betas()) == steps
+        ddim = {"_class_name": "DDIMScheduler", "num_train_timesteps": steps, "timesteps": steps, **first}
+        assert scheduler_config.read_config(ddim, "").sampler == Ddim(50, Leading())
+    for fields, message in (
+        ({"timesteps": 100, "num_train_timesteps": 50}, "timesteps is 100; expected 50, that of num_train_timesteps"),
+        ({"timestep_values": [1, 2]}, r"timestep_values is \[1, 2\]; expected None"),
+        ({"timesteps": "many"}, "num_train_timesteps is 'many'; expected a whole number"),
+    ):
+        with pytest.raises(ValueError, match=f"s: {message}"):
+            scheduler_config.read_config({**first, **fields}, "s")
+
+
+@pytest.mark.parametrize("kind", list(scheduler_config.DEFAULTS))
+def test_fields_that_another_scheduler_left_are_without_effect(kind):
+    """DDPMScheduler.from_config(config of another) keeps them."""
+    others = dict.fromkeys(scheduler_config.OF_OTHERS - scheduler_config.DEFAULTS[kind].keys(), "any")
+    assert len(others) > 30
+    base = {"_class_name": kind}
+    assert scheduler_config.read_config({**base, **others}, "") == scheduler_config.read_config(base, "")
 
 
 def test_old_folders_have_everything_at_their_root_and_other_names(copied, model):
@@ -304,7 +369,7 @@ def test_every_field_of_the_network_is_looked_at():
         ("prediction_type", "flow", "'epsilon' or 'sample' or 'v_prediction'"),
         ("rescale_betas_zero_snr", True, "false, as from z_T"),
         ("timestep_spacing", "random", "'leading' or"),
-        ("use_karras_sigmas", False, "no such field"),
+        ("soft_edges", False, "no such field"),
     ],
 )
 def test_a_field_of_the_scheduler_that_cannot_be_said(field, value, expected):

@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ddpm_jax.check import require
@@ -23,9 +24,11 @@ from ddpm_jax.interop import scheduler_config, unet_config
 from ddpm_jax.interop.names import from_diffusers, to_diffusers
 from ddpm_jax.interop.scheduler_config import Diffusion
 from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.paths import RunPath, run_path
+from ddpm_jax.paths import RunPath, is_remote, run_path
 from ddpm_jax.variance import LearnedRange
 
+# Where diffusers' training scripts save the average of the weights, beside `unet`.
+AVERAGE = "unet_ema"
 # The version of diffusers whose fields are written.
 VERSION = "0.35.0"
 
@@ -70,6 +73,8 @@ def read(
         raise FileNotFoundError(
             f"{folder} has neither unet/config.json nor config.json; expected those of a UNet2DModel"
         )
+    if config.parent.name == "unet" and (folder / AVERAGE / files.CONFIG).exists():
+        report(f"{folder} also has an average of the weights, which is not read; to have it, import {folder / AVERAGE}")
     net, image_shape = unet_config.read_config(files.read_json(config), str(config), size, label_dropout)
     diffusion = _read_diffusion(folder, net, report)
     state = files.read_weights(config.parent, variant)
@@ -96,9 +101,22 @@ def _check_pipeline(folder: RunPath) -> None:
         require(f"{path}: {name}", kind, kind in known, f"{expected}; a pipeline of a U-Net and a scheduler of images")
 
 
+def _scheduler_above(folder: RunPath) -> RunPath | None:
+    """The config beside a network's folder: RUN/scheduler of RUN/unet or of RUN/checkpoint-500/unet_ema; None if it is
+    not of a scheduler that can be read."""
+    place = folder if is_remote(folder) else Path(folder).absolute()
+    for above in list(place.parents)[:2]:
+        path = above / "scheduler" / files.SCHEDULER
+        if path.exists() and files.read_json(path).get("_class_name") in scheduler_config.DEFAULTS:
+            return path
+    return None
+
+
 def _read_diffusion(folder: RunPath, net: UNetSpec, report: Callable[[str], None]) -> Diffusion:
     """What the scheduler's config says; what diffusers would take where there is none."""
     path = files.part_file(folder, "scheduler", files.SCHEDULER)
+    if path is None and (path := _scheduler_above(folder)) is not None:
+        report(f"{folder} has no {files.SCHEDULER}: taken is {path}")
     learned = "learned_range" if net.out_multiplier == 2 else "fixed_small"
     if path is None:
         report(

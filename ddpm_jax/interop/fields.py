@@ -9,12 +9,16 @@ from ddpm_jax.check import require
 class Fields:
     """A config, with diffusers' defaults for what it leaves out; `where` names its file in errors.
 
-    Raises ValueError for a field that is not among the defaults: what it means is not known.
+    ignored: fields that diffusers itself passes over.  Raises ValueError for any other field that is not among the
+    defaults: what it means is not known.
     """
 
-    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], defaults: Mapping[str, Any], where: str, ignored: Collection[str] = ()
+    ) -> None:
         left_out = config.get("_use_default_values", [])  # so diffusers marks what it filled in itself
-        given = {name: value for name, value in config.items() if not name.startswith("_") and name not in left_out}
+        passed_over = {*left_out, *ignored} - (defaults.keys() - set(left_out))
+        given = {name: value for name, value in config.items() if not name.startswith("_") and name not in passed_over}
         for name, value in given.items():
             known = "no such field: what it means is not known; remove it if it is without effect"
             require(f"{where}: {name}", value, name in defaults, known)

@@ -51,8 +51,18 @@ DEFAULTS = {
     "DDPMScheduler": {**COMMON, "variance_type": "fixed_small"},
     "DDIMScheduler": {**COMMON, "set_alpha_to_one": True},
 }
-# Fields of the first versions: what is predicted, and in which framework.
-OLD: dict[str, Any] = {"predict_epsilon": True, "tensor_format": "pt"}
+# Fields of the first versions: what is predicted, in which framework, and one without effect.  `timesteps` of that age
+# is num_train_timesteps.
+OLD: dict[str, Any] = {"predict_epsilon": True, "tensor_format": "pt", "timestep_values": None}
+# Fields of diffusers' other schedulers: `from_config` keeps those of the scheduler that it came from, without effect.
+OF_OTHERS = frozenset((
+    "set_alpha_to_one", "variance_type", "skip_prk_steps", "use_karras_sigmas", "use_exponential_sigmas",
+    "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas", "flow_shift", "solver_order", "solver_type",
+    "solver_p", "algorithm_type", "lower_order_final", "euler_at_final", "final_sigmas_type",
+    "lambda_min_clipped", "interpolation_type", "timestep_type", "sigma_min", "sigma_max", "sigma_data", "rho",
+    "predict_x0", "disable_corrector", "predictor_order", "corrector_order", "original_inference_steps",
+    "timestep_scaling", "invert_sigmas", "use_dynamic_shifting", "time_shift_type", "sigma_schedule",
+))  # fmt: skip
 TARGETS: dict[str, Target] = {"epsilon": Eps(), "sample": X(), "v_prediction": V()}
 # The two forms in _log are other ways to compute the same.
 VARIANCES: dict[str, Variance] = {
@@ -85,8 +95,9 @@ def read_config(config: Mapping[str, Any], where: str) -> Diffusion:
     """
     kind = config.get("_class_name", "DDPMScheduler")
     require(f"{where}: _class_name", kind, kind in DEFAULTS, " or ".join(map(repr, DEFAULTS)))
-    fields = Fields(config, {**DEFAULTS[kind], **OLD}, where)
+    fields = Fields(_with_new_names(config, where), {**DEFAULTS[kind], **OLD}, where, OF_OTHERS)
     fields.one_of("tensor_format", ("pt", "np", None))
+    fields.one_of("timestep_values", (None,))
     schedule = _read_schedule(fields)
     grid, variance = _read_grid(fields), FixedSmall()
     if kind == "DDIMScheduler":
@@ -95,6 +106,17 @@ def read_config(config: Mapping[str, Any], where: str) -> Diffusion:
     else:
         sampler, variance = Ancestral(grid=grid), VARIANCES[fields.one_of("variance_type", tuple(VARIANCES))]
     return Diffusion(schedule, _read_target(fields), variance, _read_clip(fields), sampler)
+
+
+def _with_new_names(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The config, `timesteps` called num_train_timesteps."""
+    new = dict(config)
+    if "timesteps" in new:
+        steps = new.pop("timesteps")
+        same = new.setdefault("num_train_timesteps", steps) == steps
+        expected = f"{new['num_train_timesteps']}, that of num_train_timesteps, or no such field"
+        require(f"{where}: timesteps", steps, same, expected)
+    return new
 
 
 def _read_target(fields: Fields) -> Target:

@@ -51,6 +51,19 @@ DEFAULTS: dict[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
+# What diffusers' EMAModel.save_pretrained writes about the average beside the network's fields, now and formerly.
+OF_THE_AVERAGE = frozenset(
+    {
+        "decay",
+        "min_decay",
+        "optimization_step",
+        "update_after_step",
+        "use_ema_warmup",
+        "inv_gamma",
+        "power",
+        "collected_params",
+    }
+)
 # Fields of which our network has one value only.
 ONE_VALUE: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
@@ -84,7 +97,7 @@ def read_config(
     """
     class_name = config.get("_class_name", CLASS)
     require(f"{where}: _class_name", class_name, class_name == CLASS, f"{CLASS!r}")
-    fields = Fields(config, DEFAULTS, where)
+    fields = Fields(config, DEFAULTS, where, OF_THE_AVERAGE)
     for name, accepted in ONE_VALUE.items():
         fields.one_of(name, accepted)
     # num_train_timesteps is without effect: only a time_embedding_type that is refused above reads it.
