@@ -36,7 +36,7 @@ Timesteps = Int[type_of_array, " batch"] | Whole | Float[Array, " batch"] | Floa
 Key = PRNGKeyArray | UInt32[Array, "2"]
 Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
 
-# The seam between the mathematics and the networks: output = predict(z_t, t), whatever made it.
+# The seam between the mathematics and the networks: output = predict(z_t, t), whatever made it (`functions`).
 Predict = Callable[[Any, Any], Any]
 
 

@@ -10,7 +10,8 @@ taken apart into:
     any other function or object                                                  it is all rest
 
 Arrays are JAX's and NumPy's; strings, functions, booleans and Python numbers are rest.  A function is taken to be pure,
-as by `jax.jit`: arrays that it closes over, or reads from a global name, are those of its first call.
+as by `jax.jit`: arrays that it closes over, or reads from a global name, are those of its first call.  Of an object a
+copy is called: what it writes to itself is lost.
 """
 
 import functools
@@ -90,12 +91,14 @@ class Split:
 def as_pytree(function: Any) -> Any:
     """`function` as a value that a jitted function takes as an argument: a callable pytree whose leaves are arrays.
 
-    It is `function` itself where that is such a pytree already.
+    It is `function` itself where that is such a pytree already and does not change: NNX modules, which may count their
+    random numbers, are put together anew for each call.
     """
     tree = opened(function)
     leaves, structure = jax.tree.flatten(tree)
     rest = tuple(None if _is_array(leaf) else Fixed(leaf) for leaf in leaves)
-    if tree is function and not any(rest) and Fixed(structure).hash is not None:
+    frozen = isinstance(tree, Partial) or getattr(getattr(tree, "__dataclass_params__", None), "frozen", False)
+    if tree is function and frozen and not any(rest) and Fixed(structure).hash is not None:
         return function
     return Split([leaf for leaf in leaves if _is_array(leaf)], rest, Fixed(structure))
 
@@ -123,7 +126,7 @@ def _opened_attributes(value: Any, inside: tuple[Any, ...]) -> dict[str, Any]:
     def one(part: Any) -> Any:
         return Held(part) if isinstance(part, np.ndarray) else opened(part, inside) if callable(part) else part
 
-    if isinstance(value, type):
+    if isinstance(value, type) or hasattr(value, "__wrapped__"):  # `functools.wraps`: the wrapper may know its object
         return {}
     try:
         object.__new__(type(value))  # refused for functions, and for other types that are not made in Python

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.arrays import Batch, PerExample, Predict, Timesteps, Whole, lookup, per_example
+from ddpm_jax.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.check import as_whole, require
 from ddpm_jax.decoder import Decoder
 from ddpm_jax.functions import as_pytree
@@ -105,6 +106,8 @@ class Steered:
     scale: Any
 
     def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
+        if lies_explicitly(z_t):
+            return evaluate_automatically(self, z_t, t)
         decoder = self.decoder
 
         def total(z: Array) -> tuple[Array, tuple[Array, Any]]:

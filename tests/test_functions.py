@@ -241,6 +241,25 @@ def test_the_gradient_of_a_module(make):
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+def test_nnx_modules_that_count_their_random_numbers():
+    """Dropout in a loop: each trace has a copy of the module, which itself stays as it was."""
+    nnx_module(jnp.float32(0.3))  # or skip
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.weight, self.dropout = nnx.Param(jnp.float32(0.3)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+        def __call__(self, z_t, t):
+            return self.dropout(self.weight[...] * z_t)
+
+    net = Net()
+    before = jax.tree.leaves(net)
+    assert jnp.isfinite(drawn(net)).all()
+    for ours, theirs in zip(jax.tree.leaves(net), before, strict=True):
+        assert ours is theirs
+
+
 class ConvNet(eqx.Module):
     """A small convolutional network, as one writes it in Equinox: for one image, channels first."""
 

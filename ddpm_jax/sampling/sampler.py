@@ -123,11 +123,13 @@ def sample(
     a mesh of devices, None for the default device.  The precision of products is JAX's default: for images that are
     compared or scored, see `ddpm_jax.precision`.
 
-    Compiled once for each (sampler, shape, target, variance, clip): pass the same `predict` object again, or one
-    that is a pytree such as `net.bind(params)` or `jax.tree_util.Partial(apply, params)`, and the compiled program
-    is used again.
+    predict may be any callable, such as `net.bind(params)`, an Equinox or NNX module, or a functools.partial.  The
+    program is compiled once for each (sampler, shape, target, variance, clip) and each predict that differs in more
+    than its arrays (`ddpm_jax.functions`): pass the same function, or an equal pytree with other arrays, and it is used
+    again.  It is traced with automatic axes, also if `sharding` is of a mesh with explicit ones (`ddpm_jax.axes`).
 
-    Raises ValueError where the sampler's times do not fit the schedule, or a shape does not fit another.
+    Raises ValueError where an argument is of another kind, where the sampler's times do not fit the schedule, and where
+    a shape does not fit another.
     """
     check.key(key)
     shape = shape_of("shape", shape, BATCH_SHAPE)
