@@ -101,7 +101,7 @@ def described(found: Examination) -> list[str]:
 def sources_of(options: CheckOptions) -> Any:
     """The sources that are named, by their names, or an experiment.
 
-    Raises ValueError or FileNotFoundError where there is nothing of that name.
+    Raises ValueError or FileNotFoundError if there are none.
     """
     text = options.data
     path = local_path(text)
@@ -119,7 +119,8 @@ def sources_of(options: CheckOptions) -> Any:
         found = splits_of(PrepareOptions("check", path, **how))
         return {f"{text} {split}": source for split, source in found.items()} if len(found) > 1 else {"": _only(found)}
     if not re.fullmatch(r"[a-zA-Z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", text):
-        raise FileNotFoundError(f"there is no {text}; expected a folder, an .npz, a TFDS name or an experiment")
+        fault = "is of no kind that is read" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{text} {fault}; expected a folder, an .npz, a TFDS name or an experiment")
     whole = Tfds(text, split="all", data_dir=options.data_dir)
     return {f"{text} {split}": _labelled(text, split, options.data_dir) for split in whole.splits}
 
