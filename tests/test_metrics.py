@@ -18,7 +18,7 @@ from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, load_moments, merge, moments, save_moments
 from ddpm_jax.metrics.inception_score import inception_score
 from ddpm_jax.metrics.jackknife import frechet_estimate, leave_one_out
-from ddpm_jax.metrics.kernel import Polynomial, kernel_distance, mmd2
+from ddpm_jax.metrics.kernel import Polynomial, _variance, kernel_distance, mmd2
 from ddpm_jax.metrics.manifold import manifold
 from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.neighbours import neighbours
@@ -191,6 +191,13 @@ def test_the_standard_error_of_a_frechet_distance_is_its_spread():
     assert 0.9 * spread < error < 1.4 * spread
 
 
+def test_the_standard_error_is_the_jackknifes():
+    rows, base = normal(0, 9, 3), moments(normal(1, 50, 3))
+    without = np.array([frechet_distance(moments(np.delete(rows, i, 0)), base) for i in range(9)])
+    expected = np.sqrt(8 / 9 * np.sum((without - without.mean()) ** 2))
+    assert frechet_estimate(rows, base).standard_error == pytest.approx(expected, rel=1e-5)
+
+
 def test_rows_that_are_all_the_same_have_no_spread():
     estimate = frechet_estimate(np.ones((5, 3), np.float32), Moments(np.ones(3), np.eye(3)))
     assert (estimate.value, estimate.standard_error) == (pytest.approx(3.0), pytest.approx(0.0, abs=1e-9))
@@ -236,7 +243,7 @@ def test_mmd2_is_the_sum_in_full():
 LINEAR = Polynomial(degree=1, gamma=1.0, coef0=0.0)
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.4])
+@pytest.mark.parametrize("shift", [0.0, 0.4, 3.0])
 def test_the_parts_of_the_variance_are_those_of_normal_rows(shift):
     """With k(x, y) = x . y and rows of covariances C_x and C_y: shift C shift, tr C_x^2, tr C_y^2, tr C_x C_y."""
     rng, stds = np.random.default_rng(0), (np.array([1.0, 0.5, 2.0]), np.array([0.3, 1.0, 1.5]))
@@ -249,6 +256,46 @@ def test_the_parts_of_the_variance_are_those_of_normal_rows(shift):
     error = components.std(0) / np.sqrt(len(found))
     assert np.all(np.abs(components.mean(0) - expected) < 4 * error)
     assert np.all(error[2:] < 0.1 * np.array(expected[2:]))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_variance_of_all_rows_is_made_of_its_parts(shift):
+    """With k(x, y) = x . y: over 100,000 draws of 5 and 8 rows in the plane."""
+    rng, stds = np.random.default_rng(0), (np.array([1.0, 0.5]), np.array([0.3, 1.0]))
+    x, y = (rng.normal(size=(100_000, n, 2)) * std for n, std in zip((5, 8), stds, strict=True))
+    x += shift
+
+    def within(rows):
+        return ((rows.sum(1) ** 2).sum(1) - (rows**2).sum((1, 2))) / (rows.shape[1] * (rows.shape[1] - 1))
+
+    values = within(x) + within(y) - 2 * (x.mean(1) * y.mean(1)).sum(1)
+    cov = [std**2 for std in stds]
+    parts = [*(shift**2 * c.sum() for c in cov), *(c @ c for c in cov), cov[0] @ cov[1]]
+    assert _variance(np.array(parts), 5, 8) == pytest.approx(values.var(), rel=0.03)
+    assert abs(values.mean() - 2 * shift**2) < 4 * values.std() / np.sqrt(len(values))
+
+
+def test_the_standard_error_has_that_of_the_rows_and_that_of_the_subsets():
+    x, y = normal(0, 40, 3), 0.4 + normal(1, 40, 3)
+    whole, parts = kernel_distance(x, y, 2, 40), kernel_distance(x, y, 9, 10)
+    assert whole.subsets.std() < 1e-9 * whole.value  # all rows in each
+    of_subsets = parts.subsets.var(ddof=1) / 9 * 8 / 6
+    assert parts.standard_error**2 > of_subsets > 0.1 * parts.standard_error**2
+    many = kernel_distance(x, y, 200, 10)
+    assert many.standard_error == pytest.approx(whole.standard_error, rel=0.35)
+
+
+def test_strata_make_the_standard_error_smaller():
+    """The spread between the clusters is no chance then; over pairs of sets it is the distance's spread."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(40):
+        (x, of_x), (y, of_y) = clusters(rng, 80, True), clusters(rng, 80, True)
+        strata = {"x_strata": of_x, "y_strata": of_y}
+        found.append((kernel_distance(x, y, 4, 80, seed=i, **strata), kernel_distance(x, y, 4, 80, seed=i)))
+    errors, plain = ([estimate.standard_error for estimate in column] for column in zip(*found, strict=True))
+    spread = np.std([estimate.value for estimate, _ in found])
+    assert 0.9 * spread < np.sqrt(np.mean(np.square(errors))) < 1.6 * spread
+    assert np.mean(plain) > 2 * spread
 
 
 @pytest.mark.parametrize(("shift", "subsets", "size"), [(0.0, 10, 12), (0.4, 10, 12), (0.0, 2, 24)])
@@ -368,6 +415,16 @@ def test_a_row_is_not_its_own_neighbour_but_its_copy_is():
         found = neighbours(rows, rows, k, exclude_self=True, block=block)
         np.testing.assert_allclose(found.distances, np.sort(distances, 1)[:, :k], rtol=1e-12)
     assert neighbours(rows, rows, 1, exclude_self=True).indices[2] == 30
+
+
+@pytest.mark.parametrize("block", [12, 1000])
+def test_neighbours_that_float32_cannot_tell_apart_are_found_by_differences(block):
+    """Corners of a simplex, all equally far but for 1e-9 of it."""
+    rows = np.eye(48) * (1 + 1e-9 * np.random.default_rng(0).permutation(48))[:, None]
+    distances = all_distances(rows, rows) + np.diag(np.full(48, np.inf))
+    found = neighbours(rows, rows, 3, exclude_self=True, block=block)
+    np.testing.assert_allclose(found.distances, np.sort(distances, 1)[:, :3], rtol=1e-14)
+    np.testing.assert_array_equal(np.take_along_axis(distances, found.indices, 1), found.distances)
 
 
 def lattice(seed, n):
