@@ -15,8 +15,8 @@ from conftest import mesh_of
 from jax.experimental import topologies
 
 from ddpm_jax import schedule
-from ddpm_jax.check import RunError
 from ddpm_jax.compiler import WITHOUT_CONVOLUTIONS, compiler_options
+from ddpm_jax.errors import RunError
 from ddpm_jax.nets import layers
 from ddpm_jax.nets.mlp import MlpSpec
 from ddpm_jax.training.mesh import by_example, replicated, with_sharding
