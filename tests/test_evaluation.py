@@ -32,6 +32,7 @@ from ddpm_jax.evaluation.scores import Seen
 from ddpm_jax.features.extractor import of_function
 from ddpm_jax.metrics.frechet import load_moments, save_moments
 from ddpm_jax.paths import cache_folder
+from ddpm_jax.run import Run
 
 ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, batch_size=16, bound_terms=2)
 
@@ -111,15 +112,26 @@ def test_labels_are_drawn_image_by_image_as_frequently_as_the_classes_are(key):
     assert scipy.stats.chi2_contingency(pairs).pvalue > 1e-3  # images are independent
 
 
-def test_the_images_have_the_labels_that_were_drawn(run, tmp_path):
-    drawing = Drawing(run, seed=3, counts=with_labels((0, 0, 5, 0, 0, 0, 0, 5, 0, 0)))
-    drawn = draw(drawing, tmp_path, 32, 16)
-    labels = drawing.labels(16, 16)
-    assert set(labels) == {2, 7}
-    expected = run.sample(jax.random.key(3), 16, first_index=16, labels=labels)
-    np.testing.assert_allclose(drawn[16:32], 127.5 * (expected + 1), atol=0.51)
-    others = Drawing(run, seed=3), Drawing(run, seed=3, counts=with_labels((1,) * 10)), drawing
-    assert len({provenance.digest(other.conditions) for other in others}) == 3  # no images of other labels are taken
+@pytest.mark.parametrize("counts", [(0, 0, 5, 0, 0, 0, 0, 5, 0, 0), None], ids=["drawn", "in turn"])
+def test_the_images_have_the_labels_that_were_drawn(run, tmp_path, monkeypatch, counts):
+    """In the order of the images, also where the drawing goes on."""
+    given, counts = [], counts and with_labels(counts)
+
+    def drawn(self, key, n, *, labels, first_index, **_):
+        given.append((first_index, labels))
+        return np.zeros((n, 8, 8, 1), np.float32)
+
+    monkeypatch.setattr(Run, "sample", drawn)
+    for n in (16, 64):
+        draw(Drawing(run, seed=3, counts=counts), tmp_path, n, 16)
+    assert [first for first, _ in given] == [0, 16, 32, 48]
+    expected = np.arange(64) % 10 if counts is None else counts.draw(jax.random.key(3), 0, 64)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in given]), expected)
+
+
+def test_images_of_other_labels_are_not_taken(run):
+    counts = [None, with_labels((1,) * 10), with_labels((1,) * 9 + (2,))]
+    assert len({provenance.digest(Drawing(run, counts=of).conditions) for of in counts}) == 3
 
 
 class Named:

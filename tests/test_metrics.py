@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import metrics_reference as reference
 
 from ddpm_jax.arrays import Rows
+from ddpm_jax.metrics import kernel
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, load_moments, merge, moments, save_moments
 from ddpm_jax.metrics.inception_score import inception_score
@@ -228,16 +229,25 @@ def test_copies_are_seen_where_held_out_images_have_copies_too():
     assert (found.threshold, found.fraction) == (0, 1)
 
 
+def test_memorisation_by_hand():
+    """Of four samples two are strictly below the second of nine held-out distances; p = 2 / 10."""
+    found = memorisation(np.array([0.1, 0.15, 0.2, 0.9]), np.arange(1, 10) / 10, 0.2)
+    assert found[:3] == pytest.approx((0.5, 0.25, 0.2))
+    assert found.threshold == pytest.approx(0.2)
+    assert found.expected_spread == pytest.approx(np.sqrt(0.2 * 0.8 * (10 / 4 + 1) / 11))
+    assert memorisation(np.ones(3), np.ones(20), 0.12).expected == pytest.approx(3 / 21)  # 0.12 x 21 = 2.52
+
+
 # The kernel distance.
 
 
 def test_mmd2_is_the_sum_in_full():
     x, y = normal(0, 20, 5).astype(np.float64), 0.5 + normal(1, 20, 5).astype(np.float64)
-    for kernel in (Polynomial(), Polynomial(degree=2, gamma=0.5, coef0=0.0)):
-        xx, yy, xy = ((kernel.gamma or 0.2) * a @ b.T + kernel.coef0 for a, b in ((x, x), (y, y), (x, y)))
+    for of in (Polynomial(), Polynomial(degree=2, gamma=0.5, coef0=0.0)):
+        xx, yy, xy = ((of.gamma or 0.2) * a @ b.T + of.coef0 for a, b in ((x, x), (y, y), (x, y)))
         off = 1 - np.eye(20)
-        expected = ((off * xx**kernel.degree).sum() + (off * yy**kernel.degree).sum()) / 380
-        assert mmd2(x, y, kernel).value == pytest.approx(expected - 2 * (xy**kernel.degree).mean(), rel=1e-5)
+        expected = ((off * xx**of.degree).sum() + (off * yy**of.degree).sum()) / 380
+        assert mmd2(x, y, of).value == pytest.approx(expected - 2 * (xy**of.degree).mean(), rel=1e-9)
 
 
 LINEAR = Polynomial(degree=1, gamma=1.0, coef0=0.0)
@@ -275,7 +285,7 @@ def test_the_variance_of_all_rows_is_made_of_its_parts(shift):
     assert abs(values.mean() - 2 * shift**2) < 4 * values.std() / np.sqrt(len(values))
 
 
-def test_the_standard_error_has_that_of_the_rows_and_that_of_the_subsets():
+def test_the_standard_error_has_that_of_the_rows_and_that_of_the_subsets(monkeypatch):
     x, y = normal(0, 40, 3), 0.4 + normal(1, 40, 3)
     whole, parts = kernel_distance(x, y, 2, 40), kernel_distance(x, y, 9, 10)
     assert whole.subsets.std() < 1e-9 * whole.value  # all rows in each
@@ -283,6 +293,8 @@ def test_the_standard_error_has_that_of_the_rows_and_that_of_the_subsets():
     assert parts.standard_error**2 > of_subsets > 0.1 * parts.standard_error**2
     many = kernel_distance(x, y, 200, 10)
     assert many.standard_error == pytest.approx(whole.standard_error, rel=0.35)
+    monkeypatch.setattr(kernel, "_variance", lambda *_: 0.0)
+    assert kernel_distance(x, y, 9, 10).standard_error == pytest.approx(np.sqrt(of_subsets), rel=1e-12)
 
 
 def test_strata_make_the_standard_error_smaller():
@@ -353,8 +365,8 @@ def test_rows_in_the_order_of_their_classes_have_the_same_standard_error():
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-2, 3e3, 1e4, 1e6, 1e15])
 def test_the_kernel_distance_of_large_and_small_features_is_that_of_others_scaled(scale):
-    x, y, kernel = normal(0, 24, 3), 0.4 + normal(1, 30, 3), Polynomial(coef0=0.0)
-    one, other = (kernel_distance(f * x, f * y, 3, 12, kernel) for f in (1.0, np.float32(scale)))
+    x, y, of = normal(0, 24, 3), 0.4 + normal(1, 30, 3), Polynomial(coef0=0.0)
+    one, other = (kernel_distance(f * x, f * y, 3, 12, of) for f in (1.0, np.float32(scale)))
     found = np.array([other.value, other.standard_error]) / np.float64(np.float32(scale)) ** 6
     np.testing.assert_allclose(found, [one.value, one.standard_error], rtol=1e-4)
     assert np.isfinite(kernel_distance(scale * x, scale * y, 3, 12).standard_error)
@@ -605,6 +617,12 @@ def test_power_keeps_the_sum_of_squares():
     power = power_spectrum(image, each=True).power
     counts = np.bincount(ring.reshape(-1))[:5]
     np.testing.assert_allclose((power * counts).sum(1), (image**2).sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_rings_are_of_the_nearest_whole_frequency():
+    waves = np.fft.fftfreq(18, 1 / 18)
+    for ring, u, v in zip(rings(18), np.repeat(waves, 18), np.tile(waves, 18), strict=True):
+        assert (ring - 0.5) ** 2 <= u * u + v * v < (ring + 0.5) ** 2 or ring == u == v == 0
 
 
 def test_power_of_an_oblong_image_is_refused():

@@ -36,8 +36,9 @@ of the other x - mean of y) has the variance 2 var(a) + 2 E (r_x . r_x')^2 / m +
 stratum each row is paired with the next, in random order; means over subsets are used.
 
 The estimate of the first line may be negative; it is then taken as 0.  So the standard error is never less than that of
-the second line, and for equal distributions it is on average up to a fifth too large: 1% of the intervals miss 0, not
-5%.  E var(subset | rows) is estimated by the variance of the S numbers, times (S - 1) / (S - 3), that of Student's t.
+the second line.  For equal distributions it is a fifth too large (more for a few tens of rows): of the intervals 1%
+miss 0, not 5%.  E var(subset | rows) is estimated by the variance of the S numbers, times (S - 1) / (S - 3), that of
+Student's t.
 """
 
 import math
