@@ -290,6 +290,7 @@ class EquinoxSpec:
         return eqx.combine(params, eqx.filter(ConvNet(KEY), eqx.is_array, inverse=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_spec_that_binds_a_module(tiny, one, tmp_path):
     """Trained for 2 steps, saved, read and sampled."""
