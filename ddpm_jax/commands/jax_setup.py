@@ -1,6 +1,7 @@
 """What every command does before JAX starts."""
 
 import os
+import warnings
 
 import jax
 
@@ -24,6 +25,8 @@ def set_up_jax(cluster: ClusterOptions | None = None) -> None:
     if cluster is not None and seat is not None:
         join(seat, cluster.join_timeout)
     check_devices()
+    if jax.process_index() > 0:
+        warnings.simplefilter("ignore", UserWarning)  # the first process says it for all
 
 
 def check_devices() -> None:

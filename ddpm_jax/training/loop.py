@@ -87,8 +87,12 @@ def train(
         workdir.mkdir(parents=True, exist_ok=True)
         with locked(workdir, report=print) as check_lock, ExitStack() as stack:
             check_resumable(experiment, workdir)  # again: the one who held the lock may have written
-            if is_first:
-                set_aside_lost(workdir, report=print)
+            broadcast(0)  # every process has read the folder before the first one changes it
+            try:
+                if is_first:
+                    set_aside_lost(workdir, report=print)
+            finally:
+                broadcast(0)
             training = Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack)
             if data is not None:
                 write_fingerprint(workdir, data)
