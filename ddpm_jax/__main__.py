@@ -1,5 +1,5 @@
 """`python -m ddpm_jax` is `ddpm-jax`."""
 
-from ddpm_jax.launch import main
+from ddpm_jax.cli.main import main
 
 main()

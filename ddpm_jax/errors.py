@@ -1,5 +1,96 @@
-"""The error of a run that cannot start or continue; it imports nothing, so that the command line stays light."""
+"""The checks that every specification and function makes of its arguments, and the errors that they raise.
+
+A message names the field, its value and what is accepted: "batch_size is 0; expected a whole number, at least 1".
+"""
+
+import dataclasses
+import operator
+from typing import Any
+
+import numpy as np
 
 
 class RunError(RuntimeError):
     """A run cannot start or continue; the message says why and what to do."""
+
+
+def require(field: str, value: object, holds: bool, expected: str) -> None:
+    """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`."""
+    if not holds:
+        raise ValueError(f"{field} is {short_repr(value)}; expected {expected}")
+
+
+def short_repr(value: Any) -> str:
+    """A value as one short line of a message."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and ((shape and np.prod(shape) > 8) or "Tracer" in type(value).__name__):
+        return f"an array of {dtype} {list(shape or ())}"
+    text = repr(value)
+    return text if len(text) <= 400 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def as_int(value: Any) -> int | None:
+    """A Python or NumPy integer, or an integer array of shape (), as int; None for anything else, bool included."""
+    if isinstance(value, bool | np.bool_) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return operator.index(value)  # a tracer raises TypeError, as its value is not known
+    except TypeError:
+        return None
+
+
+def require_int(field: str, value: Any, least: int, expected: str | None = None) -> int:
+    """`value` as int; ValueError unless it is a whole number (not a boolean), `least` or more."""
+    number = as_int(value)
+    accepted = expected or f"at least {least}"
+    if number is None or expected is None:
+        accepted = accepted if "whole" in accepted else f"a whole number, {accepted}"
+    require(field, value, number is not None and number >= least, accepted)
+    assert number is not None
+    return number
+
+
+def convert_numbers(spec: Any) -> None:
+    """Make NumPy and JAX numbers in the fields of a frozen dataclass Python numbers, and 1-d arrays tuples."""
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if (changed := _converted(value)) is not value:
+            object.__setattr__(spec, field.name, changed)
+
+
+def _converted(value: Any) -> Any:
+    if _is_array(value):
+        return tuple(value.tolist()) if value.ndim == 1 else value.item() if value.ndim == 0 else value
+    if isinstance(value, tuple) and any(map(_is_array, value)):
+        return tuple(map(_converted, value))
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is an array, NumPy's or JAX's, whose numbers are known."""
+    return hasattr(value, "tolist") and hasattr(value, "ndim") and "Tracer" not in type(value).__name__
+
+
+def require_shape(field: str, value: Any, expected: str) -> tuple[int, ...]:
+    """A shape as a tuple of ints; ValueError unless it is a tuple or list of whole numbers, each at least 1."""
+    sizes = [as_int(size) for size in value] if isinstance(value, tuple | list | np.ndarray) else [None]
+    require(field, value, all(size is not None and size >= 1 for size in sizes), expected)
+    return tuple(size for size in sizes if size is not None)
+
+
+def as_numbers(field: str, value: Any) -> np.ndarray:
+    """`value` as a NumPy array of float64; ValueError for a ragged list, or for values that are not numbers."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{field} is {short_repr(value)}; expected numbers, or lists of equal length of them"
+        ) from None
+
+
+def require_key(value: Any, name: str = "key") -> None:
+    """Raise ValueError unless `value` is one key of `jax.random`."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    typed = str(dtype).startswith("key<")
+    old = dtype == np.uint32 and shape in ((2,), (4,))
+    require(name, value, (typed and shape == ()) or old, "one key of random numbers, such as jax.random.key(0)")

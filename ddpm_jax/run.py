@@ -5,7 +5,6 @@ x = run.sample(jax.random.key(0), 64)          # float32 [64, 8, 8, 1] in [-1, 1
 """
 
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,29 +13,25 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from ddpm_jax import check, concerns, specs
-from ddpm_jax.arrays import Batch, Key, Predict, Timesteps, Whole
-from ddpm_jax.axes import entered
-from ddpm_jax.bound import bits_per_dim, bound, estimate
-from ddpm_jax.check import require, whole
-from ddpm_jax.clipping import Clipping
 from ddpm_jax.data.images import to_unit
+from ddpm_jax.data.map_examples import batches_of
 from ddpm_jax.data.sources import Source
-from ddpm_jax.evaluation.examples import batches_of
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.guidance import guided
-from ddpm_jax.paths import RunPath, is_remote, run_path
-from ddpm_jax.sampling import Sampler, sample
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.training.mesh import MeshSpec, by_example, fetch, replicated, with_sharding
-
-# Images drawn at a time, on each device.
-CHUNK = 256
+from ddpm_jax.devices.axes import entered
+from ddpm_jax.devices.mesh import MeshShape, replicated, with_sharding
+from ddpm_jax.diffusion.arrays import Key, Predict, Whole
+from ddpm_jax.diffusion.bound import bits_per_dim, bound, estimate
+from ddpm_jax.diffusion.clipping import Clipping
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.errors import require, require_int, require_key
+from ddpm_jax.sampling import Sampler
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.paths import RunPath, is_remote, run_path
+from ddpm_jax.training import advice
+from ddpm_jax.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Run:
     """Which average of the parameters it is: the decay or width that names it."""
 
     @cached_property
-    def schedule(self) -> NoiseSchedule:
+    def schedule(self) -> Chain:
         """The noise schedule that the network was trained for."""
         with jax.ensure_compile_time_eval():  # arrays, not tracers, also when first asked for inside a jitted function
             return self.experiment.schedule.build()
@@ -89,7 +84,7 @@ class Run:
         image i has class i modulo the number of classes.  guidance: the scale of classifier-free guidance, for
         a network trained with label dropout.  chunk: images at a time on each device, 256 unless given, so n may be
         large.  reached: called with the number of images that are done, after each chunk.  The precision of products is
-        JAX's default (`ddpm_jax.precision`).
+        JAX's default (`ddpm_jax.devices.precision`).
         """
         given = {"sampler": sampler, "clip": clip}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -112,7 +107,7 @@ class Run:
         Example i has draws of its own, from (key, i).  num_steps: those of a strided chain; all T unless given.
         num_terms: how many of the T terms are drawn for each example, for an estimate of their sum without bias; all of
         them unless given.  clip: the experiment's unless given.  chunk: examples at a time on each device.  Over all
-        devices, in full float32 unless JAX is set to another precision (`ddpm_jax.precision`).
+        devices, in full float32 unless JAX is set to another precision (`ddpm_jax.devices.precision`).
         """
         options = {"num_steps": num_steps, "num_terms": num_terms, "clip": clip, "chunk": chunk}
         return np.concatenate(list(self.bits_per_dim_of_batches(key, source, **options)))
@@ -129,9 +124,9 @@ class Run:
         start: Whole = 0,
     ) -> Iterator[Float[np.ndarray, " batch"]]:
         """`bits_per_dim`, batch by batch, from example `start` on."""
-        check.key(key)
+        require_key(key)
         self.check_labels(source)
-        experiment, start = self.experiment, whole("start", start, 0)
+        experiment, start = self.experiment, require_int("start", start, 0)
         labelled = getattr(experiment.net, "num_classes", None) is not None
         require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
         how: dict[str, Any] = {"clip": experiment.clip if clip is None else clip}
@@ -158,91 +153,6 @@ class Run:
         """Raise ValueError where the network cannot be guided."""
         labels = None if getattr(self.experiment.net, "num_classes", None) is None else np.zeros(1, int)
         bind(self.experiment, self.params, labels, guidance)
-
-
-def draw_images(
-    experiment: Experiment,
-    params: Any,
-    image_shape: tuple[int, int, int],
-    key: Key,
-    n: Whole,
-    mesh: Mesh,
-    *,
-    labels: np.ndarray | None = None,
-    guidance: float | None = None,
-    first_index: Whole = 0,
-    chunk: Whole | None = None,
-    reached: Callable[[int], None] | None = None,
-) -> Float[np.ndarray, "n height width channels"]:
-    """`Run.sample` with the parameters given, on the devices of `mesh`."""
-    check.key(key)
-    n, first_index = whole("n", n, 1), whole("first_index", first_index, 0)
-    chunk = None if chunk is None else whole("chunk", chunk, 1, "None or at least 1")
-    chunks = math.ceil(n / ((chunk or CHUNK) * mesh.size))
-    size = math.ceil(n / (chunks * mesh.size)) * mesh.size
-    count = chunks * size  # what there is too much is cut off at the end
-    all_labels = _labels(experiment.net, labels, n, count, first_index)
-    pieces = []
-    with entered(mesh):
-        params = jax.device_put(params, replicated(mesh))
-        for start in range(0, count, size):
-            chunk_labels = None if all_labels is None else all_labels[start : start + size]
-            x = sample(
-                key,
-                bind(experiment, params, chunk_labels, guidance),
-                experiment.schedule.build(),
-                experiment.sampler,
-                (size, *image_shape),
-                target=experiment.target,
-                variance=experiment.variance,
-                clip=experiment.clip,
-                first_index=first_index + start,
-                sharding=by_example(mesh),
-            )
-            pieces.append(fetch(x))
-            if reached is not None:
-                reached(min(start + size, n))
-    return np.concatenate(pieces)[:n]
-
-
-def bind(experiment: Experiment, params: Any, labels: Any, guidance: float | None = None) -> Predict:
-    """predict(z_t, t) for these labels, [batch] integers, guided towards them where a scale of guidance is given."""
-    net = experiment.net
-    if guidance is None:
-        return net.bind(params) if labels is None else net.bind(params, labels=labels)
-    null_label = getattr(net, "null_label", None)
-    require("guidance", guidance, math.isfinite(guidance), "a finite number; 1 for none")
-    trained = null_label is not None and labels is not None
-    require("guidance", guidance, trained, "none, as the network has no null label: train one with label_dropout > 0")
-    predict, null_predict = (net.bind(params, labels=given) for given in (labels, np.full_like(labels, null_label)))
-    return guided(predict, null_predict, guidance)
-
-
-def _classes_in_turn(net: Any, params: Any, z_t: Batch, t: Timesteps) -> Batch:
-    """The output of a class-conditional network, the classes 0, 1, ... in turn along the batch."""
-    return net.bind(params, labels=jnp.arange(len(z_t)) % net.num_classes)(z_t, t)
-
-
-def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index: int) -> np.ndarray | None:
-    """The labels of `count` >= n images, padded with 0; None for an unconditional network."""
-    num_classes = getattr(net, "num_classes", None)
-    if num_classes is None:
-        require("labels", labels, labels is None, "None, as the network is not class-conditional")
-        return None
-    if labels is None:
-        return (np.arange(count) + first_index) % num_classes
-    expected = f"{n} integers in 0..{num_classes - 1}"
-    try:
-        labels = np.asarray(labels)
-    except ValueError:  # lists of different lengths
-        raise ValueError(f"labels is {labels}; expected {expected}") from None
-    holds = (
-        labels.shape == (n,)
-        and np.issubdtype(labels.dtype, np.integer)
-        and bool(np.all((labels >= 0) & (labels < num_classes)))
-    )
-    require("labels", labels, holds, expected)
-    return np.pad(labels, (0, count - n))
 
 
 def _runs_near(folder: RunPath) -> str:
@@ -276,7 +186,7 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
         raise FileNotFoundError(f"{folder} is not a run: it has no experiment.json{_runs_near(folder)}")
     experiment = specs.load(path)
     require(str(path), type(experiment).__name__, isinstance(experiment, Experiment), "an Experiment")
-    mesh = mesh or MeshSpec().build()
+    mesh = mesh or MeshShape().build()
 
     profile = experiment.ema.profiles[0] if ema is None else ema
 
@@ -288,6 +198,6 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint yet; train it first, or longer")
     step, about, params = found
-    if step > 0 and (concern := concerns.of_average(experiment.ema, step, profile)):
+    if step > 0 and (concern := advice.of_average(experiment.ema, step, profile)):
         warnings.warn(f"{concern}, which shows in its samples; train it longer", stacklevel=2)
     return Run(experiment, step, params, tuple(about["image_shape"]), mesh, profile)

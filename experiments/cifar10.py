@@ -11,24 +11,24 @@ One difference: the published code clips the gradient on each replica before ave
 of the whole batch is clipped.
 """
 
+from ddpm_jax.cli.main import launch
 from ddpm_jax.data import Tfds
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.launch import launch
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.objective import SquaredError
+from ddpm_jax.diffusion.objective import SquaredError
+from ddpm_jax.diffusion.schedule import Linear
+from ddpm_jax.diffusion.targets import Eps
+from ddpm_jax.diffusion.variance import FixedLarge
+from ddpm_jax.diffusion.weighting import Simple
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral
-from ddpm_jax.schedule import Linear
-from ddpm_jax.targets import Eps
 from ddpm_jax.training.average import Ema
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.variance import FixedLarge
-from ddpm_jax.weighting import Simple
 
 experiment = Experiment(
     name="cifar10",
     data=Tfds("cifar10", split="train"),
     # Appendix B: four levels from 32x32 to 4x4, two residual blocks each, attention at 16x16; 35.7M parameters.
-    net=UNetSpec(
+    net=UNet(
         channels=128, channel_multipliers=(1, 2, 2, 2), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1
     ),
     schedule=Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),  # section 4

@@ -5,21 +5,21 @@
 Trains for one to two minutes on 2 CPU cores and ends with a picture, runs/digits/samples/00003200.png.
 """
 
+from ddpm_jax.cli.main import launch
 from ddpm_jax.data import Digits
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.launch import launch
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.diffusion.schedule import Cosine
+from ddpm_jax.diffusion.targets import V
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral
-from ddpm_jax.schedule import Cosine
-from ddpm_jax.targets import V
 from ddpm_jax.training.average import Ema
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.optimizer import Adam
 
 experiment = Experiment(
     name="digits",
     data=Digits(split="train"),
     # Two levels, 8x8 and 4x4; small batches and many steps learn most in a minute of CPU.
-    net=UNetSpec(
+    net=UNet(
         channels=24,
         channel_multipliers=(1, 2),
         num_res_blocks=1,

@@ -5,21 +5,21 @@
 Needs the data set prepared once, as experiments/mnist.py says.
 """
 
+from ddpm_jax.cli.main import launch
 from ddpm_jax.data import Tfds
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.launch import launch
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.diffusion.schedule import Cosine
+from ddpm_jax.diffusion.targets import V
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import DpmSolver, Uniform
-from ddpm_jax.schedule import Cosine
-from ddpm_jax.targets import V
 from ddpm_jax.training.average import Ema
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.optimizer import Adam
 
 experiment = Experiment(
     name="mnist_cpu",
     data=Tfds("mnist", split="train", label_key="label"),
     # Two levels, 14 and 7 places wide.
-    net=UNetSpec(
+    net=UNet(
         channels=32,
         channel_multipliers=(1, 2),
         num_res_blocks=1,

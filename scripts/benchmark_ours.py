@@ -15,20 +15,21 @@ import numpy as np
 from benchmark_workers import Case, Job
 from jax.sharding import AxisType, Mesh
 
-from ddpm_jax.arrays import stream
-from ddpm_jax.commands.train import read_experiment
-from ddpm_jax.compiler import jit
+from ddpm_jax.cli.dry_run import look_at_data
+from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.data import Arrays
 from ddpm_jax.data.stream import batches
-from ddpm_jax.dryrun import look_at_data, step_flops
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.devices.compiler import jit
+from ddpm_jax.devices.mesh import global_batch, shardings
+from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.interop import scheduler_config, unet_config
-from ddpm_jax.run import draw_images
 from ddpm_jax.sampling import Ancestral, Ddim
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.training.cost import step_flops
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.generate import draw_images
 from ddpm_jax.training.loop import STEPS_IN_FLIGHT
-from ddpm_jax.training.mesh import global_batch, shardings
-from ddpm_jax.training.start import as_trees, fresh_state, prepare_step
+from ddpm_jax.training.resume import as_trees, fresh_state, prepare_step
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 Shape = tuple[int, int, int]

@@ -23,7 +23,7 @@ import numpy as np
 
 from ddpm_jax.interop.names import ParamPath, to_diffusers
 from ddpm_jax.interop.unet_config import write_config
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.nets.unet import UNet
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "unet.npz"
 
@@ -49,16 +49,16 @@ def weight(path: ParamPath, shape: tuple[int, ...]) -> np.ndarray:
 class Case:
     """A network and the shape of its input, [batch, height, width, channels]."""
 
-    spec: UNetSpec
+    spec: UNet
     shape: tuple[int, int, int, int]
 
 
 CASES = {
     # The CIFAR-10 network, narrower.
-    "cifar": Case(UNetSpec(channels=16, norm_groups=8), (2, 32, 32, 3)),
+    "cifar": Case(UNet(channels=16, norm_groups=8), (2, 32, 32, 3)),
     # Classes, two heads, twice the channels out.
     "heads": Case(
-        UNetSpec(
+        UNet(
             channels=32,
             channel_multipliers=(1, 1),
             attention_resolutions=(8,),
@@ -71,11 +71,11 @@ CASES = {
     ),
     # Not square, no attention but in the middle.
     "wide": Case(
-        UNetSpec(channels=24, channel_multipliers=(1, 3, 2), num_res_blocks=1, attention_resolutions=(), norm_groups=4),
+        UNet(channels=24, channel_multipliers=(1, 3, 2), num_res_blocks=1, attention_resolutions=(), norm_groups=4),
         (2, 16, 24, 4),
     ),
 }
-CIFAR10 = Case(UNetSpec(), (2, 32, 32, 3))
+CIFAR10 = Case(UNet(), (2, 32, 32, 3))
 
 
 class Inputs(NamedTuple):

@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from diffusers_reference import numbers
 
-from ddpm_jax.decoder import Decoder
+from ddpm_jax.diffusion.denoiser import Decoder
 from ddpm_jax.interop import diffusers as exchange
 from ddpm_jax.interop import scheduler_config, unet_config
-from ddpm_jax.sampling import Ancestral, Moment
+from ddpm_jax.sampling import Ancestral, StepInput
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference"
 LINEAR = {"beta_schedule": "linear", "variance_type": "fixed_large"}
@@ -234,7 +234,7 @@ def their_run(pipeline: Any, eps: np.ndarray) -> np.ndarray:
 def our_step(decoder: Decoder, z: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
     """One step of ancestral sampling, t -> t - 1, with a noise that is given."""
     t = jnp.full(z.shape[:1], t)
-    return Ancestral().step(decoder, Moment(z, t, t - 1, decoder.denoise(z, t), noise), ())[0]
+    return Ancestral().step(decoder, StepInput(z, t, t - 1, decoder.denoise(z, t), noise), ())[0]
 
 
 def our_run(model: exchange.Model, eps: np.ndarray) -> np.ndarray:

@@ -26,14 +26,14 @@ import tyro
 
 import ddpm_jax
 from ddpm_jax import run as runs
-from ddpm_jax.bound import Bound, bound
-from ddpm_jax.commands.jax_setup import set_up_jax
 from ddpm_jax.data.images import to_unit
-from ddpm_jax.likelihood import log_likelihood
+from ddpm_jax.devices.setup import set_up_jax
+from ddpm_jax.diffusion.bound import Bound, bound
+from ddpm_jax.diffusion.likelihood import log_likelihood
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, Variance
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
-from ddpm_jax.paths import local_path
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler
-from ddpm_jax.variance import FixedLarge, FixedSmall, Variance
+from ddpm_jax.storage.paths import local_path
 
 EVALUATIONS = (10, 20, 50, 100, 250, 1000)
 SEED = 0

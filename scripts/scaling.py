@@ -20,8 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from ddpm_jax.check import require
-from ddpm_jax.errors import RunError
+from ddpm_jax.errors import RunError, require
 
 # The layouts of the chips of a TPU v5e or v6e slice, by their number, as its compiler calls them.
 SLICES = {1: "1x1", 2: "1x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -96,9 +95,9 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
     import jax
     from jax.sharding import Mesh
 
-    from ddpm_jax.commands.train import read_experiment
-    from ddpm_jax.dryrun import look_at_data
-    from ddpm_jax.training.start import prepare_step
+    from ddpm_jax.cli.dry_run import look_at_data
+    from ddpm_jax.cli.train import read_experiment
+    from ddpm_jax.training.resume import prepare_step
 
     fsdp = {"data": 1, "fsdp": count, "both": min(count, 4)}[layout]
     experiment = read_experiment(options.experiment)

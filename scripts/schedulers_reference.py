@@ -24,17 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from diffusers_reference import numbers
 
-from ddpm_jax.arrays import lookup
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.grids import Given
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Moment, Sampler
-from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule, ScheduleSpec
-from ddpm_jax.targets import Eps, Target, V, X
-from ddpm_jax.variance import FixedLarge, FixedSmall, Variance
+from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.grids import Given
+from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear, Schedule
+from ddpm_jax.diffusion.targets import Eps, Target, V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, Variance
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Sampler, StepInput
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "schedulers.npz"
 
-SCHEDULES: dict[str, ScheduleSpec] = {"linear": Linear(), "cosine": Cosine()}
+SCHEDULES: dict[str, Schedule] = {"linear": Linear(), "cosine": Cosine()}
 TARGETS: dict[str, Target] = {"epsilon": Eps(), "sample": X(), "v_prediction": V()}
 VARIANCES: dict[str, Variance] = {"fixed_small": FixedSmall(), "fixed_large": FixedLarge()}
 SHAPE = (3, 4)  # of the data of one case, at each of its timesteps
@@ -112,7 +112,7 @@ def values(case: Steps | Run, name: str) -> np.ndarray:
     return numbers(f"{case.name}/{name}", (len(case.times), *SHAPE))
 
 
-def model(schedule: NoiseSchedule, z_t: Any, t: Any) -> Any:
+def model(schedule: Chain, z_t: Any, t: Any) -> Any:
     """A smooth prediction of x in [-1, 1], another one at each t; it does not amplify errors of rounding much."""
     return jnp.tanh(lookup(schedule.signal, t, z_t) * z_t + 0.2 * jnp.sin(2 * z_t))
 
@@ -130,12 +130,10 @@ def _our_steps(case: Steps) -> jax.Array:
     return _steps(case.sampler, TARGETS[case.prediction], variance, case.clip, *arguments, *draws)
 
 
-def _step(
-    sampler: Sampler, target: Target, variance: Variance, clip: bool, schedule: NoiseSchedule, *arrays: Any
-) -> jax.Array:
+def _step(sampler: Sampler, target: Target, variance: Variance, clip: bool, schedule: Chain, *arrays: Any) -> jax.Array:
     t, s, z, output, noise = arrays
     decoder = Decoder.of(lambda z_t, t: output, schedule, target, variance, clip)
-    return sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 _steps = jax.jit(_step, static_argnums=(0, 1, 2, 3))
@@ -148,14 +146,14 @@ def _our_run(case: Run) -> jax.Array:
     return _run(case.sde, schedule, jnp.asarray(values(case, "z")[0]), times[:-1], times[1:], values(case, "noise"))
 
 
-def _scan(sde: bool, schedule: NoiseSchedule, z: Any, begins: Any, ends: Any, noises: Any) -> jax.Array:
+def _scan(sde: bool, schedule: Chain, z: Any, begins: Any, ends: Any, noises: Any) -> jax.Array:
     sampler = DpmSolver(sde=sde)
     decoder = Decoder.of(jax.tree_util.Partial(model, schedule), schedule, X(), FixedSmall(), clip=False)
 
     def step(carry: Any, item: Any) -> Any:
         (z, memory), (t, s, noise) = carry, item
         t, s = (jnp.full(len(z), time) for time in (t, s))
-        z, memory = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noise), memory)
+        z, memory = sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noise), memory)
         return (z, memory), z
 
     return jax.lax.scan(step, (z, sampler.start(z)), (begins, ends, noises))[1]

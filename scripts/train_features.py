@@ -18,12 +18,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from ddpm_jax import specs
-from ddpm_jax.commands.jax_setup import set_up_jax
-from ddpm_jax.commands.train import read_experiment
+from ddpm_jax.cli.train import read_experiment
+from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.errors import RunError
 from ddpm_jax.features.classifier import accuracy, held_out, labelled, save_classifier, train_classifier
-from ddpm_jax.paths import local_path
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.paths import local_path
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ import jax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from ddpm_jax import schedule
 from ddpm_jax.data import Digits
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.diffusion import schedule
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ddim
 from ddpm_jax.training.average import Ema
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.loop import Training, train
 from ddpm_jax.training.optimizer import Adam
 
@@ -50,7 +50,7 @@ SCHEDULES = {
 
 
 @pytest.fixture(params=SCHEDULES, scope="session")
-def spec(request) -> schedule.ScheduleSpec:
+def spec(request) -> schedule.Schedule:
     """Every schedule in turn."""
     return SCHEDULES[request.param]
 
@@ -78,7 +78,7 @@ def tiny() -> Experiment:
     return Experiment(
         name="tiny",
         data=Digits(),
-        net=UNetSpec(
+        net=UNet(
             channels=8,
             channel_multipliers=(1,),
             num_res_blocks=1,

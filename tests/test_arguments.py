@@ -9,26 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import forward, grids, objective, schedule, specs, targets, timesteps, variance, weighting
-from ddpm_jax.arrays import as_data
-from ddpm_jax.bound import bound, discretised_log_prob, estimate, prior, term
-from ddpm_jax.check import as_whole, shown, whole
-from ddpm_jax.clipping import Clip, DynamicThreshold
 from ddpm_jax.data import Digits
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.devices.mesh import MeshShape
+from ddpm_jax.diffusion import forward, grids, objective, schedule, targets, timesteps, variance, weighting
+from ddpm_jax.diffusion.arrays import as_data
+from ddpm_jax.diffusion.bound import bound, discretised_log_prob, estimate, prior, term
+from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold
+from ddpm_jax.diffusion.gaussian import Normal
+from ddpm_jax.diffusion.guidance import guided, steered
+from ddpm_jax.diffusion.likelihood import log_likelihood
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.objective import Draws, draw, draw_noise, loss
+from ddpm_jax.errors import as_int, require_int, short_repr
 from ddpm_jax.features.extractor import extract, of_function
-from ddpm_jax.gaussian import Normal
-from ddpm_jax.guidance import guided, steered
-from ddpm_jax.likelihood import log_likelihood
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.classifier import ClassifierSpec
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.objective import Draws, draw, draw_noise, loss
+from ddpm_jax.nets.classifier import ConvClassifier
+from ddpm_jax.nets.mlp import Mlp
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, inpaint, interpolate, invert, sample, sample_path
+from ddpm_jax.storage import specs
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.fit import fit
-from ddpm_jax.training.mesh import MeshSpec
 from ddpm_jax.training.step import Recipe
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # what users see, to whom no annotation is enforced
@@ -39,7 +40,7 @@ X = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(np.float32)
 T = np.array([3, 7])
 MASK = np.eye(4, dtype=bool)[..., None]
 MIXTURE = Mixture.of([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], 0.1)
-RECIPE = Recipe(MlpSpec(4, 1), S)
+RECIPE = Recipe(Mlp(4, 1), S)
 
 
 def net(z_t, t):
@@ -74,9 +75,9 @@ KEYS = {
     "draw_noise": lambda key: draw_noise(key, SHAPE),
     "chain": lambda key: forward.chain(key, S, X),
     "fit": lambda key: fit(key, RECIPE, lambda key: MIXTURE.sample(key, 4), 2),
-    "UNetSpec.init": lambda key: UNetSpec(8, (1,)).init(key, (8, 8, 1)),
-    "MlpSpec.init": lambda key: MlpSpec().init(key, (2,)),
-    "ClassifierSpec.init": lambda key: ClassifierSpec(2).init(key, (8, 8, 1)),
+    "UNet.init": lambda key: UNet(8, (1,)).init(key, (8, 8, 1)),
+    "Mlp.init": lambda key: Mlp().init(key, (2,)),
+    "ConvClassifier.init": lambda key: ConvClassifier(2).init(key, (8, 8, 1)),
     "Mixture.sample": lambda key: MIXTURE.sample(key, 3),
     "Normal.sample": lambda key: Normal(jnp.zeros(2), jnp.ones(2)).sample(key),
 }
@@ -157,7 +158,7 @@ def test_a_schedule_that_is_not_built(name):
 @pytest.mark.parametrize("name", ["diffuse", "marginal", "posterior", "convert", "loss", "bound", "sample", "draw"])
 def test_what_is_no_schedule(name):
     for value in (None, 10, X, net):
-        with pytest.raises(ValueError, match=r"^schedule is .*; expected a NoiseSchedule, such as Linear"):
+        with pytest.raises(ValueError, match=r"^schedule is .*; expected a Chain, such as Linear"):
             SCHEDULES[name](value)
 
 
@@ -165,7 +166,7 @@ def test_a_spec_lacks_attributes_as_any_object():
     """And one that calls a field `beta` has it."""
 
     @dataclasses.dataclass(frozen=True)
-    class Constant(schedule.ScheduleSpec):
+    class Constant(schedule.Schedule):
         beta: float
         num_steps: int = 3
 
@@ -203,7 +204,7 @@ WHOLE = {
     "Mixture.sample": lambda n: MIXTURE.sample(KEY, n),
     "Mixture.diffused": lambda n: MIXTURE.diffused(S, n).means,
     "modes": lambda n: MIXTURE.modes(MIXTURE.means, steps=n),
-    "Mlp": lambda n: MlpSpec(4, 1).init(KEY, (n,))["in"]["kernel"],
+    "Mlp": lambda n: Mlp(4, 1).init(KEY, (n,))["in"]["kernel"],
     "chunk": lambda n: extract(of_function(lambda x: x.reshape(len(x), -1)), np.zeros((7, 2, 2, 1), np.uint8), n)[0],
 }  # fmt: skip
 
@@ -221,16 +222,16 @@ def test_whole_numbers_of_every_kind(name):
 
 @pytest.mark.parametrize("value", [True, np.True_, 5.0, np.float32(5), "5", None, np.array([5]), jnp.float32(5), [5]])
 def test_what_is_no_whole_number(value):
-    assert as_whole(value) is None
+    assert as_int(value) is None
     for call in (
-        lambda: whole("n", value, 1),
+        lambda: require_int("n", value, 1),
         lambda: schedule.Cosine(value),
         lambda: sample(KEY, net, S, Ddim(2), (2, value)),
         lambda: grids.Uniform().times(S, [value]),
         lambda: guided(net, net, 1.0, interval=(1, value)),
         lambda: interpolate(KEY, net, S, Ddim(2), X, X, value, [0.5]),
         lambda: MIXTURE.sample(KEY, value),
-        lambda: Experiment("own", Digits(), MlpSpec(), num_steps=value),
+        lambda: Experiment("own", Digits(), Mlp(), num_steps=value),
     ):
         with pytest.raises(ValueError, match=r"^(n|num_steps|shape|interval|t|count) is .*; expected "):
             call()
@@ -255,10 +256,10 @@ FROZEN = {
     "clippings": lambda i, f: (Clip(f(-2.0), f(2.0)), DynamicThreshold(f(0.5), f(2.0))),
     "objectives": lambda i, f: (objective.FullBound(i(16)), objective.Hybrid(f(0.5), bins=i(16))),
     "timesteps": lambda i, f: (timesteps.LossAwareTimesteps(i(4), f(0.5)),),
-    "networks": lambda i, f: (UNetSpec(i(8), (i(1), i(2)), dropout=f(0.5)), MlpSpec(i(8), i(2)), ClassifierSpec(i(3))),
+    "networks": lambda i, f: (UNet(i(8), (i(1), i(2)), dropout=f(0.5)), Mlp(i(8), i(2)), ConvClassifier(i(3))),
     "the rest": lambda i, f: (
-        MeshSpec(fsdp=i(2)),
-        Experiment("own", Digits(), MlpSpec(), batch_size=i(8), num_steps=i(9), keep_every=i(3), seed=i(4)),
+        MeshShape(fsdp=i(2)),
+        Experiment("own", Digits(), Mlp(), batch_size=i(8), num_steps=i(9), keep_every=i(3), seed=i(4)),
     ),
 }  # fmt: skip
 
@@ -383,7 +384,7 @@ def test_arrays_of_another_shape(name):
 
 
 SWAPPED = {
-    "predict is a NoiseSchedule; expected a function": lambda: sample(KEY, S, net, Ddim(2), SHAPE),
+    "predict is a Chain; expected a function": lambda: sample(KEY, S, net, Ddim(2), SHAPE),
     "sampler is .2, 4, 4, 1.; expected a Sampler": lambda: sample(KEY, net, S, SHAPE, (2, 3)),
     "shape is Ddim.*; expected .batch, ....": lambda: sample(KEY, net, S, SHAPE, Ddim(2)),
     "key is an array of float32": lambda: bound(X, net, S, KEY),
@@ -398,8 +399,8 @@ SWAPPED = {
     "t has dtype float32": lambda: forward.transition(S, X, X),
     "recipe is <function": lambda: fit(KEY, lambda key: X, RECIPE, 2),
     "key is (a )?Recipe": lambda: fit(RECIPE, KEY, lambda key: X, 2),
-    "key is .8, 8, 1.": lambda: UNetSpec().init((8, 8, 1), KEY),
-    "image_shape is .8, 8.5, 1.": lambda: UNetSpec().init(KEY, (8, 8.5, 1)),
+    "key is .8, 8, 1.": lambda: UNet().init((8, 8, 1), KEY),
+    "image_shape is .8, 8.5, 1.": lambda: UNet().init(KEY, (8, 8.5, 1)),
     "count is a PRNGKeyArray": lambda: MIXTURE.sample(KEY, KEY),
     "target is an array": lambda: targets.convert(S, X, X, T, targets.Eps(), X),
     "interval is 5": lambda: guided(net, net, 1.0, interval=5),
@@ -436,8 +437,10 @@ def test_lists_of_different_lengths(message):
 
 
 def test_values_in_messages_are_short():
-    assert shown(X) == "an array of float32 [2, 4, 4, 1]"
-    assert shown(np.int64(5)) == "np.int64(5)"
-    assert shown(np.array([1, 2])) == "array([1, 2])"
-    assert shown(S) == "a NoiseSchedule"
-    assert jax.eval_shape(lambda x: jnp.zeros(len(shown(x))), jnp.zeros(3)).shape == (len("an array of float32 [3]"),)
+    assert short_repr(X) == "an array of float32 [2, 4, 4, 1]"
+    assert short_repr(np.int64(5)) == "np.int64(5)"
+    assert short_repr(np.array([1, 2])) == "array([1, 2])"
+    assert short_repr(S) == "a Chain"
+    assert jax.eval_shape(lambda x: jnp.zeros(len(short_repr(x))), jnp.zeros(3)).shape == (
+        len("an array of float32 [3]"),
+    )

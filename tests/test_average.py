@@ -12,11 +12,12 @@ import pytest
 import tyro
 
 import ddpm_jax
-from ddpm_jax import launch, specs
-from ddpm_jax.commands.train import TrainOptions
+from ddpm_jax.cli import main
+from ddpm_jax.cli.train import TrainOptions
 from ddpm_jax.errors import RunError
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.average import Ema, PowerEma, gamma_of, width_of
-from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.posthoc import coefficients, cosines, fit_error, norms
@@ -452,7 +453,7 @@ def test_a_run_keeps_several_decays(several, one):
 @pytest.mark.slow
 def test_sample_draws_with_the_average_asked_for(capsys, walked, tmp_path):
     def draw(*flags):
-        launch.main(["sample", str(walked), "--num-images", "2", "--output", str(tmp_path / "x.npz"), *flags])
+        main.main(["sample", str(walked), "--num-images", "2", "--output", str(tmp_path / "x.npz"), *flags])
         return capsys.readouterr().out
 
     assert "2 images from step 50 in" in draw()

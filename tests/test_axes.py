@@ -13,17 +13,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 import ddpm_jax
-from ddpm_jax import forward, schedule, targets, weighting
-from ddpm_jax.axes import automatic, take
-from ddpm_jax.bound import bound, estimate, term
 from ddpm_jax.data import Arrays, Digits
-from ddpm_jax.evaluation.examples import over_examples
+from ddpm_jax.data.map_examples import over_examples
+from ddpm_jax.devices.axes import automatic, take
+from ddpm_jax.diffusion import forward, schedule, targets, weighting
+from ddpm_jax.diffusion.bound import bound, estimate, term
+from ddpm_jax.diffusion.guidance import guided, steered
+from ddpm_jax.diffusion.likelihood import log_likelihood
+from ddpm_jax.diffusion.objective import Draws, loss
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
-from ddpm_jax.guidance import guided, steered
-from ddpm_jax.likelihood import log_likelihood
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.objective import Draws, loss
+from ddpm_jax.nets.mlp import Mlp
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, inpaint, interpolate, invert, sample, sample_path
 from ddpm_jax.training.loop import train
 
@@ -141,11 +141,11 @@ def test_samples_lie_as_asked(kind, by_user):
     assert len(path.frames.addressable_shards) == 8
 
 
-UNET = UNetSpec(8, (1,), 1, (4,), dropout=0.0, norm_groups=4)
+UNET = UNet(8, (1,), 1, (4,), dropout=0.0, norm_groups=4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", [MlpSpec(2, 1), UNET])
+@pytest.mark.parametrize("net", [Mlp(2, 1), UNET])
 def test_networks(net):
     """Called by the user, and in a loss whose gradient is taken; with explicit axes attention cannot be traced."""
     mesh, params = MESHES["explicit"], net.init(KEY, SHAPE[1:])

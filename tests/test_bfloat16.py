@@ -10,9 +10,9 @@ import pytest
 
 from ddpm_jax.nets.init import ALMOST_ZERO_LAYERS
 from ddpm_jax.nets.layers import conv, dense
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.nets.unet import UNet
 
-SMALL = UNetSpec(8, (1, 2), 1, (8,), dropout=0.0)
+SMALL = UNet(8, (1, 2), 1, (8,), dropout=0.0)
 NETWORKS = {
     "as published": SMALL,
     "with every option": replace(
@@ -36,7 +36,7 @@ NETWORKS = {
 FEW = 4
 
 
-def case(spec: UNetSpec, batch: int, size: int):
+def case(spec: UNet, batch: int, size: int):
     """(loss of the parameters and the dtype, parameters): kernels that start at zero are not, as in training."""
     keys = jax.random.split(jax.random.key(0), 6)
     params = spec.init(keys[0], (size, size, 3))
@@ -95,7 +95,7 @@ def test_the_gradient_of_a_bias_is_right_for_many_positions(layer):
     np.testing.assert_array_equal(gradient["params"]["bias"], np.full(3, x.size // 2))
 
 
-def errors(spec: UNetSpec, batch: int, size: int) -> dict[str, float]:
+def errors(spec: UNet, batch: int, size: int) -> dict[str, float]:
     """The relative error of the gradient of each leaf, apart from the bias of attention's keys, whose gradient is 0."""
     loss, params = case(spec, batch, size)
     exact, rounded = (jax.jit(jax.grad(lambda p, d=d: loss(p, d)))(params) for d in ("float32", "bfloat16"))
@@ -105,7 +105,7 @@ def errors(spec: UNetSpec, batch: int, size: int) -> dict[str, float]:
     return {name: error for name, error in by_name.items() if not name.endswith("key/bias")}
 
 
-def check_errors(spec: UNetSpec, batch: int, size: int) -> None:
+def check_errors(spec: UNet, batch: int, size: int) -> None:
     found = errors(spec, batch, size)
     assert np.median(list(found.values())) < 0.02
     assert max(found.values()) < 0.05, max(found, key=lambda name: found[name])

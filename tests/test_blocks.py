@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.nets import blocks, convolution, layers, unet
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.nets.unet import UNet
 
 PLACES = jnp.linspace(-30.0, 30.0, 601)
 X = jax.random.normal(jax.random.key(0), (3, 6, 8, 3))
@@ -120,7 +120,7 @@ ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the working 
 @pytest.mark.slow
 @ON_CPU
 def test_a_backward_pass_needs_less_memory_than_with_the_derivative_that_jax_finds(monkeypatch):
-    spec = UNetSpec(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=())
+    spec = UNet(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=())
     ours = working_memory(spec, (16, 16, 16, 3))
     for module in (blocks, unet):
         monkeypatch.setattr(module, "silu", jax.nn.silu)
@@ -130,7 +130,7 @@ def test_a_backward_pass_needs_less_memory_than_with_the_derivative_that_jax_fin
 @pytest.mark.slow
 @ON_CPU
 def test_a_backward_pass_does_not_keep_all_transposed_kernels(monkeypatch):
-    spec = UNetSpec(channels=64, channel_multipliers=(1, 1), num_res_blocks=2, attention_resolutions=())
+    spec = UNet(channels=64, channel_multipliers=(1, 1), num_res_blocks=2, attention_resolutions=())
     ours = working_memory(spec, (1, 8, 8, 3))
     monkeypatch.setattr(layers, "convolve", jax.lax.conv_general_dilated)
     assert ours < 0.7 * working_memory(spec, (1, 8, 8, 3))

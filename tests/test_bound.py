@@ -17,16 +17,16 @@ import scipy.special
 import scipy.stats
 from jax.tree_util import Partial
 
-from ddpm_jax.arrays import example_keys, lookup
-from ddpm_jax.bound import bits_per_dim, bound, discretised_log_prob, estimate, parts, prior, term
-from ddpm_jax.clipping import Clip
-from ddpm_jax.forward import diffuse, posterior_weights
-from ddpm_jax.gaussian import Normal
-from ddpm_jax.grids import Given, Karras, Quadratic, Uniform
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.schedule import Cosine, Linear, from_betas
-from ddpm_jax.targets import V, X
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, lower, upper
+from ddpm_jax.diffusion.arrays import example_keys, lookup
+from ddpm_jax.diffusion.bound import bits_per_dim, bound, discretised_log_prob, estimate, parts, prior, term
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.forward import diffuse, posterior_weights
+from ddpm_jax.diffusion.gaussian import Normal
+from ddpm_jax.diffusion.grids import Given, Karras, Quadratic, Uniform
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Cosine, Linear, from_betas
+from ddpm_jax.diffusion.targets import V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, lower, upper
 
 MEAN = np.array([0.7, -0.3, 0.1], np.float32)  # Gaussian data: x ~ N(MEAN, diag VAR)
 VAR = np.array([0.25, 0.04, 0.9], np.float32)

@@ -24,7 +24,7 @@ LONG = EXPERIMENT.replace(
 
 def with_network(name: str, code: str) -> str:
     """The long run of another network than the U-Net, which takes most of the time of a start."""
-    text, times = re.subn(r"net=UNetSpec\(.*\),\n", f"net={name}(),\n", LONG)
+    text, times = re.subn(r"net=UNet\(.*\),\n", f"net={name}(),\n", LONG)
     assert times == 1
     return text.replace("experiment = Experiment(", f"{code}\nexperiment = Experiment(")
 

@@ -5,16 +5,17 @@ import pytest
 from PIL import Image
 from test_kill import EXPERIMENT
 
-from ddpm_jax import launch, specs
+from ddpm_jax.cli import main
 from ddpm_jax.data import Arrays, Digits
 from ddpm_jax.data.examine import examine, quick_problems
 from ddpm_jax.data.prepare import prepare
+from ddpm_jax.storage import specs
 
 
 def check(capsys, *arguments) -> tuple[int, str]:
     """The exit status of a check, and what it prints."""
     with pytest.raises(SystemExit) as stop:
-        launch.main(["check", *map(str, arguments)])
+        main.main(["check", *map(str, arguments)])
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
     return int(str(stop.value.code)), printed.out + printed.err

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints, digest
+from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints, digest
 
 
 @pytest.fixture

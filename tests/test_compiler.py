@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.compiler import LIBRARY, WITHOUT_CONVOLUTIONS, compiler_options, jit
+from ddpm_jax.devices.compiler import LIBRARY, WITHOUT_CONVOLUTIONS, compiler_options, jit
 
 
 def test_this_version_of_xla_knows_the_options(monkeypatch):

@@ -12,12 +12,13 @@ import pytest
 import scipy.stats
 from test_launch import fails
 
-from ddpm_jax import launch, load_run, precision
-from ddpm_jax.commands.evaluate import choose_source
+from ddpm_jax import load_run
+from ddpm_jax.cli import main
+from ddpm_jax.cli.evaluate import choose_source
 from ddpm_jax.data import Arrays, Digits, Folder, Npz
-from ddpm_jax.data.images import save_png
-from ddpm_jax.data.later import Later
+from ddpm_jax.data.deferred import Deferred
 from ddpm_jax.data.splits import held_out_split
+from ddpm_jax.devices import precision
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation import provenance, samples, scores
@@ -28,11 +29,12 @@ from ddpm_jax.evaluation.labels import ClassCounts
 from ddpm_jax.evaluation.reference import Reference, class_counts
 from ddpm_jax.evaluation.report import Report, Score, read_report
 from ddpm_jax.evaluation.samples import Drawing, Features, draw
-from ddpm_jax.evaluation.scores import Seen
+from ddpm_jax.evaluation.scores import Comparison
 from ddpm_jax.features.extractor import of_function
 from ddpm_jax.metrics.frechet import load_moments, save_moments
-from ddpm_jax.paths import cache_folder
 from ddpm_jax.run import Run
+from ddpm_jax.storage.paths import cache_folder
+from ddpm_jax.storage.pictures import save_png
 
 ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, batch_size=16, bound_terms=2)
 
@@ -176,7 +178,7 @@ def test_the_kernel_distance_knows_which_rows_are_not_independent(run, extractor
         vars(of)["features"] = Features(np.zeros((len(of.source), 4)))
         vars(of)["about"] = {"count": len(of.source)}
     counts = with_labels((1,) * 10) if how == "reference" else None
-    seen = Seen(Features(np.zeros((40, 4))), reference, held_out, reference, 0, Drawing(run, counts=counts))
+    seen = Comparison(Features(np.zeros((40, 4))), reference, held_out, reference, 0, Drawing(run, counts=counts))
     scores.kernel(seen)
     classes, held_out_classes = Digits().arrays["label"], Digits(split="test").arrays["label"]
     expected = {"reference": (None, classes), "balanced": (np.arange(40) % 10, classes), "unconditional": (None, None)}
@@ -458,7 +460,7 @@ def test_wrong_arguments_end_with_one_message_and_write_nothing(finished, capsys
 def test_an_evaluation_has_the_precision_asked_for(finished, monkeypatch, arguments, expected):
     found = []
     monkeypatch.setattr(evaluations, "evaluate", lambda *_, **__: found.append(precision.quoted_precision()))
-    launch.main(["evaluate", str(finished), "--features", "pixels", *arguments])
+    main.main(["evaluate", str(finished), "--features", "pixels", *arguments])
     assert found == [expected]
 
 
@@ -466,7 +468,7 @@ def test_an_evaluation_has_the_precision_asked_for(finished, monkeypatch, argume
 def test_the_command_says_how_labels_are_drawn(finished, monkeypatch, arguments, expected):
     found = []
     monkeypatch.setattr(evaluations, "evaluate", lambda *given, **_: found.append(given[3].labels))
-    launch.main(["evaluate", str(finished), "--features", "pixels", *arguments])
+    main.main(["evaluate", str(finished), "--features", "pixels", *arguments])
     assert found == [expected]
 
 
@@ -511,8 +513,8 @@ def test_reference_images_are_a_split_a_file_or_a_folder(run, tmp_path):
     np.testing.assert_array_equal(choose_source("--reference", run, str(tmp_path / "some.npz"))[4]["image"], images[4])
     np.testing.assert_array_equal(choose_source("--reference", run, str(tmp_path / "folder"))[0]["image"], images[0])
     assert "label" in choose_source("--reference", run, str(tmp_path / "some.npz"))[0]
-    imported = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, data=Later((8, 8, 1))))
+    imported = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, data=Deferred((8, 8, 1))))
     with pytest.raises(
-        ValueError, match="--held-out is 'test', and Later has no splits; expected a split of the run's"
+        ValueError, match="--held-out is 'test', and Deferred has no splits; expected a split of the run's"
     ):
         choose_source("--held-out", imported, "test")

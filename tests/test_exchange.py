@@ -16,39 +16,41 @@ from conftest import SCHEDULES
 from test_launch import fails
 from test_unet import load_script
 
-from ddpm_jax import launch, load_run, specs
-from ddpm_jax.clipping import Clip, DynamicThreshold, NoClipping
+from ddpm_jax import load_run
+from ddpm_jax.cli import main
 from ddpm_jax.data import Npz
+from ddpm_jax.devices.mesh import with_sharding
+from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear
+from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
-from ddpm_jax.experiment import Experiment
 from ddpm_jax.interop import diffusers, folder, scheduler_config, unet_config
 from ddpm_jax.interop.card import _without_places, card_text, describe, evaluations
 from ddpm_jax.interop.names import paths
 from ddpm_jax.interop.runs import export_run, import_run
 from ddpm_jax.interop.scheduler_config import Diffusion
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import Ancestral, Ddim, Given, Leading, Linspace
-from ddpm_jax.schedule import Betas, Cosine, Linear, ScaledLinear
-from ddpm_jax.targets import Eps, Mean, Score, V, X
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.training.average import PowerEma
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.loop import train
-from ddpm_jax.training.mesh import with_sharding
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.start import check_resumable, fresh_state, start_state
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
+from ddpm_jax.training.resume import check_resumable, fresh_state, start_state
 
 exchange = load_script("exchange_reference")
 REFERENCE = Path(__file__).parent / "reference"
 THEIRS = REFERENCE / "diffusers"
 CONFIG = json.loads((THEIRS / "unet" / "config.json").read_text())
 SCHEDULER = json.loads((THEIRS / "scheduler" / "scheduler_config.json").read_text())
-BASE = UNetSpec(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,), norm_groups=4)
+BASE = UNet(channels=8, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,), norm_groups=4)
 SHAPE = (8, 8, 3)
 NETS = {
-    "published": (UNetSpec(), (32, 32, 3)),
+    "published": (UNet(), (32, 32, 3)),
     "heads": (dataclasses.replace(BASE, num_heads=4), SHAPE),
     "channels of heads": (dataclasses.replace(BASE, attention_resolutions=(8, 4), head_channels=4), SHAPE),
     "classes": (dataclasses.replace(BASE, num_classes=10, out_multiplier=2), (8, 16, 1)),
@@ -60,7 +62,7 @@ NETS = {
 }
 
 
-def model_of(net: UNetSpec, shape=SHAPE, diffusion=None) -> diffusers.Model:
+def model_of(net: UNet, shape=SHAPE, diffusion=None) -> diffusers.Model:
     """A model with random weights; without compiling anything."""
     random = np.random.default_rng(0)
     shapes = unet_config.parameter_shapes(net, shape)
@@ -105,7 +107,7 @@ def test_a_whole_run_with_the_same_noises_is_that_of_diffusers(model):
 
 
 def test_what_its_configs_say(model):
-    assert model.net == UNetSpec(
+    assert model.net == UNet(
         channels=4,
         channel_multipliers=(1, 2),
         num_res_blocks=1,
@@ -122,13 +124,13 @@ def test_what_its_configs_say(model):
 
 
 def test_the_published_configs_are_the_published_networks():
-    assert unet_config.read_config(exchange.CIFAR10, "") == (UNetSpec(dropout=0.0), (32, 32, 3))
+    assert unet_config.read_config(exchange.CIFAR10, "") == (UNet(dropout=0.0), (32, 32, 3))
 
 
 @pytest.mark.slow
 def test_the_published_config_of_256_pixels():
     net, shape = unet_config.read_config(exchange.CELEBAHQ, "")
-    assert (net, shape) == (UNetSpec(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0), (256, 256, 3))
+    assert (net, shape) == (UNet(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0), (256, 256, 3))
     assert sum(leaf.size for _, leaf in paths(unet_config.parameter_shapes(net, shape))) == 113_673_219
 
 
@@ -393,7 +395,7 @@ def test_every_field_of_the_scheduler_is_looked_at():
     ("net", "message"),
     [
         (
-            UNetSpec(channels=8, channel_multipliers=(1,), attention_resolutions=()),
+            UNet(channels=8, channel_multipliers=(1,), attention_resolutions=()),
             "net.norm_groups is 32; expected one",
         ),
         (
@@ -412,10 +414,10 @@ def test_a_network_that_diffusers_does_not_have(net, message, tmp_path):
 
 
 def test_a_field_that_came_later_is_at_its_default_or_refused():
-    later = dataclasses.make_dataclass("UNetSpec", [("patch_size", int, 1)], bases=(UNetSpec,), frozen=True)
-    with pytest.raises(ValueError, match="net is 'UNetSpec'; expected UNetSpec, the U-Net"):
+    later = dataclasses.make_dataclass("UNet", [("patch_size", int, 1)], bases=(UNet,), frozen=True)
+    with pytest.raises(ValueError, match="net is 'UNet'; expected UNet, the U-Net"):
         unet_config.write_config(later(), (32, 32, 3))
-    fields = {field.name for field in dataclasses.fields(UNetSpec)}
+    fields = {field.name for field in dataclasses.fields(UNet)}
     refused_unless_default = fields - unet_config.EXPRESSED - unet_config.OURS_ALONE
     assert refused_unless_default <= {"patch_size"}
 
@@ -512,7 +514,7 @@ def test_a_variance_that_the_network_does_not_give(copied):
 def imported(tmp_path_factory) -> Path:
     """A run made by the command."""
     output = tmp_path_factory.mktemp("imported") / "run"
-    launch.main(["import", str(THEIRS), "--output", str(output)])
+    main.main(["import", str(THEIRS), "--output", str(output)])
     return output
 
 

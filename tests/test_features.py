@@ -23,7 +23,6 @@ from conftest import mesh_of
 from safetensors.numpy import save_file
 from test_unet import load_script
 
-from ddpm_jax import specs
 from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.stream import gather
 from ddpm_jax.errors import RunError
@@ -39,9 +38,11 @@ from ddpm_jax.features.classifier import (
     train_classifier,
 )
 from ddpm_jax.features.download import WeightsFile, fetch
-from ddpm_jax.features.extractor import Extracted, Extractor, extract, of_function, read_extractor
-from ddpm_jax.features.torch_weights import read_weights
-from ddpm_jax.nets.classifier import ClassifierSpec
+from ddpm_jax.features.extractor import Extracted, Extractor, extract, of_function
+from ddpm_jax.features.read import read_extractor
+from ddpm_jax.nets.classifier import ConvClassifier
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.torch_weights import read_weights
 
 REFERENCE = Path(__file__).parent / "reference"
 script = load_script("inception_reference")
@@ -561,7 +562,7 @@ def test_data_without_labels_are_refused():
 
 def test_colour_images_too():
     images = script.pixels((32, 32, 3), 20)
-    spec = ClassifierSpec(num_classes=2, width=4, features=8)
+    spec = ConvClassifier(num_classes=2, width=4, features=8)
     params = jax.eval_shape(lambda key: spec.init(key, (32, 32, 3)), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
     found = Classifier(spec, (32, 32, 3), zeros).apply(images)

@@ -6,15 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.schedule import Cosine
-from ddpm_jax.targets import X
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Cosine
+from ddpm_jax.diffusion.targets import X
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
 
 DATA = Mixture.of([0.5, 0.5], [[-0.6, 0.0], [0.6, 0.0]], 0.2)
-NET = MlpSpec(width=32, depth=1)
+NET = Mlp(width=32, depth=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_it_goes_on_where_it_stood(recipe):
 @pytest.mark.parametrize("shape", [(), (2,), (3, 4, 1)])
 def test_the_network_takes_any_shape(shape):
     for multiplier in (1, 2) if shape else (1,):
-        spec = MlpSpec(width=8, depth=2, waves=multiplier - 1, out_multiplier=multiplier)
+        spec = Mlp(width=8, depth=2, waves=multiplier - 1, out_multiplier=multiplier)
         predict = spec.bind(spec.init(jax.random.key(0), shape))
         out = predict(jnp.zeros((5, *shape)), 3)
         assert out.shape == ((5, *shape) if multiplier == 1 else (5, *shape[:-1], 2 * shape[-1]))
@@ -61,7 +61,7 @@ def test_the_network_takes_any_shape(shape):
 @pytest.mark.parametrize("field", ["width", "depth", "out_multiplier", "waves"])
 def test_what_is_no_network(field):
     with pytest.raises(ValueError, match=field):
-        MlpSpec(**{field: -1})
+        Mlp(**{field: -1})
 
 
 def test_no_steps_are_refused(recipe):

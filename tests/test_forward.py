@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import forward
-from ddpm_jax.gaussian import Normal
-from ddpm_jax.schedule import Betas, Linear, ScheduleSpec
-from ddpm_jax.variance import FixedLarge, FixedSmall
+from ddpm_jax.diffusion import forward
+from ddpm_jax.diffusion.gaussian import Normal
+from ddpm_jax.diffusion.schedule import Betas, Linear, Schedule
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall
 
 # Compiled whole: run eagerly, every operation is compiled by itself.
 transition, marginal, diffuse, noise_between, step_var, posterior_weights, posterior, chain, log_prob = map(
@@ -32,7 +32,7 @@ def normals(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def pairs(spec: ScheduleSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def pairs(spec: Schedule) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """(t, s) with t = 1..T and s < t: neighbours, strides, halves, and the data."""
     t = np.arange(1, spec.num_steps + 1)
     return {
@@ -46,7 +46,7 @@ def pairs(spec: ScheduleSpec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 class Exact:
     """The same quantities in extended precision, written from the definitions."""
 
-    def __init__(self, spec: ScheduleSpec) -> None:
+    def __init__(self, spec: Schedule) -> None:
         self.alpha_bar = np.cumprod(np.r_[1.0, 1 - spec.betas()].astype(np.longdouble))
 
     def step(self, t: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,12 +13,12 @@ import pytest
 from jax.tree_util import Partial
 
 import ddpm_jax
-from ddpm_jax import schedule
-from ddpm_jax.bound import bound
-from ddpm_jax.functions import as_pytree
-from ddpm_jax.guidance import guided, steered
-from ddpm_jax.likelihood import log_likelihood
-from ddpm_jax.objective import draw, loss
+from ddpm_jax.devices.functions import as_pytree
+from ddpm_jax.diffusion import schedule
+from ddpm_jax.diffusion.bound import bound
+from ddpm_jax.diffusion.guidance import guided, steered
+from ddpm_jax.diffusion.likelihood import log_likelihood
+from ddpm_jax.diffusion.objective import draw, loss
 from ddpm_jax.sampling import Ddim, sample
 from ddpm_jax.training.loop import train
 

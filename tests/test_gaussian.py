@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from ddpm_jax.gaussian import Normal
+from ddpm_jax.diffusion.gaussian import Normal
 
 kl, log_prob = jax.jit(Normal.kl), jax.jit(Normal.log_prob)
 

@@ -5,9 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.grids import Given, Grid, Karras, Leading, Linspace, LogSnr, Quadratic, Uniform, tail, times_before
+from ddpm_jax.diffusion.grids import (
+    Given,
+    Grid,
+    Karras,
+    Leading,
+    Linspace,
+    LogSnr,
+    Quadratic,
+    Uniform,
+    tail,
+    times_before,
+)
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, Sigmoid
 from ddpm_jax.sampling import Ancestral, Ddim, Heun, sample
-from ddpm_jax.schedule import Betas, Cosine, Linear, Sigmoid
 
 GRIDS = (
     Uniform(),

@@ -8,28 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.arrays import lookup
-from ddpm_jax.clipping import Clip, DynamicThreshold, NoClipping, as_clipping
-from ddpm_jax.forward import noise_between
-from ddpm_jax.grids import Karras
-from ddpm_jax.guidance import guided, steered
+from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping, as_clipping
+from ddpm_jax.diffusion.forward import noise_between
+from ddpm_jax.diffusion.grids import Karras
+from ddpm_jax.diffusion.guidance import guided, steered
+from ddpm_jax.diffusion.schedule import Chain, Cosine
+from ddpm_jax.diffusion.targets import Eps, Mean, Score, Target, V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, inpaint, interpolate, sample
 from ddpm_jax.sampling.inpaint import repaint_times
-from ddpm_jax.schedule import Cosine, NoiseSchedule
-from ddpm_jax.targets import Eps, Mean, Score, Target, V, X
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance
 
 TARGETS = (Eps(), X(), V(), Mean(), Score())
 
 
-def normal_x(schedule: NoiseSchedule, mean, var, z_t, t):
+def normal_x(schedule: Chain, mean, var, z_t, t):
     """E[x | z_t] for x ~ N(mean, var), each element of z_t for itself."""
     signal = lookup(schedule.signal, t, z_t)
     gain = signal * var / (lookup(schedule.alpha_bar, t, z_t) * var + lookup(schedule.noise_var, t, z_t))
     return mean + gain * (z_t - signal * mean)
 
 
-def answer(target: Target, schedule: NoiseSchedule, mean, var, z_t, t):
+def answer(target: Target, schedule: Chain, mean, var, z_t, t):
     """What a perfect network with this target says, for x ~ N(mean, var)."""
     x = normal_x(schedule, mean, var, z_t, t)
     return jnp.asarray(target.encode(schedule, x, noise_between(schedule, z_t, x, t), t))
@@ -52,7 +52,7 @@ def points():
 LABEL, NULL = (0.8, 0.04), (0.1, 0.5)  # (mean, variance) of the data with the label, and of all data
 
 
-def two(target: Target, schedule: NoiseSchedule):
+def two(target: Target, schedule: Chain):
     """The network with its label and with the null label."""
     return tuple(jax.tree_util.Partial(partial(answer, target), schedule, *moments) for moments in (LABEL, NULL))
 
@@ -191,7 +191,7 @@ CENTRE, COVARIANCE = np.array([0.2, -0.1]), np.array([[0.25, 0.2], [0.2, 0.25]])
 KNOWN = 0.9  # the first coordinate
 
 
-def correlated_x(schedule: NoiseSchedule, z_t, t):
+def correlated_x(schedule: Chain, z_t, t):
     """E[x | z_t] for x ~ N(CENTRE, COVARIANCE), z_t: [batch, 2], by the eigenvectors of the covariance."""
     values, vectors = np.linalg.eigh(COVARIANCE)
     return normal_x(schedule, CENTRE @ vectors, values, z_t @ vectors, t) @ vectors.T
@@ -327,7 +327,7 @@ def test_image_i_is_filled_in_the_same_way_in_any_batch(schedule, key, sampler):
 # Between two images.
 
 
-def between(schedule: NoiseSchedule, t: int, weights, **options):
+def between(schedule: Chain, t: int, weights, **options):
     """Interpolations between -0.6 and 0.7 over a network that has no opinion: x is z_t / signal_t."""
     x_a, x_b = np.full((20, 400), -0.6, np.float32), np.full((20, 400), 0.7, np.float32)
 

@@ -21,13 +21,13 @@ from conftest import QUICK
 from test_kill import EXPERIMENT, logged, wait_until
 
 import ddpm_jax
-from ddpm_jax.commands import departure
-from ddpm_jax.commands.cluster import ClusterOptions, Seat, find_seat
 from ddpm_jax.data.images import to_pixels
+from ddpm_jax.devices import shutdown
+from ddpm_jax.devices.cluster import ClusterOptions, Seat, find_seat
+from ddpm_jax.devices.preemption import Preempted, PreemptionListener, pack, unpack
+from ddpm_jax.storage.lock import FileLock
 from ddpm_jax.training import loop
-from ddpm_jax.training.lock import FileLock
 from ddpm_jax.training.loop import train
-from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 LIMIT = 240
@@ -94,13 +94,13 @@ def test_a_contradiction_is_named(flags, environ, message):
 
 
 def test_which_errors_mean_a_lost_process():
-    assert departure.lost_contact(ValueError("UNKNOWN: Gloo AllGather failed:\nConnection closed by peer"))
+    assert shutdown.lost_contact(ValueError("UNKNOWN: Gloo AllGather failed:\nConnection closed by peer"))
     chained = RuntimeError("cannot be read")
     chained.__cause__ = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
-    assert departure.lost_contact(chained) == "DEADLINE_EXCEEDED: Barrier timed out"
-    assert not departure.lost_contact(ValueError("batch_size is 0; expected at least 1"))
-    assert not departure.lost_contact(FileNotFoundError("there is no folder barrier"))
-    departure.leave(1, "alone, so this returns")
+    assert shutdown.lost_contact(chained) == "DEADLINE_EXCEEDED: Barrier timed out"
+    assert not shutdown.lost_contact(ValueError("batch_size is 0; expected at least 1"))
+    assert not shutdown.lost_contact(FileNotFoundError("there is no folder barrier"))
+    shutdown.leave(1, "alone, so this returns")
 
 
 # SIGTERM, in one process.
@@ -143,7 +143,7 @@ def test_only_the_main_thread_listens_and_only_for_a_while():
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        notice = Notice()
+        notice = PreemptionListener()
         assert signal.getsignal(signal.SIGTERM) not in (handler, before)
         assert not notice.stops_after(1)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -151,7 +151,7 @@ def test_only_the_main_thread_listens_and_only_for_a_while():
         notice.close()
         assert signal.getsignal(signal.SIGTERM) is handler
         heard = []
-        thread = threading.Thread(target=lambda: heard.append((Notice(), signal.getsignal(signal.SIGTERM))))
+        thread = threading.Thread(target=lambda: heard.append((PreemptionListener(), signal.getsignal(signal.SIGTERM))))
         thread.start()
         thread.join()
         assert heard[0][1] is handler

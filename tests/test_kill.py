@@ -18,34 +18,34 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
-from ddpm_jax import specs
-from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.mesh import replicated, with_sharding
+from ddpm_jax.devices.mesh import replicated, with_sharding
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.training.resume import as_trees
 from ddpm_jax.training.snapshots import as_items
-from ddpm_jax.training.start import as_trees
 from ddpm_jax.training.state import new_state
 
 EXPERIMENT = """
 from dataclasses import dataclass
 import numpy as np
 from ddpm_jax.data import Digits
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.launch import launch
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.cli.main import launch
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ddim
-from ddpm_jax.schedule import ScheduleSpec
+from ddpm_jax.diffusion.schedule import Schedule
 from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.optimizer import Adam
 
 @dataclass(frozen=True)
-class Constant(ScheduleSpec):
+class Constant(Schedule):
     num_steps: int = 30
     def betas(self):
         return np.full(self.num_steps, 0.1)
 
 experiment = Experiment(
     name="killed", data=Digits(), schedule=Constant(), sampler=Ddim(num_steps=2), flip=True, batch_size=16,
-    net=UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
+    net=UNet(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
     optimizer=Adam(learning_rate=1e-3, warmup_steps=3, decay="cosine"),
     ema=PowerEma(snapshot_every=3),
     num_steps=24, log_every=1, checkpoint_every=4, sample_every=1000, num_samples=4,

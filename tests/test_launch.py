@@ -15,15 +15,17 @@ import pytest
 from PIL import Image
 from test_kill import EXPERIMENT
 
-from ddpm_jax import launch, load_run, paths, specs
-from ddpm_jax.commands.evaluate import choose_source
-from ddpm_jax.commands.train import read_experiment
+from ddpm_jax import load_run
+from ddpm_jax.cli import main
+from ddpm_jax.cli.evaluate import choose_source
+from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.data import Folder, Npz, Tfds
 from ddpm_jax.data.tfds import tfds_root
-from ddpm_jax.dryrun import step_flops
 from ddpm_jax.errors import RunError
 from ddpm_jax.features.extractor import existing_file
-from ddpm_jax.paths import require_folder
+from ddpm_jax.storage import paths, specs
+from ddpm_jax.storage.paths import require_folder
+from ddpm_jax.training.cost import step_flops
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 HEAVY = ["tensorflow", "torch", "tensorflow_datasets", "grain", "orbax", "sklearn", "matplotlib", "PIL", "optax"]
@@ -44,11 +46,11 @@ def test_importing_the_library_is_light():
 
 
 def test_help_is_light():
-    assert modules_after("from ddpm_jax.launch import main\nmain(['--help'])").isdisjoint([*HEAVY, "jax", "flax"])
+    assert modules_after("from ddpm_jax.cli.main import main\nmain(['--help'])").isdisjoint([*HEAVY, "jax", "flax"])
 
 
 def test_a_whole_experiment_never_imports_tensorflow_or_torch():
-    code = "import ddpm_jax.training.loop, ddpm_jax.commands.sample, ddpm_jax.commands.prepare, ddpm_jax.dryrun"
+    code = "import ddpm_jax.training.loop, ddpm_jax.cli.sample, ddpm_jax.cli.prepare, ddpm_jax.cli.dry_run"
     assert modules_after(code).isdisjoint({"tensorflow", "torch"})
 
 
@@ -62,7 +64,7 @@ def experiment_file(tmp_path_factory):
 def fails(capsys, *arguments: str) -> str:
     """What a command prints to stderr, having ended with status 2."""
     with pytest.raises(SystemExit) as stop:
-        launch.main(list(map(str, arguments)))
+        main.main(list(map(str, arguments)))
     assert stop.value.code == 2
     printed = capsys.readouterr()
     text = printed.err + printed.out
@@ -74,7 +76,7 @@ def test_mistakes_in_an_experiment_file_are_named_with_their_line(capsys, tmp_pa
     cases = {
         "experiment = 3": "does not define an Experiment called `experiment`",
         "import numpy\nx = (": "line 2: SyntaxError",
-        "from ddpm_jax.nets.unet import UNetSpec\n\nUNetSpec(channels=-4)": "line 3: ValueError: channels is -4",
+        "from ddpm_jax.nets.unet import UNet\n\nUNetSpec(channels=-4)": "line 3: ValueError: channels is -4",
         "import nosuchmodule": "line 1: ModuleNotFoundError: No module named 'nosuchmodule'",
     }
     for number, (source, message) in enumerate(cases.items()):
@@ -84,7 +86,7 @@ def test_mistakes_in_an_experiment_file_are_named_with_their_line(capsys, tmp_pa
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(capsys, experiment_file, tmp_path):
-    launch.main(["train", str(experiment_file), "--dry-run", "--workdir", str(tmp_path / "run"), "--batch-size", "32"])
+    main.main(["train", str(experiment_file), "--dry-run", "--workdir", str(tmp_path / "run"), "--batch-size", "32"])
     text = capsys.readouterr().out
     config, _, table = text.partition("\n}\n")
     assert json.loads(config + "}")["batch_size"] == 32
@@ -98,7 +100,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(capsys, experiment_file, tm
 @pytest.mark.slow
 def test_a_published_recipe_can_be_costed_before_its_data_are_there(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    launch.main(["train", str(EXPERIMENTS / "cifar10.py"), "--dry-run"])
+    main.main(["train", str(EXPERIMENTS / "cifar10.py"), "--dry-run"])
     text = capsys.readouterr().out
     assert re.search(r"parameters +35,746,307", text)
     assert "not there yet" in text
@@ -118,7 +120,7 @@ def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
 
 def test_sample_writes_images_and_a_picture(capsys, finished, tmp_path):
     output = tmp_path / "out" / "images.npz"
-    launch.main(["sample", str(finished), "--num-images", "5", "--output", str(output), "--steps", "3"])
+    main.main(["sample", str(finished), "--num-images", "5", "--output", str(output), "--steps", "3"])
     with np.load(output) as stored:
         assert stored["images"].shape == (5, 8, 8, 1)
         assert stored["images"].dtype == np.uint8
@@ -130,7 +132,7 @@ def test_sample_writes_images_and_a_picture(capsys, finished, tmp_path):
 def test_samples_follow_the_sampler_and_the_guidance_asked_for(finished, tmp_path):
     def draw(*flags: str) -> np.ndarray:
         output = tmp_path / "images.npz"
-        launch.main(["sample", str(finished), "--num-images", "4", "--output", str(output), *flags])
+        main.main(["sample", str(finished), "--num-images", "4", "--output", str(output), *flags])
         with np.load(output) as stored:
             return stored["images"].astype(int)
 
@@ -154,7 +156,7 @@ def test_prepare_finds_the_splits_of_an_npz(capsys, tmp_path):
         test_images=images[:2],
         test_labels=np.arange(2),
     )
-    launch.main(["prepare", "own", str(tmp_path / "own.npz"), "--data-dir", str(tmp_path)])
+    main.main(["prepare", "own", str(tmp_path / "own.npz"), "--data-dir", str(tmp_path)])
     assert "train (7), test (2)" in capsys.readouterr().out
     source = Tfds("own", split="test", data_dir=str(tmp_path), label_key="label")
     np.testing.assert_array_equal(source[1]["image"][..., 0], images[1])
@@ -169,17 +171,17 @@ def test_it_is_a_module_too():
 
 def test_help_and_version_by_the_names_that_people_try(capsys):
     for arguments in ([], ["-h"], ["--help"], ["help"]):
-        launch.main(arguments)
+        main.main(arguments)
         assert capsys.readouterr().out.startswith("usage: ddpm-jax COMMAND ...")
     for argument in ("--version", "-V", "version"):
-        launch.main([argument])
+        main.main([argument])
         assert capsys.readouterr().out.startswith("ddpm-jax ")
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate", "import", "export", "prepare"])
 def test_help_lists_choices_in_order_and_without_none(capsys, command):
     with pytest.raises(SystemExit) as stop:
-        launch.main([command, "--help"])
+        main.main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "{None" not in text
@@ -196,8 +198,8 @@ def command(arguments):
     warnings.warn("nothing is well")
     warnings.warn("a value overflows", RuntimeWarning)
 
-launch._guarded(command, [])
-assert warnings.formatwarning is not launch._one_line
+main._guarded(command, [])
+assert warnings.formatwarning is not main._one_line
 """
 
 
@@ -216,7 +218,7 @@ def test_errors_of_the_operating_system_are_told_without_their_number(capsys, tm
         (tmp_path / "nosuch" / "file").read_bytes()
 
     with pytest.raises(SystemExit) as stop:
-        launch._guarded(command, [])
+        main._guarded(command, [])
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"ddpm-jax: {tmp_path / 'nosuch' / 'file'}: No such file or directory\n"
 
@@ -261,10 +263,10 @@ def test_a_tilde_in_the_paths_of_commands(capsys, finished, experiment_file, tmp
     assert read_experiment("~/own.py") == read_experiment(tmp_path / "home" / "own.py")
     assert len(choose_source("--reference", run, "~/x.npz")) == 3
     assert choose_source("--reference", run, "~/run") == run.experiment.data
-    launch.main(["prepare", "own", "~/x.npz", "--data-dir", "~/sets"])
+    main.main(["prepare", "own", "~/x.npz", "--data-dir", "~/sets"])
     shutil.copytree(Path(__file__).parent / "reference" / "diffusers", tmp_path / "home" / "diffusers")
-    launch.main(["import", "~/diffusers", "--output", "~/imported"])
-    launch.main(["export", "~/imported", "~/exported"])
+    main.main(["import", "~/diffusers", "--output", "~/imported"])
+    main.main(["export", "~/imported", "~/exported"])
     assert (tmp_path / "home" / "sets" / "own").is_dir()
     assert (tmp_path / "home" / "imported" / "experiment.json").is_file()
     assert (tmp_path / "home" / "exported" / "model_index.json").is_file()

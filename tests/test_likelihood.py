@@ -10,12 +10,12 @@ import scipy.special
 import scipy.stats
 from jax.tree_util import Partial
 
-from ddpm_jax.arrays import lookup
-from ddpm_jax.likelihood import log_likelihood
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.schedule import Cosine, Linear
-from ddpm_jax.targets import V, X, convert
-from ddpm_jax.variance import LearnedRange
+from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.likelihood import log_likelihood
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Cosine, Linear
+from ddpm_jax.diffusion.targets import V, X, convert
+from ddpm_jax.diffusion.variance import LearnedRange
 
 # For functions that are right below t = 1, too.  The same settings everywhere: compiled once for each shape.
 EXACT = {"trace": "exact", "bins": None, "t_min": 0.01, "target": X()}

@@ -14,16 +14,16 @@ from conftest import mesh_of
 from jax.sharding import Mesh, PartitionSpec
 
 import ddpm_jax
-from ddpm_jax.bound import bound
 from ddpm_jax.data import Arrays, Digits
 from ddpm_jax.data.images import to_unit
+from ddpm_jax.data.map_examples import over_examples
 from ddpm_jax.data.stream import batches
-from ddpm_jax.dryrun import saved_for_backward
-from ddpm_jax.evaluation.examples import over_examples
-from ddpm_jax.objective import draw
+from ddpm_jax.devices.mesh import MeshShape, check_divides, global_batch, local_rows, shardings
+from ddpm_jax.diffusion.bound import bound
+from ddpm_jax.diffusion.objective import draw
+from ddpm_jax.training.cost import saved_for_backward
 from ddpm_jax.training.loop import checked, train
-from ddpm_jax.training.mesh import MeshSpec, check_divides, global_batch, local_rows, shardings
-from ddpm_jax.training.start import fresh_state, prepare_step
+from ddpm_jax.training.resume import fresh_state, prepare_step
 from ddpm_jax.training.step import by_quarter
 
 
@@ -41,16 +41,16 @@ from ddpm_jax.training.step import by_quarter
     ],
 )
 def test_the_longest_axis_that_divides_is_cut(shape, fsdp, expected):
-    assert MeshSpec().partition(shape, fsdp) == PartitionSpec(*expected)
+    assert MeshShape().partition(shape, fsdp) == PartitionSpec(*expected)
 
 
 def test_a_mesh_has_all_devices():
     for fsdp in (1, 2, 8):
-        assert dict(MeshSpec(fsdp=fsdp).build().shape) == {"data": 8 // fsdp, "fsdp": fsdp}
+        assert dict(MeshShape(fsdp=fsdp).build().shape) == {"data": 8 // fsdp, "fsdp": fsdp}
     with pytest.raises(ValueError, match=r"mesh.fsdp is 3; expected a divisor of the number of devices, 8: 1, 2, 4, 8"):
-        MeshSpec(fsdp=3).build()
+        MeshShape(fsdp=3).build()
     with pytest.raises(ValueError, match=r"mesh.data is 3; expected 4, as 8 devices / fsdp 2"):
-        MeshSpec(data=3, fsdp=2).build()
+        MeshShape(data=3, fsdp=2).build()
 
 
 def test_devices_share_a_batch_equally():
@@ -127,7 +127,7 @@ def cut(tiny, request):
     """
     net = tiny.net if request.param == "U-Net" else Convolutions()
     optimizer = dataclasses.replace(tiny.optimizer, eps=1e-6)
-    return dataclasses.replace(tiny, net=net, mesh=MeshSpec(min_shard_size=64), optimizer=optimizer)
+    return dataclasses.replace(tiny, net=net, mesh=MeshShape(min_shard_size=64), optimizer=optimizer)
 
 
 def compiled(experiment, mesh):

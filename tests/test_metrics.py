@@ -13,7 +13,7 @@ import scipy.stats
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import metrics_reference as reference
 
-from ddpm_jax.arrays import Rows
+from ddpm_jax.diffusion.arrays import Rows
 from ddpm_jax.metrics import kernel
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, load_moments, merge, moments, save_moments

@@ -7,9 +7,9 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from ddpm_jax import forward
-from ddpm_jax.mixture import Mixture, _shifted
-from ddpm_jax.schedule import Linear
+from ddpm_jax.diffusion import forward
+from ddpm_jax.diffusion.mixture import Mixture, _shifted
+from ddpm_jax.diffusion.schedule import Linear
 
 ON_THE_LINE = Mixture.of([0.3, 0.5, 0.2], [-0.8, 0.1, 0.7], [0.1, 0.2, 0.05])
 IN_THE_PLANE = Mixture.of([0.4, 0.6], [[-0.5, 0.2], [0.7, -0.1]], [0.3, 0.1])

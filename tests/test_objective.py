@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ddpm_jax import specs
-from ddpm_jax.arrays import example_keys
-from ddpm_jax.bound import bits_per_dim, bound, prior, term
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import diffuse
-from ddpm_jax.objective import Draws, FullBound, Hybrid, SquaredError, draw, loss
-from ddpm_jax.schedule import Cosine, Linear
-from ddpm_jax.targets import Eps, Mean, Score, V, X, convert
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
-from ddpm_jax.weighting import P2, MinSnr, Simple, Vlb, Weights, weights
+from ddpm_jax.diffusion.arrays import example_keys
+from ddpm_jax.diffusion.bound import bits_per_dim, bound, prior, term
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.forward import diffuse
+from ddpm_jax.diffusion.objective import Draws, FullBound, Hybrid, SquaredError, draw, loss
+from ddpm_jax.diffusion.schedule import Cosine, Linear
+from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X, convert
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
+from ddpm_jax.diffusion.weighting import P2, MinSnr, Simple, Vlb, Weights, weights
+from ddpm_jax.storage import specs
 
 TARGETS = (Eps(), X(), V(), Mean(), Score())
 BATCH = (64, 3)

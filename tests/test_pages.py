@@ -9,10 +9,10 @@ import page as notes_page
 import pytest
 from readable import readable
 
+from ddpm_jax.diffusion.variance import FixedSmall, LearnedRange
 from ddpm_jax.evaluation import page as report_page
 from ddpm_jax.evaluation.chart import WIDTH, Line, chart
 from ddpm_jax.evaluation.report import Report, Score
-from ddpm_jax.variance import FixedSmall, LearnedRange
 
 SCORES = (
     Score("FD-10k", 1234.5, "a distance", interval=(1.2e-5, 2.4e-5), held_out=3.0),

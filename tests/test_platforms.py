@@ -14,12 +14,12 @@ import pytest
 from conftest import mesh_of
 from jax.experimental import topologies
 
-from ddpm_jax import schedule
-from ddpm_jax.compiler import WITHOUT_CONVOLUTIONS, compiler_options
+from ddpm_jax.devices.compiler import WITHOUT_CONVOLUTIONS, compiler_options
+from ddpm_jax.devices.mesh import by_example, replicated, with_sharding
+from ddpm_jax.diffusion import schedule
 from ddpm_jax.errors import RunError
 from ddpm_jax.nets import layers
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.training.mesh import by_example, replicated, with_sharding
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.training.step import Recipe, compile_step
 
 X, KERNEL = jnp.ones((8, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
@@ -79,7 +79,7 @@ def loops(recipe, platform: str) -> int:
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 def test_parts_of_a_batch_are_a_loop_on_all_platforms_but_cpus(platform):
-    whole, parts = (Recipe(MlpSpec(4, 1), schedule.Cosine(4).build(), accumulate=count) for count in (1, 4))
+    whole, parts = (Recipe(Mlp(4, 1), schedule.Cosine(4).build(), accumulate=count) for count in (1, 4))
     assert loops(parts, platform) - loops(whole, platform) == (platform != "cpu")
 
 

@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 from test_bfloat16 import equations
 
-from ddpm_jax import bound, likelihood
+from ddpm_jax.devices.precision import quoted, quoted_precision
+from ddpm_jax.diffusion import bound, likelihood
+from ddpm_jax.diffusion.guidance import guided
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Cosine
 from ddpm_jax.evaluation.report import PRECISIONS, summary
 from ddpm_jax.evaluation.samples import Drawing, draw
 from ddpm_jax.features.classifier import Classifier
 from ddpm_jax.features.extractor import extract, of_function
-from ddpm_jax.guidance import guided
 from ddpm_jax.metrics import manifold, neighbours, sliced
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.classifier import ClassifierSpec
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.precision import quoted, quoted_precision
+from ddpm_jax.nets.classifier import ConvClassifier
+from ddpm_jax.nets.mlp import Mlp
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import Ddim, sample
-from ddpm_jax.schedule import Cosine
 
 HIGHEST, DEFAULT = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
 KEY, SCHEDULE = jax.random.key(0), Cosine(num_steps=4).build()
-UNET = UNetSpec(4, (1,), 1, (), num_classes=2, label_dropout=0.1)
-MLP, CLASSIFIER = MlpSpec(4, 1), ClassifierSpec(2, 2, 4)
+UNET = UNet(4, (1,), 1, (), num_classes=2, label_dropout=0.1)
+MLP, CLASSIFIER = Mlp(4, 1), ConvClassifier(2, 2, 4)
 IMAGES, POINTS, ROWS = np.zeros((2, 8, 8, 1), np.float32), np.zeros((2, 3), np.float32), np.ones((6, 2), np.float32)
 
 

@@ -9,13 +9,17 @@ import optax
 import pytest
 from test_bfloat16 import NETWORKS, case
 
-from ddpm_jax import bound, forward, likelihood, objective, targets, weighting
-from ddpm_jax.clipping import Clip, DynamicThreshold
 from ddpm_jax.data.images import random_flip, to_pixels, to_unit
-from ddpm_jax.decoder import Decoder
+from ddpm_jax.diffusion import bound, forward, likelihood, objective, targets, weighting
+from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.guidance import guided, steered
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Cosine
+from ddpm_jax.diffusion.timesteps import LossAwareTimesteps, StratifiedTimesteps, UniformTimesteps
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.features import inception
 from ddpm_jax.features.classifier import moved
-from ddpm_jax.guidance import guided, steered
 from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.metrics.inception_score import inception_score
 from ddpm_jax.metrics.kernel import kernel_distance
@@ -24,9 +28,8 @@ from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.neighbours import neighbours
 from ddpm_jax.metrics.sliced import sliced_wasserstein
 from ddpm_jax.metrics.spectrum import power_spectrum
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.classifier import ClassifierSpec
-from ddpm_jax.nets.mlp import MlpSpec
+from ddpm_jax.nets.classifier import ConvClassifier
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.sampling import (
     Ancestral,
     Ddim,
@@ -41,12 +44,9 @@ from ddpm_jax.sampling import (
     sample,
     sample_path,
 )
-from ddpm_jax.schedule import Cosine
-from ddpm_jax.timesteps import LossAwareTimesteps, StratifiedTimesteps, UniformTimesteps
 from ddpm_jax.training.average import Ema, PowerEma
 from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.step import Recipe
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 
 KEY, SCHEDULE = jax.random.key(0), Cosine(num_steps=8).build()
 X = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
@@ -84,10 +84,10 @@ def test_networks(name):
 
 @pytest.mark.parametrize("out_multiplier", [1, 2])
 def test_mlp_and_classifier(out_multiplier):
-    net = MlpSpec(4, 2, waves=2, out_multiplier=out_multiplier)
+    net = Mlp(4, 2, waves=2, out_multiplier=out_multiplier)
     params = net.init(KEY, (3,))
     jax.eval_shape(jax.grad(lambda params: net.bind(params)(X, T).sum()), params)
-    classifier = ClassifierSpec(3, 2, 4)
+    classifier = ConvClassifier(3, 2, 4)
     params = classifier.init(KEY, (6, 6, 1))
     jax.eval_shape(lambda x: classifier.apply(params, to_unit(moved(KEY, x))), PIXELS)
 
@@ -229,16 +229,16 @@ AVERAGES = [Ema(), Ema(0.99, warmup=True, others=(0.9,)), PowerEma()]
 
 @pytest.mark.parametrize(("rule", "optimizer", "ema"), [*zip(RULES, OPTIMIZERS, AVERAGES, strict=True)])
 def test_a_training_step(rule, optimizer, ema):
-    recipe = Recipe(MlpSpec(4, 1), SCHEDULE, timesteps=rule, update=optimizer, ema=ema, accumulate=2)
+    recipe = Recipe(Mlp(4, 1), SCHEDULE, timesteps=rule, update=optimizer, ema=ema, accumulate=2)
     state = jax.eval_shape(lambda: recipe.start(recipe.net.init(KEY, (3,))))
     after, _ = jax.eval_shape(recipe.step, state, {"image": jax.ShapeDtypeStruct((4, 3), jnp.float32)}, KEY)
     assert jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after)
 
 
 def test_a_training_step_on_images():
-    from ddpm_jax.nets.unet import UNetSpec
+    from ddpm_jax.nets.unet import UNet
 
-    net = UNetSpec(4, (1,), 1, (), num_classes=3, label_dropout=0.1, out_multiplier=2)
+    net = UNet(4, (1,), 1, (), num_classes=3, label_dropout=0.1, out_multiplier=2)
     how = {"variance": LearnedRange(), "objective": objective.Hybrid(), "update": optax.sgd(0.1)}
     recipe = Recipe(net, SCHEDULE, **how, flip=True)
     state = jax.eval_shape(lambda: recipe.start(net.init(KEY, (8, 8, 1))))

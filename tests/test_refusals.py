@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from test_kill import EXPERIMENT
 
-from ddpm_jax import launch, specs
+from ddpm_jax.cli import main
+from ddpm_jax.storage import specs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
 TRAIN, OWN, RUN = ("train",), ("train", "own.py"), ("train", "own.py", "--workdir", "new")
@@ -88,7 +89,7 @@ FLAGS = [
 FILES = [
     ("experiment = 3", "does not define an Experiment called `experiment`"),
     ("x = (", "SyntaxError"),
-    ("UNetSpec(channels=-4)", "ValueError: channels is -4"),
+    ("UNet(channels=-4)", "ValueError: channels is -4"),
     ("import nosuchmodule", "ModuleNotFoundError: No module named 'nosuchmodule'"),
     ("1 / 0", "ZeroDivisionError: division by zero"),
     (
@@ -117,12 +118,12 @@ JSON = [
     (lambda good: good.replace('"batch_size"', '"batchsize"'), "batchsize: Experiment has no such field; it has name"),
     (lambda good: good.replace('"batch_size": 16', '"batch_size": "16"'), "batch_size is '16'; expected int"),
     (lambda good: good.replace('"num_steps": 24', '"num_steps": 0'), "num_steps is 0; expected at least 1"),
-    (lambda good: good.replace("unet:UNetSpec", "unet:Unet"), "net: class 'ddpm_jax.nets.unet:Unet' cannot be loaded"),
+    (lambda good: good.replace("unet:UNet", "unet:Unet"), "net: class 'ddpm_jax.nets.unet:Unet' cannot be loaded"),
     (lambda good: good.replace("own.py:Constant", "gone.py:Constant"), "class 'gone.py:Constant' cannot be loaded"),
     (lambda good: good.replace('"name": "killed",', ""), "name is missing"),
     (lambda good: "[1, 2]", "does not define an Experiment"),
     (lambda good: '{"a": 1}', "the experiment has no field 'class'"),
-    (lambda good: '{"class": "ddpm_jax.schedule:Cosine"}', "does not define an Experiment"),
+    (lambda good: '{"class": "ddpm_jax.diffusion.schedule:Cosine"}', "does not define an Experiment"),
     (lambda good: "[" * 100_000, "is not JSON"),
 ]
 SAMPLES = [
@@ -168,8 +169,8 @@ ENVIRONMENT = [
 IMPORTS = """
 from dataclasses import replace
 from ddpm_jax.data import Folder, Npz, Tfds
-from ddpm_jax.objective import Hybrid
-from ddpm_jax.variance import LearnedRange
+from ddpm_jax.diffusion.objective import Hybrid
+from ddpm_jax.diffusion.variance import LearnedRange
 """
 
 
@@ -189,7 +190,7 @@ def world(finished, tmp_path_factory):
     np.savez(folder / "good.npz", images=IMAGES)
     (folder / "empty.npz").write_bytes(b"")
     (folder / "folder.npz").mkdir()
-    for name, text in {"list": "[1, 2]", "cosine": '{"class": "ddpm_jax.schedule:Cosine"}'}.items():
+    for name, text in {"list": "[1, 2]", "cosine": '{"class": "ddpm_jax.diffusion.schedule:Cosine"}'}.items():
         (folder / name).mkdir()
         (folder / name / "experiment.json").write_text(text)
     specs.save(specs.load_file(folder / "own.py").experiment, folder / "good.json")
@@ -204,7 +205,7 @@ def refused(world, capsys, monkeypatch):
     def check(arguments, *messages):
         before = contents(world)
         with pytest.raises(SystemExit) as stop:
-            launch.main(list(arguments))
+            main.main(list(arguments))
         printed = capsys.readouterr()
         text = " ".join((printed.err + printed.out).replace("│", " ").split())
         assert stop.value.code == 2, text

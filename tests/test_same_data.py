@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpm_jax import Experiment, schedule, specs
+from ddpm_jax import Experiment
 from ddpm_jax.data import Arrays, Digits, Folder, Npz, Tfds
 from ddpm_jax.data import fingerprint as fingerprints
+from ddpm_jax.data.deferred import Deferred
 from ddpm_jax.data.fingerprint import changes, fingerprint
 from ddpm_jax.data.given import Given
-from ddpm_jax.data.later import Later
 from ddpm_jax.data.prepare import prepare
+from ddpm_jax.diffusion import schedule
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.training.checkpoint import steps_in
+from ddpm_jax.nets.unet import UNet
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import steps_in
 from ddpm_jax.training.loop import train
+from ddpm_jax.training.resume import set_aside_lost
 from ddpm_jax.training.same_data import check_data, write_fingerprint
-from ddpm_jax.training.start import set_aside_lost
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,7 @@ def pictures(folder, seeds=range(12), ending="bmp"):
 
 
 def experiment(data, **changes):
-    net = UNetSpec(8, (1,), 1, (), dropout=0.0, norm_groups=4, num_classes=changes.pop("num_classes", None))
+    net = UNet(8, (1,), 1, (), dropout=0.0, norm_groups=4, num_classes=changes.pop("num_classes", None))
     return Experiment("tiny", data, net, schedule=schedule.Cosine(20), **{"num_steps": 4, "batch_size": 4, **changes})
 
 
@@ -200,7 +202,7 @@ def test_a_source_that_draws_its_examples_is_known_by_its_length():
 
 def test_data_named_later_are_those_that_they_stand_for(tmp_path):
     folder = pictures(tmp_path / "data")
-    assert fingerprint(Later((8, 8, 1), str(folder))) == fingerprint(Folder(str(folder), 8, channels=1))
+    assert fingerprint(Deferred((8, 8, 1), str(folder))) == fingerprint(Folder(str(folder), 8, channels=1))
 
 
 def test_a_fingerprint_survives_json():
@@ -245,7 +247,7 @@ def test_a_run_whose_data_have_changed_is_not_resumed(tmp_path, kind):
         "folder": lambda: Folder(str(folder)),
         "npz": lambda: Npz(str(path)),
         "own": lambda: Own(images),
-        "later": lambda: Later((8, 8, 1), str(folder)),
+        "later": lambda: Deferred((8, 8, 1), str(folder)),
     }[kind]
     workdir = begun(tmp_path / "run", experiment(make()))
     check_data(experiment(make()), workdir, print)

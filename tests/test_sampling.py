@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.arrays import lookup
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import diffuse, posterior
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Moment, Sampler, sample, sample_path
-from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule, ScheduleSpec
-from ddpm_jax.targets import Prediction, X
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance, upper
+from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.forward import diffuse, posterior
+from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear, Schedule
+from ddpm_jax.diffusion.targets import Prediction, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance, upper
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler, StepInput, sample, sample_path
 
 MEAN, VAR = 0.7, 0.25  # the data: x ~ N(MEAN, VAR)
 SMALL, LARGE = FixedSmall(), FixedLarge()
@@ -26,19 +26,19 @@ EVERY_STEP = (
 )
 
 
-def gaussian_x(schedule: NoiseSchedule, z_t, t):
+def gaussian_x(schedule: Chain, z_t, t):
     """E[x | z_t] for x ~ N(MEAN, VAR), each element of z_t for itself."""
     signal = lookup(schedule.signal, t, z_t)
     gain = signal * VAR / (lookup(schedule.alpha_bar, t, z_t) * VAR + lookup(schedule.noise_var, t, z_t))
     return MEAN + gain * (z_t - signal * MEAN)
 
 
-def exact(schedule: NoiseSchedule):
+def exact(schedule: Chain):
     """predict(z_t, t) = E[x | z_t]; a pytree, so that what was compiled for one schedule serves another."""
     return jax.tree_util.Partial(gaussian_x, schedule)
 
 
-def grid(sampler: Sampler, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
+def grid(sampler: Sampler, schedule: Chain) -> tuple[np.ndarray, np.ndarray]:
     """The pairs (t, s) of the sampler's steps."""
     times = sampler.times(schedule)
     return times[:-1], times[1:]
@@ -50,15 +50,13 @@ def laters(t: np.ndarray) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames=("sampler", "variance"))
-def step_at(sampler: Sampler, variance: Variance, schedule: NoiseSchedule, t, earlier, z, noise):
+def step_at(sampler: Sampler, variance: Variance, schedule: Chain, t, earlier, z, noise):
     """One step from each z, with the exact denoiser and without a memory of steps before."""
     decoder = Decoder.of(exact(schedule), schedule, X(), variance, clip=False)
-    return sampler.step(decoder, Moment(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(decoder, StepInput(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
-def all_steps(
-    sampler: Sampler, schedule: NoiseSchedule, z: float, noise: float, variance: Variance = SMALL
-) -> np.ndarray:
+def all_steps(sampler: Sampler, schedule: Chain, z: float, noise: float, variance: Variance = SMALL) -> np.ndarray:
     """Every step of the sampler at once, each from z with this noise, with the exact denoiser: one number for each."""
     t, earlier = grid(sampler, schedule)
     fill = [np.full(t.shape, value, np.float32) for value in (z, noise)]
@@ -66,7 +64,7 @@ def all_steps(
 
 
 def affine_steps(
-    sampler: Sampler, schedule: NoiseSchedule, variance: Variance = SMALL
+    sampler: Sampler, schedule: Chain, variance: Variance = SMALL
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(offset, slope, std) of each step, z_s = offset + slope z_t + std noise."""
     steps = partial(all_steps, sampler, schedule, variance=variance)
@@ -74,7 +72,7 @@ def affine_steps(
     return offset, steps(1.0, 0.0) - offset, steps(0.0, 1.0) - offset
 
 
-def moments(sampler: Sampler, schedule: NoiseSchedule, variance: Variance = SMALL) -> tuple[float, float]:
+def moments(sampler: Sampler, schedule: Chain, variance: Variance = SMALL) -> tuple[float, float]:
     """The mean and variance of the samples."""
     mean, var = 0.0, 1.0
     for offset, slope, std in zip(*affine_steps(sampler, schedule, variance), strict=True):
@@ -82,7 +80,7 @@ def moments(sampler: Sampler, schedule: NoiseSchedule, variance: Variance = SMAL
     return mean, var
 
 
-def theory(spec: ScheduleSpec, sampler: Sampler, variance: Variance) -> tuple[float, float]:
+def theory(spec: Schedule, sampler: Sampler, variance: Variance) -> tuple[float, float]:
     """The same in float64, from the equations of the papers, for a chain with every step."""
     alpha_bar = np.cumprod(np.r_[1.0, 1 - spec.betas()])
     mean, var = 0.0, 1.0
@@ -147,7 +145,7 @@ def test_ddim_keeps_the_digits_of_its_coefficients(spec, eta):
         for place, theirs in enumerate(expected):
             x, eps, noise = (jnp.full(t.shape, float(place == i)) for i in range(3))
             step = jax.jit(Ddim(num_steps, eta=eta).step)
-            ours, _ = step(decoder, Moment(jnp.zeros(t.shape), t, s, Prediction(x, eps), noise), ())
+            ours, _ = step(decoder, StepInput(jnp.zeros(t.shape), t, s, Prediction(x, eps), noise), ())
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
@@ -280,7 +278,7 @@ def test_small_is_below_large():
 # A variance that the network learned.
 
 
-def with_spread(schedule: NoiseSchedule, spread: float, z_t, t):
+def with_spread(schedule: Chain, spread: float, z_t, t):
     """The exact denoiser, with a second channel that says where the variance lies."""
     return jnp.concatenate([gaussian_x(schedule, z_t, t), jnp.full_like(z_t, spread)], axis=-1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from ddpm_jax.schedule import Betas, Cosine, Linear, ScaledLinear, ScheduleSpec, Sigmoid, from_betas, resample
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear, Schedule, Sigmoid, from_betas, resample
 
 TABLES = ("beta", "alpha_bar", "noise_var", "signal", "noise", "snr")
 
@@ -118,7 +118,7 @@ def test_sigmoid_is_its_curve_up_to_the_cut(start, end, temperature):
 
 def test_your_own_schedule_gives_num_steps_and_betas():
     @dataclass(frozen=True)
-    class Constant(ScheduleSpec):
+    class Constant(Schedule):
         num_steps: int = 100
 
         def betas(self):

@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from test_average import Factors, averages_of
 
-from ddpm_jax import concerns, launch, load_run, schedule
-from ddpm_jax.commands.train import TrainOptions
-from ddpm_jax.dryrun import report
+from ddpm_jax import load_run
+from ddpm_jax.cli import main
+from ddpm_jax.cli.dry_run import report
+from ddpm_jax.cli.train import TrainOptions
+from ddpm_jax.diffusion import schedule
 from ddpm_jax.evaluation import progress
-from ddpm_jax.experiment import conflicts
+from ddpm_jax.training import advice
 from ddpm_jax.training.average import Averaging, Ema, PowerEma
+from ddpm_jax.training.experiment import conflicts
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
 
@@ -142,7 +145,7 @@ def test_an_average_that_stays_near_its_start_is_told_of(plain, ema, num_steps, 
 @pytest.mark.parametrize("num_steps", [2, 10, 100, 1000, 4000])
 @pytest.mark.parametrize("kind", [schedule.Linear, schedule.ScaledLinear, schedule.Cosine, schedule.Sigmoid])
 def test_published_schedules_are_not_told_of(kind, num_steps):
-    assert concerns.of_schedule(kind(num_steps)) is None
+    assert advice.of_schedule(kind(num_steps)) is None
 
 
 @pytest.mark.parametrize("num_steps", [10, 50, 100, 250, 400])
@@ -177,7 +180,7 @@ def launch_options(experiment, flags):
     ids=repr,
 )
 def test_any_schedule_that_keeps_the_data_is_told_of(spec, expected):
-    assert (concerns.of_schedule(spec) is not None) == expected
+    assert (advice.of_schedule(spec) is not None) == expected
 
 
 def test_a_dry_run_tells_it_too(plain):
@@ -259,7 +262,7 @@ def test_ddpm_jax_sample_says_how_far_it_is(lines, capsys, monkeypatch):
     home, _ = lines
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(progress, "PAUSE", 0.01)
-    launch.main(["sample", "~/run", "--num-images", "3", "--output", "~/drawn/images.npz"])
+    main.main(["sample", "~/run", "--num-images", "3", "--output", "~/drawn/images.npz"])
     assert re.search(r"drawing: 0 of 3, \d+s so far", capsys.readouterr().err)
     assert (home / "drawn" / "images.npz").exists()
     assert [entry.name for entry in home.iterdir() if entry.name.startswith("~")] == []
@@ -267,7 +270,7 @@ def test_ddpm_jax_sample_says_how_far_it_is(lines, capsys, monkeypatch):
 
 def test_a_long_task_is_told_of_line_by_line(capsys, monkeypatch):
     monkeypatch.setattr(progress, "PAUSE", 0.02)
-    with progress.Waiting("drawing", 1000) as waiting:
+    with progress.ProgressBar("drawing", 1000) as waiting:
         progress.time.sleep(0.1)
         waiting.reached(500)
         progress.time.sleep(0.1)

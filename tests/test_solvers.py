@@ -17,18 +17,18 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from ddpm_jax.arrays import lookup
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.grids import Karras, LogSnr, Quadratic, Uniform
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Moment, Sampler, invert, sample
-from ddpm_jax.schedule import Cosine, Linear, NoiseSchedule
-from ddpm_jax.targets import X
-from ddpm_jax.variance import FixedLarge, FixedSmall
+from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.grids import Karras, LogSnr, Quadratic, Uniform
+from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear
+from ddpm_jax.diffusion.targets import X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler, StepInput, invert, sample
 
 WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.2, 0.3])
 
 
-def mixture_x(schedule: NoiseSchedule, z_t, t):
+def mixture_x(schedule: Chain, z_t, t):
     """E[x | z_t] for data from the mixture, each element of z_t for itself."""
     signal, noise_var = (lookup(table, t, z_t)[..., None] for table in (schedule.signal, schedule.noise_var))
     var = signal**2 * STDS**2 + noise_var
@@ -37,7 +37,7 @@ def mixture_x(schedule: NoiseSchedule, z_t, t):
     return (jax.nn.softmax(logits, axis=-1) * (MEANS + signal * STDS**2 / var * residual)).sum(-1)
 
 
-def exact(schedule: NoiseSchedule):
+def exact(schedule: Chain):
     """predict(z_t, t) = E[x | z_t]; a pytree, so that what was compiled for one schedule serves another."""
     return jax.tree_util.Partial(mixture_x, schedule)
 
@@ -48,7 +48,7 @@ def mixture_cdf(z, signal: float = 1.0, noise_var: float = 0.0):
     return (WEIGHTS * scipy.stats.norm.cdf(np.asarray(z, np.float64)[..., None], signal * MEANS, stds)).sum(-1)
 
 
-def flow(schedule: NoiseSchedule, z_t: np.ndarray, t: int) -> np.ndarray:
+def flow(schedule: Chain, z_t: np.ndarray, t: int) -> np.ndarray:
     """The x to which the probability flow carries each z_t, in float64."""
     below = mixture_cdf(z_t, float(schedule.signal[t]), float(schedule.noise_var[t]))
     return np.array([scipy.optimize.brentq(lambda x, p=p: mixture_cdf(x) - p, -5, 5, xtol=1e-12) for p in below])
@@ -63,7 +63,7 @@ def fine():
 STARTS = scipy.stats.norm.ppf((np.arange(16) + 0.5) / 16).astype(np.float32)
 
 
-def run(schedule: NoiseSchedule, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
+def run(schedule: Chain, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
     """(x, the x of the exact flow) from each of STARTS."""
     t = int(sampler.times(schedule)[0])
     x = sample(
@@ -146,11 +146,11 @@ def test_the_network_is_evaluated_as_often_as_the_sampler_says(sampler, count):
 
 
 @partial(jax.jit, static_argnames="sampler")
-def first_steps(sampler: Sampler, schedule: NoiseSchedule, t, earlier, noise):
+def first_steps(sampler: Sampler, schedule: Chain, t, earlier, noise):
     """Each step of a chain from z = 0.3, as if it were the first: without a memory of others."""
     decoder = Decoder.of(exact(schedule), schedule, X(), FixedSmall(), clip=False)
     z, noise = jnp.full(t.shape, 0.3), jnp.full(t.shape, noise)
-    return sampler.step(decoder, Moment(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(decoder, StepInput(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 def test_dpm_solver_without_its_memory_is_ddim_or_ancestral_sampling():
@@ -164,7 +164,7 @@ def test_dpm_solver_without_its_memory_is_ddim_or_ancestral_sampling():
             np.testing.assert_allclose(first_steps(DpmSolver(sde=True), *args), first_steps(same, *args), atol=2e-5)
 
 
-def on_a_line(schedule: NoiseSchedule, z_t, t):
+def on_a_line(schedule: Chain, z_t, t):
     """x = 0.3 - 0.2 lambda, whatever z is."""
     return jnp.broadcast_to(0.3 - 0.1 * jnp.log(lookup(schedule.snr, t, z_t)), z_t.shape)
 
@@ -183,7 +183,7 @@ def test_the_exponential_form_is_exact_for_an_x_that_is_a_line_in_lambda(spec):
     s = np.array([1, 1, 200, 300, 699, 999, 500, 1])
     z = np.random.default_rng(0).normal(size=t.shape).astype(np.float32)
     decoder = Decoder.of(jax.tree_util.Partial(on_a_line, schedule), schedule, X(), FixedSmall(), clip=False)
-    now = Moment(jnp.asarray(z), t, s, decoder.denoise(z, t), jnp.zeros(t.shape))
+    now = StepInput(jnp.asarray(z), t, s, decoder.denoise(z, t), jnp.zeros(t.shape))
     got, _ = jax.jit(ExponentialHeun().step)(decoder, now, ())
     expected = noise[s - 1] * (z / noise[t - 1] + antiderivative(s) - antiderivative(t))
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)

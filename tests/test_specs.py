@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_jax import specs
-from ddpm_jax.commands.train import read_experiment
-from ddpm_jax.experiment import conflicts
-from ddpm_jax.schedule import Betas, Cosine, Linear
+from ddpm_jax.cli.train import read_experiment
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear
+from ddpm_jax.storage import specs
+from ddpm_jax.training.experiment import conflicts
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 
@@ -18,19 +18,19 @@ import dataclasses
 from dataclasses import dataclass
 import numpy as np
 from ddpm_jax.data import Digits
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.schedule import ScheduleSpec
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.nets.unet import UNet
+from ddpm_jax.diffusion.schedule import Schedule
 
 @dataclass(frozen=True)
-class Constant(ScheduleSpec):
+class Constant(Schedule):
     """The same beta in every step."""
     num_steps: int = 30
     beta: float = 0.1
     def betas(self):
         return np.full(self.num_steps, self.beta)
 
-experiment = Experiment(name="own", data=Digits(), net=UNetSpec(channels=8), schedule=Constant(beta=0.2))
+experiment = Experiment(name="own", data=Digits(), net=UNet(channels=8), schedule=Constant(beta=0.2))
 '''
 
 
@@ -98,7 +98,7 @@ def test_betas_survive_json_exactly(tmp_path):
         (lambda value: value["net"].update({"class": "ddpm_jax.nets.unet:Unet"}), "class 'ddpm_jax.nets.unet:Unet'"),
         (lambda value: value["net"].update({"class": "os:system"}), "net: 'os:system' is not a dataclass"),
         (lambda value: value["net"].update({"class": "gone.py:Net"}), "class 'gone.py:Net' cannot be loaded"),
-        (lambda value: value.update(target=value["net"]), "target is UNetSpec"),
+        (lambda value: value.update(target=value["net"]), "target is UNet"),
         (lambda value: value.pop("data"), "data is missing"),
     ],
 )

@@ -20,17 +20,18 @@ import numpy as np
 import pytest
 
 import ddpm_jax
-from ddpm_jax import launch, paths, specs
+from ddpm_jax.cli import main
+from ddpm_jax.devices.mesh import replicated, with_sharding
 from ddpm_jax.errors import RunError
-from ddpm_jax.training import checkpoint, lock, loop
-from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
-from ddpm_jax.training.journal import Journal, Troubles
-from ddpm_jax.training.lock import FileLock, Lease, locked
-from ddpm_jax.training.log import Log, entries_until
+from ddpm_jax.storage import checkpoint, lock, paths, specs
+from ddpm_jax.storage.append_file import AppendFile, Troubles
+from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
+from ddpm_jax.storage.lock import FileLock, Lease, locked
+from ddpm_jax.storage.log import Log, entries_until
+from ddpm_jax.training import loop
 from ddpm_jax.training.loop import train
-from ddpm_jax.training.mesh import replicated, with_sharding
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.start import as_trees, check_resumable, fresh_state, start_state
+from ddpm_jax.training.resume import as_trees, check_resumable, fresh_state, start_state
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def test_where_all_are_broken_each_is_named(run, monkeypatch, capsys):
         (run / "checkpoints" / str(step) / "about" / "metadata").write_text("{")
     monkeypatch.delenv("DDPM_JAX_DEBUG", raising=False)
     with pytest.raises(SystemExit) as ended, pytest.warns(UserWarning, match="checkpoint 2"):
-        launch.main(["sample", str(run)])
+        main.main(["sample", str(run)])
     assert ended.value.code == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("ddpm-jax: no checkpoint in ")
@@ -378,7 +379,7 @@ def test_a_journal_loses_no_line_and_writes_none_twice(tmp_path):
     """The disk takes a part of a line, then nothing, then all."""
     path, said = tmp_path / "lines", []
     path.write_bytes(b"0123456789\nof a later step\n")
-    journal = Journal(path, b"0123456789\n", Troubles(said.append), "its lines are kept")
+    journal = AppendFile(path, b"0123456789\n", Troubles(said.append), "its lines are kept")
     journal.append(b"first\n")
     journal.write()
     with full_disk(20):
@@ -449,7 +450,7 @@ def test_a_second_job_is_refused_and_nothing_changes(small, one, run):
 def test_a_lock_ends_with_its_process(tmp_path):
     """kill -9 leaves a file that names the dead, and no lock."""
     code = (
-        "import sys, time; from pathlib import Path; from ddpm_jax.training.lock import FileLock\n"
+        "import sys, time; from pathlib import Path; from ddpm_jax.storage.lock import FileLock\n"
         "held = FileLock(Path(sys.argv[1]), print); print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from ddpm_jax import forward
-from ddpm_jax.schedule import Cosine, NoiseSchedule, ScheduleSpec
-from ddpm_jax.targets import Eps, Mean, Prediction, Score, V, X, convert
+from ddpm_jax.diffusion import forward
+from ddpm_jax.diffusion.schedule import Chain, Cosine, Schedule
+from ddpm_jax.diffusion.targets import Eps, Mean, Prediction, Score, V, X, convert
 
 TARGETS = (Eps(), X(), V(), Mean(), Score())
 ROUNDING = 2e-6  # of float32, after a few operations on numbers of size 5
@@ -18,24 +18,24 @@ SHORT = Cosine(num_steps=20)
 
 
 @jax.jit
-def encode_all(schedule: NoiseSchedule, x: jax.Array, eps: jax.Array, t: jax.Array) -> list[jax.Array]:
+def encode_all(schedule: Chain, x: jax.Array, eps: jax.Array, t: jax.Array) -> list[jax.Array]:
     return [target.encode(schedule, x, eps, t) for target in TARGETS]
 
 
 @jax.jit
-def decode_all(schedule: NoiseSchedule, outputs: list[jax.Array], z_t: jax.Array, t: jax.Array) -> list[Prediction]:
+def decode_all(schedule: Chain, outputs: list[jax.Array], z_t: jax.Array, t: jax.Array) -> list[Prediction]:
     return [target.decode(schedule, output, z_t, t) for target, output in zip(TARGETS, outputs, strict=True)]
 
 
 @jax.jit
-def ratios(schedule: NoiseSchedule, t: jax.Array) -> list[jax.Array]:
+def ratios(schedule: Chain, t: jax.Array) -> list[jax.Array]:
     return [target.error_ratio(schedule, t) for target in TARGETS]
 
 
 class Chain:
     """Data and noise at every t of a schedule, what each target is there, and what an error of it costs."""
 
-    def __init__(self, spec: ScheduleSpec) -> None:
+    def __init__(self, spec: Schedule) -> None:
         self.schedule = spec.build()
         self.t = np.arange(1, spec.num_steps + 1)
         self.x, self.eps = np.random.default_rng(0).normal(size=(2, spec.num_steps)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_score_is_the_gradient_of_the_log_density(spec):
     chain = Chain(spec)
 
     @jax.jit
-    def gradient(schedule: NoiseSchedule, z_t: jax.Array) -> jax.Array:
+    def gradient(schedule: Chain, z_t: jax.Array) -> jax.Array:
         return jax.grad(lambda z: forward.marginal(schedule, chain.x, chain.t).log_prob(z).sum())(z_t)
 
     score = chain.outputs[TARGETS.index(Score())]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ddpm_jax.arrays import stream
-from ddpm_jax.objective import draw
-from ddpm_jax.schedule import Linear
-from ddpm_jax.timesteps import LossAwareTimesteps, LossHistory, StratifiedTimesteps, UniformTimesteps
+from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.objective import draw
+from ddpm_jax.diffusion.schedule import Linear
+from ddpm_jax.diffusion.timesteps import LossAwareTimesteps, LossHistory, StratifiedTimesteps, UniformTimesteps
 
 T = 7
 RULES = (UniformTimesteps(), StratifiedTimesteps(), LossAwareTimesteps(length=3))

@@ -13,24 +13,24 @@ import pytest
 from conftest import mesh_of
 
 import ddpm_jax
-from ddpm_jax import specs
 from ddpm_jax.data import Npz
 from ddpm_jax.data.stream import batches
+from ddpm_jax.devices.mesh import global_batch
+from ddpm_jax.diffusion.objective import FullBound, Hybrid, SquaredError
+from ddpm_jax.diffusion.schedule import Cosine
+from ddpm_jax.diffusion.timesteps import LossAwareTimesteps
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
+from ddpm_jax.diffusion.weighting import Vlb
 from ddpm_jax.errors import RunError
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.objective import FullBound, Hybrid, SquaredError
-from ddpm_jax.run import draw_images
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral
-from ddpm_jax.schedule import Cosine
-from ddpm_jax.timesteps import LossAwareTimesteps
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.training.generate import draw_images
 from ddpm_jax.training.loop import checked, train
-from ddpm_jax.training.mesh import global_batch
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.start import check_resumable, prepare_step, start_state
+from ddpm_jax.training.resume import check_resumable, prepare_step, start_state
 from ddpm_jax.training.step import compile_step
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
-from ddpm_jax.weighting import Vlb
 
 
 @cache
@@ -202,7 +202,7 @@ def test_parts_that_do_not_fit_are_named_before_anything_is_written(tiny, tmp_pa
             tiny, data=data, net=dataclasses.replace(tiny.net, channel_multipliers=(1, 2))
         ),
         "num_classes is 3, but the first example has label": dataclasses.replace(
-            tiny, net=UNetSpec(channels=8, num_classes=3, channel_multipliers=(1, 2))
+            tiny, net=UNet(channels=8, num_classes=3, channel_multipliers=(1, 2))
         ),
         "num_steps is 50; expected 1 to 20": dataclasses.replace(
             tiny, sampler=dataclasses.replace(tiny.sampler, num_steps=50)

@@ -15,7 +15,7 @@ import pytest
 from ddpm_jax.interop.names import diffusers_name, paths
 from ddpm_jax.nets.blocks import AttentionBlock, Norms, norm
 from ddpm_jax.nets.embed import timestep_embedding
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.nets.unet import UNet
 
 TESTS = Path(__file__).parent
 
@@ -32,7 +32,7 @@ def load_script(name: str):
 reference = load_script("diffusers_reference")
 
 # For what the comparison with diffusers does not cover: one level, with attention in the middle.
-TINY = UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.5)
+TINY = UNet(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.5)
 SHAPE = (8, 8, 3)
 CASE = reference.Case(TINY, (2, *SHAPE))
 LABELLED = dataclasses.replace(TINY, num_classes=10)
@@ -101,9 +101,9 @@ def test_every_parameter_has_its_own_name_in_diffusers():
 @pytest.mark.parametrize(
     ("spec", "image_shape", "count"),
     [
-        (UNetSpec(), (32, 32, 3), 35_746_307),
-        (UNetSpec(out_multiplier=2), (32, 32, 3), 35_749_766),
-        (UNetSpec(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0), (256, 256, 3), 113_673_219),
+        (UNet(), (32, 32, 3), 35_746_307),
+        (UNet(out_multiplier=2), (32, 32, 3), 35_749_766),
+        (UNet(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0), (256, 256, 3), 113_673_219),
     ],
 )
 def test_it_has_the_published_number_of_parameters(spec, image_shape, count):
@@ -288,7 +288,7 @@ def test_labels_beyond_the_null_label_are_an_error(droppable):
 
 @pytest.mark.parametrize(("channels", "image_channels"), [(2, 1), (5, 2), (24, 3), (50, 4)])
 def test_any_number_of_channels_will_do(channels, image_channels):
-    spec = UNetSpec(channels=channels, channel_multipliers=(1, 3), num_res_blocks=1, attention_resolutions=(3,))
+    spec = UNet(channels=channels, channel_multipliers=(1, 3), num_res_blocks=1, attention_resolutions=(3,))
     image_shape = (6, 10, image_channels)
 
     def run(key, z):
@@ -317,14 +317,14 @@ def test_groups_are_the_most_that_divide_the_channels_and_have_two_or_more(chann
 )
 def test_sizes_that_do_not_halve_evenly_are_an_error_that_names_the_nearest(image_shape, message):
     with pytest.raises(ValueError, match=message):
-        UNetSpec().init(jax.random.key(0), image_shape)
+        UNet().init(jax.random.key(0), image_shape)
     with pytest.raises(ValueError, match=message):
-        UNetSpec().bind({})(jnp.zeros((1, *image_shape)), 1)
+        UNet().bind({})(jnp.zeros((1, *image_shape)), 1)
 
 
 def test_an_image_shape_has_three_sizes():
     with pytest.raises(ValueError, match=r"image_shape is \(32, 32\); expected \(height, width, channels\)"):
-        UNetSpec().check_image_shape((32, 32))
+        UNet().check_image_shape((32, 32))
 
 
 # The start.
@@ -335,7 +335,7 @@ start = jax.jit(lambda key: WIDE.init(key, SHAPE), compiler_options=QUICKLY)
 
 
 def test_on_patches_it_is_the_network_of_the_smaller_image_whose_channels_are_the_pixels(key):
-    small = UNetSpec(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), out_multiplier=2)
+    small = UNet(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), out_multiplier=2)
     patched = dataclasses.replace(small, patch_size=2)
     params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(partial(small.init, image_shape=(2, 3, 12)))(key))
     shapes = jax.eval_shape(partial(patched.init, image_shape=(4, 6, 3)), key)
@@ -350,7 +350,7 @@ def test_on_patches_it_is_the_network_of_the_smaller_image_whose_channels_are_th
 
 def test_an_image_of_half_patches_is_an_error():
     with pytest.raises(ValueError, match="image height is 6; with 2 levels and patches of 2 it must be divisible by 4"):
-        UNetSpec(channels=8, channel_multipliers=(1, 1), patch_size=2).check_image_shape((6, 8, 3))
+        UNet(channels=8, channel_multipliers=(1, 1), patch_size=2).check_image_shape((6, 8, 3))
 
 
 @pytest.fixture(scope="module")
@@ -419,15 +419,15 @@ def test_the_network_starts_as_zero(started, batch):
 )
 def test_a_wrong_value_is_an_error_that_names_it(unchecked, field, value):
     with pytest.raises(ValueError, match=f"{field} is .*expected"):
-        UNetSpec(**{field: value})
+        UNet(**{field: value})
 
 
 def test_heads_divide_the_channels_of_every_level():
-    UNetSpec(channels=12, channel_multipliers=(1, 3), num_heads=6)
+    UNet(channels=12, channel_multipliers=(1, 3), num_heads=6)
     with pytest.raises(ValueError, match="num_heads is 6, which does not divide the 32 channels of level 1"):
-        UNetSpec(channels=32, channel_multipliers=(3, 1), num_heads=6)
+        UNet(channels=32, channel_multipliers=(3, 1), num_heads=6)
 
 
 def test_a_spec_is_a_value():
-    assert UNetSpec() == UNetSpec()
-    assert hash(UNetSpec()) == hash(UNetSpec(channel_multipliers=(1, 2, 2, 2)))
+    assert UNet() == UNet()
+    assert hash(UNet()) == hash(UNet(channel_multipliers=(1, 2, 2, 2)))

@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import variance
-from ddpm_jax.bound import bound, term
-from ddpm_jax.clipping import Clip, NoClipping
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import diffuse, posterior
-from ddpm_jax.grids import Given, Karras, Leading, Linspace, Quadratic, Uniform, times_before
+from ddpm_jax.diffusion import variance
+from ddpm_jax.diffusion.bound import bound, term
+from ddpm_jax.diffusion.clipping import Clip, NoClipping
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.forward import diffuse, posterior
+from ddpm_jax.diffusion.grids import Given, Karras, Leading, Linspace, Quadratic, Uniform, times_before
+from ddpm_jax.diffusion.schedule import Betas, Chain, Cosine, Linear
+from ddpm_jax.diffusion.targets import Eps, Mean, Prediction, Score, V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.sampling import Ancestral, inpaint, sample
-from ddpm_jax.schedule import Betas, Cosine, Linear, NoiseSchedule
-from ddpm_jax.targets import Eps, Mean, Prediction, Score, V, X
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 
 # Compiled whole: run eagerly, every operation is compiled by itself.
 small, large, learned, lower, upper = map(
@@ -22,7 +22,7 @@ small, large, learned, lower, upper = map(
 )
 
 
-def after(schedule: NoiseSchedule, t: np.ndarray) -> np.ndarray:
+def after(schedule: Chain, t: np.ndarray) -> np.ndarray:
     """The time before each t in the whole chain: t + 1."""
     return np.minimum(t + 1, schedule.num_steps)
 

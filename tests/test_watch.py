@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from ddpm_jax.errors import RunError
-from ddpm_jax.training import watch
-from ddpm_jax.training.log import Log
+from ddpm_jax.storage.log import Log
+from ddpm_jax.training import metering
+from ddpm_jax.training.metering import Meter, Profile, peak_flops
 from ddpm_jax.training.nans import explain
-from ddpm_jax.training.watch import Meter, Profile, peak_flops
 
 
 def test_rates_are_those_of_the_time_since_the_last_reading(monkeypatch):
@@ -94,7 +94,7 @@ def test_the_line_that_made_a_number_not_finite_is_named():
 
 
 def test_silence_is_broken_where_lines_are_all_there_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ddpm_jax.training.log.HEARTBEAT", 0.05)
+    monkeypatch.setattr("ddpm_jax.storage.log.HEARTBEAT", 0.05)
     log = Log(tmp_path, 3, 10)
     time.sleep(0.4)
     log.close()
@@ -104,4 +104,4 @@ def test_silence_is_broken_where_lines_are_all_there_is(tmp_path, monkeypatch, c
 def test_the_memory_of_devices_is_told_where_they_tell_it(monkeypatch):
     devices = [SimpleNamespace(memory_stats=lambda peak=peak: {"peak_bytes_in_use": peak}) for peak in (3, 7)]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert watch.memory_peak() == 7
+    assert metering.memory_peak() == 7

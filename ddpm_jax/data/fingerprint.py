@@ -28,7 +28,7 @@ from ddpm_jax.data.folder import Folder
 from ddpm_jax.data.sources import Source, itself
 from ddpm_jax.data.stream import gather
 from ddpm_jax.data.tfds import Tfds
-from ddpm_jax.paths import cache_folder, write_bytes
+from ddpm_jax.storage.paths import cache_folder, write_bytes
 
 # Examples, evenly spread, that stand for a source that says nothing of its content.
 LOOKED_AT = 100

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from ddpm_jax.data.sources import Example, check_choice, pixels_of
 from ddpm_jax.data.tree import files_below, sub_folders
-from ddpm_jax.paths import local_path
+from ddpm_jax.storage.paths import local_path
 
 Fit = Literal["cover", "stretch", "crop"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]

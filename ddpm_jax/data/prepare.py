@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.data.images import MODES, png_image
 from ddpm_jax.data.sources import Source, image_shape
 from ddpm_jax.data.stream import sequential
 from ddpm_jax.data.tfds import tfds_root
+from ddpm_jax.storage.pictures import MODES, png_image
 
 VERSION = "1.0.0"
 SHARD_BYTES = 2**28  # of unpacked images; one file holds those

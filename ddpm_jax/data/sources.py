@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
-from ddpm_jax.paths import local_path
+from ddpm_jax.storage.paths import local_path
 
 Example = dict[str, Any]
 

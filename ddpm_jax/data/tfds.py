@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.sources import Example, pixels_of
-from ddpm_jax.paths import local_copy
+from ddpm_jax.storage.paths import local_copy
 
 
 def tfds_root(data_dir: str | None) -> str:

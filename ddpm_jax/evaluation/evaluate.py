@@ -18,24 +18,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.check import require, whole
-from ddpm_jax.data.images import grid
-from ddpm_jax.data.later import Later
+from ddpm_jax.data.deferred import Deferred
 from ddpm_jax.data.sources import Source, image_shape
 from ddpm_jax.data.splits import held_out_split
-from ddpm_jax.errors import RunError
+from ddpm_jax.devices.mesh import broadcast
+from ddpm_jax.errors import RunError, require, require_int
 from ddpm_jax.evaluation import provenance, scores
 from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.page import Picture, page
-from ddpm_jax.evaluation.progress import Waiting
+from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.reference import Reference, class_counts, name_of
 from ddpm_jax.evaluation.report import Report, Score
 from ddpm_jax.evaluation.samples import PER_DEVICE, Drawing, check_finite, draw, features_of
 from ddpm_jax.evaluation.shards import Shards
 from ddpm_jax.features.extractor import Extractor, extract
-from ddpm_jax.paths import RunPath, failures, run_path, write_bytes
 from ddpm_jax.run import Run
-from ddpm_jax.training.mesh import broadcast
+from ddpm_jax.storage.paths import RunPath, failures, run_path, write_bytes
+from ddpm_jax.storage.pictures import grid
 
 METRICS = ("fid", "kid", "pr", "is", "swd", "nn", "bpd")
 DEFAULT_METRICS = ("fid", "kid", "pr", "nn", "bpd")
@@ -72,10 +71,10 @@ class Evaluation:
             require("metrics", metric, metric in METRICS, f"one or more of {','.join(METRICS)}")
         require("metrics", self.metrics, len(self.metrics) > 0, f"one or more of {','.join(METRICS)}")
         require("labels", self.labels, self.labels in get_args(Labels), "'reference' or 'balanced'")
-        whole("num_samples", self.num_samples, FEWEST)
-        whole("batch_size", self.batch_size, 1)
+        require_int("num_samples", self.num_samples, FEWEST)
+        require_int("batch_size", self.batch_size, 1)
         if self.bound_terms is not None:
-            whole("bound_terms", self.bound_terms, 1)
+            require_int("bound_terms", self.bound_terms, 1)
 
 
 def evaluate(
@@ -95,7 +94,7 @@ def evaluate(
     validation of the run's data, if there is one, unless given.
 
     Of many processes all take part, and the first one gets the report, the others None.  Everything is computed in full
-    float32, or as `jax.default_matmul_precision` says (`ddpm_jax.precision`).
+    float32, or as `jax.default_matmul_precision` says (`ddpm_jax.devices.precision`).
 
     Raises ValueError where the data are not as the run's images, or lack what a metric needs, and RunError where
     samples are not finite.
@@ -106,7 +105,7 @@ def evaluate(
     for name, source in (("reference", compared), ("held_out", held_out)):
         if source is not None and (shape := image_shape(source)) != run.image_shape:
             raise ValueError(f"the images of {name} are {shape}; expected those of the run, {run.image_shape}")
-    job = Job(run, folder, extractor, evaluation, compared, held_out)
+    job = EvaluationJob(run, folder, extractor, evaluation, compared, held_out)
     job.check()
     images = job.draw() if job.draws else None
     bits = job.bits() if "bpd" in evaluation.metrics else None
@@ -122,7 +121,7 @@ def evaluate(
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class EvaluationJob:
     """One evaluation."""
 
     run: Run
@@ -199,7 +198,7 @@ class Job:
         shards = Shards(self.folder / f"bits-{provenance.digest(conditions)}")
         quiet, key = jax.process_index() > 0, jax.random.key(self.evaluation.seed)
         done = broadcast(len(shards))
-        with Waiting("bits/dim", len(source), done, quiet) as waiting:
+        with ProgressBar("bits/dim", len(source), done, quiet) as waiting:
             if done < len(source):
                 for rows in self.run.bits_per_dim_of_batches(key, source, num_terms=terms, start=done):
                     check_finite("bits/dim of image", rows, done)
@@ -216,7 +215,7 @@ class Job:
         if images is not None:
             n, seen = self.evaluation.num_samples, self._seen(images)
             for metric in self.evaluation.metrics:
-                found += scores.OF[metric](seen) if metric in scores.OF else []
+                found += scores.SCORES[metric](seen) if metric in scores.SCORES else []
             pictures.append(Picture("Samples", "The first ones, not chosen.", grid(images[: min(n, IN_PICTURE)])))
             if "nn" in self.evaluation.metrics:
                 pictures.append(self._neighbours(images, seen))
@@ -228,14 +227,14 @@ class Job:
         report = Report(self.conditions(), tuple(found), tuple(notes))
         return report, self._write(report, page(report, pictures, charts))
 
-    def _seen(self, images: Any) -> "scores.Seen":
+    def _seen(self, images: Any) -> "scores.Comparison":
         """The samples and what they are compared with, through the extractor."""
         extractor, mesh = self.extractor, self._mesh
         assert extractor is not None
         digest = provenance.digest([extractor.name, extractor.digest, extractor.preprocessing])
         place = self._samples / f"{slug(extractor.name)}-{digest}"
         features = features_of(images, extractor, place, "features of the samples", mesh)
-        return scores.Seen(
+        return scores.Comparison(
             features.first(self.evaluation.num_samples),
             self._through(self.reference),
             None if self.held_out is None else self._through(self.held_out),
@@ -257,7 +256,7 @@ class Job:
     def _training(self) -> Reference | None:
         """What the run has learned from; None where that is not known."""
         data = self.run.experiment.data
-        return None if isinstance(data, Later) and data.path is None else self._through(data)
+        return None if isinstance(data, Deferred) and data.path is None else self._through(data)
 
     def _drawn_by_others(self) -> list[str]:
         """A note where the samples were drawn, earlier, by another commit than that of this report."""
@@ -303,7 +302,7 @@ class Job:
         about = f"variational bound, 256 levels, of all {len(bits):,} images of {name}; {what}; less is better"
         return Score("bits/dim", float(bits.mean(dtype=np.float64)), about, float(bits.std() / np.sqrt(len(bits))))
 
-    def _neighbours(self, images: Any, seen: "scores.Seen") -> Picture:
+    def _neighbours(self, images: Any, seen: "scores.Comparison") -> Picture:
         rows = min(WITH_NEIGHBOURS, seen.count)
         nearest = scores.nearest(seen.samples.features[:rows], seen.training.features.features, NEIGHBOURS)
         cells = []

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
-from ddpm_jax.arrays import Key, example_keys, stream
+from ddpm_jax.diffusion.arrays import Key, example_keys, stream
 
 BALANCED = "all classes in turn"
 

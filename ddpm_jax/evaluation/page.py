@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpm_jax.data.images import png_image
 from ddpm_jax.evaluation.report import Report, row, summary
+from ddpm_jax.storage.pictures import png_image
 
 STYLE = """
 :root { color-scheme: light dark; --line: #ccd3da; --soft: #667; --back: #fff; --text: #1b2430; --panel: #f5f7f9 }

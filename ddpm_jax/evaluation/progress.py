@@ -7,14 +7,14 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.training.log import format_time
+from ddpm_jax.storage.log import format_time
 
 # Seconds between lines where there is no terminal.
 PAUSE = 20.0
 
 
-class Waiting:
-    """`with Waiting("drawing", total, done) as waiting: ... waiting.reached(count)`, on stderr.
+class ProgressBar:
+    """`with ProgressBar("drawing", total, done) as waiting: ... waiting.reached(count)`, on stderr.
 
     Where there is no terminal, a line every 20 seconds, also while one part of the task takes longer than that.
     """
@@ -52,7 +52,7 @@ class Waiting:
                 text += f", {format_time(time.monotonic() - self._began)} so far"
             self._console.print(text, highlight=False, soft_wrap=True)
 
-    def __enter__(self) -> "Waiting":
+    def __enter__(self) -> "ProgressBar":
         self._bar.start()
         if not (self._console.is_terminal or self._console.quiet):
             Thread(target=self._tell, daemon=True).start()

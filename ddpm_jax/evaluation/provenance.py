@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 import ddpm_jax
-from ddpm_jax import specs
 from ddpm_jax.data.fingerprint import fingerprint
 from ddpm_jax.data.sources import Source
+from ddpm_jax.storage import specs
 
 
 def digest(value: Any) -> str:

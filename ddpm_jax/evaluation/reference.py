@@ -18,20 +18,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32
 
-from ddpm_jax.check import require
 from ddpm_jax.data.sources import Source, image_shape
 from ddpm_jax.data.stream import gather
-from ddpm_jax.errors import RunError
+from ddpm_jax.devices.mesh import broadcast
+from ddpm_jax.devices.precision import FULL, quoted_precision
+from ddpm_jax.errors import RunError, require
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.labels import ClassCounts
-from ddpm_jax.evaluation.progress import Waiting
+from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.samples import Features, features_of
 from ddpm_jax.evaluation.shards import Shards
 from ddpm_jax.features.extractor import Extractor
 from ddpm_jax.metrics.frechet import Moments, load_moments, moments, save_moments
-from ddpm_jax.paths import cache_folder, write_bytes
-from ddpm_jax.precision import FULL, quoted_precision
-from ddpm_jax.training.mesh import broadcast
+from ddpm_jax.storage.paths import cache_folder, write_bytes
 
 LABELS_AT_ONCE = 1024
 
@@ -88,7 +87,7 @@ class Reference:
         if isinstance(arrays, dict):
             return np.asarray(arrays["label"], np.int32)
         shards = Shards(self._folder / "labels")
-        with Waiting(f"labels of {self.name}", count, len(shards)) as waiting:
+        with ProgressBar(f"labels of {self.name}", count, len(shards)) as waiting:
             while len(shards) < count:
                 rows = np.arange(len(shards), min(len(shards) + LABELS_AT_ONCE, count))
                 shards.append(np.asarray(gather(self.source, rows)["label"], np.int32))

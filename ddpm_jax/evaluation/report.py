@@ -6,7 +6,7 @@ from typing import Any
 
 # With fewer samples a score's name says how many, and an interval stands beside it.
 FEW = 10_000
-# `ddpm_jax.precision` says where these hold; a report made before there was a choice says nothing.
+# `ddpm_jax.devices.precision` says where these hold; a report made before there was a choice says nothing.
 PRECISIONS = {
     "highest": "float32 products in full (highest)",
     "high": "float32 products of rounded factors: TF32 on GPUs, three bfloat16 products on TPUs (high)",

@@ -17,19 +17,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from ddpm_jax import specs
-from ddpm_jax.check import require
 from ddpm_jax.data.images import to_pixels
-from ddpm_jax.errors import RunError
+from ddpm_jax.devices.mesh import broadcast
+from ddpm_jax.devices.precision import quoted, quoted_precision
+from ddpm_jax.errors import RunError, require
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.labels import BALANCED, ClassCounts
-from ddpm_jax.evaluation.progress import Waiting
+from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.shards import Shards, Some
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
-from ddpm_jax.paths import RunPath, write_bytes
-from ddpm_jax.precision import quoted, quoted_precision
 from ddpm_jax.run import Run
-from ddpm_jax.training.mesh import broadcast
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.paths import RunPath, write_bytes
 
 # Images in a shard, for each device; they are drawn at once.
 PER_DEVICE = 256
@@ -106,7 +105,7 @@ def draw(drawing: Drawing, folder: RunPath, n: int, per_device: int = PER_DEVICE
     devices = drawing.run.mesh.size
     size = min(per_device, math.ceil(n / devices)) * devices
     done, key = broadcast(len(shards)), jax.random.key(drawing.seed)
-    with Waiting("drawing", n, min(done, n), quiet=not first_process) as waiting:
+    with ProgressBar("drawing", n, min(done, n), quiet=not first_process) as waiting:
         while done < n:
             x = drawing.run.sample(
                 key,
@@ -154,7 +153,7 @@ def features_of(images: Any, extractor: Extractor, folder: RunPath, what: str, m
     features, logits = Shards(folder / "features"), Shards(folder / "logits")
     with_logits = logits.folder.exists()
     done = min(len(features), len(logits)) if with_logits else len(features)
-    with Waiting(what, len(images), done) as waiting:
+    with ProgressBar(what, len(images), done) as waiting:
         while done < len(images):
             block = extract(extractor, images[done : done + PER_DEVICE], mesh=mesh)
             _append(features, logits, block, done)

@@ -28,7 +28,7 @@ MANIFOLD_ROWS, MANIFOLD_K = 10_000, 5
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Comparison:
     """Samples, reference and held-out images, all through one extractor."""
 
     samples: Features
@@ -117,7 +117,7 @@ def in_short(count: int) -> str:
     return f"{count // 1000}k" if count % 1000 == 0 else str(count)
 
 
-def frechet(seen: Seen) -> list[Score]:
+def frechet(seen: Comparison) -> list[Score]:
     """The Frechet distance; of few samples with an interval."""
     reference = seen.reference.moments
     held_out = seen.of_held_out(lambda features: frechet_distance(moments(features.features), reference))
@@ -131,7 +131,7 @@ def frechet(seen: Seen) -> list[Score]:
     return [Score(name, estimate.value, about, interval=estimate.interval(), held_out=held_out)]
 
 
-def kernel(seen: Seen) -> list[Score]:
+def kernel(seen: Comparison) -> list[Score]:
     """The kernel distance."""
 
     reference = seen.strata_of(seen.reference)
@@ -146,7 +146,7 @@ def kernel(seen: Seen) -> list[Score]:
     return [Score(seen.named("KID", "KD"), found.value, about, found.standard_error, held_out=held_out)]
 
 
-def manifolds(seen: Seen) -> list[Score]:
+def manifolds(seen: Comparison) -> list[Score]:
     """Precision, recall, density and coverage."""
     reference = Some.spread(seen.reference.features.features, MANIFOLD_ROWS)
 
@@ -173,7 +173,7 @@ def manifolds(seen: Seen) -> list[Score]:
     ]
 
 
-def inception(seen: Seen) -> list[Score]:
+def inception(seen: Comparison) -> list[Score]:
     """The Inception score, in classes that the extractor knows."""
     name, found = seen.reference.extractor.name, inception_score(seen.samples.logits, min(10, seen.count))
 
@@ -187,7 +187,7 @@ def inception(seen: Seen) -> list[Score]:
     return [Score(title, found.value, about, found.spread, held_out=seen.of_held_out(of_held_out))]
 
 
-def sliced(seen: Seen) -> list[Score]:
+def sliced(seen: Comparison) -> list[Score]:
     """The sliced Wasserstein distance."""
     key = jax.random.key(seen.seed)
 
@@ -199,7 +199,7 @@ def sliced(seen: Seen) -> list[Score]:
     return [Score(f"SWD-{in_short(seen.count)}", found.value, about, found.standard_error, held_out=held_out)]
 
 
-def memorised(seen: Seen) -> list[Score]:
+def memorised(seen: Comparison) -> list[Score]:
     """Whether samples are copies of what was learned from."""
     samples, held_out = seen.nearest
     if held_out is None:
@@ -220,7 +220,7 @@ def nearest(features: Any, reference: Any, k: int) -> np.ndarray:
     return neighbours(features, reference, min(k, len(reference))).indices
 
 
-OF: dict[str, Callable[[Seen], list[Score]]] = {
+SCORES: dict[str, Callable[[Comparison], list[Score]]] = {
     "fid": frechet,
     "kid": kernel,
     "pr": manifolds,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.check import require
-from ddpm_jax.paths import RunPath, is_remote, write_bytes
+from ddpm_jax.errors import require
+from ddpm_jax.storage.paths import RunPath, is_remote, write_bytes
 
 NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
 

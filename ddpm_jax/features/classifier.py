@@ -23,17 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpm_jax.arrays import Key, Pixels, stream
-from ddpm_jax.check import require, whole
 from ddpm_jax.data import Folder, Npz, Source, Tfds
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.data.stream import batches, sequential
+from ddpm_jax.devices.precision import quoted
+from ddpm_jax.diffusion.arrays import Key, Pixels, stream
+from ddpm_jax.errors import require, require_int
 from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
-from ddpm_jax.nets.classifier import ClassifierSpec
-from ddpm_jax.paths import local_path, write_bytes
-from ddpm_jax.precision import quoted
+from ddpm_jax.nets.classifier import ConvClassifier
+from ddpm_jax.storage.paths import local_path, write_bytes
 from ddpm_jax.training.optimizer import Adam
 
 FORMAT = "ddpm_jax classifier 1"
@@ -44,7 +44,7 @@ CHUNK = 256
 class Classifier:
     """A trained classifier of images of one shape."""
 
-    spec: ClassifierSpec
+    spec: ConvClassifier
     image_shape: tuple[int, int, int]
     params: Any
 
@@ -56,7 +56,7 @@ class Classifier:
 
 @quoted
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _classify(spec: ClassifierSpec, shape: tuple[int, int, int], params: Any, images: Any) -> Extracted:
+def _classify(spec: ConvClassifier, shape: tuple[int, int, int], params: Any, images: Any) -> Extracted:
     if images.shape[1:] != shape:
         given, taken = ("x".join(map(str, sizes)) for sizes in (images.shape[1:], shape))
         raise ValueError(f"images are {given}; this classifier was trained on {taken} and takes no others")
@@ -82,9 +82,9 @@ def train_classifier(
 
     Raises ValueError where there are no labels, or where one is out of range.
     """
-    whole("num_steps", num_steps, 1)
+    require_int("num_steps", num_steps, 1)
     shape = image_shape(source)
-    spec = ClassifierSpec(count_classes(source) if num_classes is None else num_classes, width, features)
+    spec = ConvClassifier(count_classes(source) if num_classes is None else num_classes, width, features)
     key = jax.random.key(seed)
     params = spec.init(stream(key, "init"), shape)
     optimizer = Adam(learning_rate, warmup_steps=num_steps // 10, decay="cosine", weight_decay=1e-4).build(num_steps)
@@ -100,7 +100,7 @@ def train_classifier(
     return Classifier(spec, shape, params)
 
 
-def _step(spec: ClassifierSpec, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+def _step(spec: ConvClassifier, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
     @jax.jit
     def step(params: Any, state: Any, key: Key, images: Any, labels: Any) -> Any:
         x = to_unit(moved(key, images))
@@ -247,7 +247,7 @@ def read_classifier(path: Path) -> tuple[Classifier, dict[str, str]]:
         )
     try:
         height, width, channels = json.loads(about["image_shape"])
-        spec = ClassifierSpec(*(int(about[field.name]) for field in dataclasses.fields(ClassifierSpec)))
+        spec = ConvClassifier(*(int(about[field.name]) for field in dataclasses.fields(ConvClassifier)))
         shape = (int(height), int(width), int(channels))
         shapes = jax.eval_shape(lambda key: spec.init(key, shape), jax.random.key(0))
     except (KeyError, ValueError, TypeError) as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ddpm_jax.errors import RunError
-from ddpm_jax.paths import cache_folder
+from ddpm_jax.storage.paths import cache_folder
 
 # Seconds without a byte after which a server is given up.
 TIMEOUT = 30.0

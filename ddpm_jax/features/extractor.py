@@ -13,30 +13,25 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
 
-from ddpm_jax.arrays import Pixels, Whole
-from ddpm_jax.axes import automatic, entered, relabelled
-from ddpm_jax.check import require, whole
-from ddpm_jax.functions import as_pytree
-from ddpm_jax.paths import local_path
-from ddpm_jax.precision import quoted
-from ddpm_jax.specs import run_file
-from ddpm_jax.training.mesh import fetch, global_batch, local_rows, replicated
+from ddpm_jax.devices.axes import automatic, entered, relabelled
+from ddpm_jax.devices.functions import as_pytree
+from ddpm_jax.devices.mesh import fetch, global_batch, local_rows, replicated
+from ddpm_jax.devices.precision import quoted
+from ddpm_jax.diffusion.arrays import Whole
+from ddpm_jax.errors import require, require_int
+from ddpm_jax.storage.paths import local_path
 
 # Images at a time: on each device, where there are several.
 CHUNK = 64
 
-ACCEPTED = """\
-inception (the network of FID; its weights are downloaded once), inception:PATH (weights in a file), \
-PATH.safetensors (a classifier by scripts/train_features.py), FILE.py:NAME (a function or an Extractor) or pixels"""
 
 # The name of Inception-v3 with the weights that FID is defined by.
 PUBLISHED_INCEPTION = "inception-v3"
@@ -140,7 +135,7 @@ def extract(extractor: Extractor, images: Any, chunk: Whole = CHUNK, mesh: Mesh 
     device; the last chunk is filled up with copies of its last image, so that one shape is compiled.  mesh: the devices
     that share the work, for an extractor with weights; of many processes, each calls this with the same images.
     """
-    chunk = whole("chunk", chunk, 1)
+    chunk = require_int("chunk", chunk, 1)
     n = len(images)
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1
@@ -179,63 +174,9 @@ def checked_pixels(images: Any) -> np.ndarray:
     return images
 
 
-def read_extractor(text: str) -> Extractor:
-    """The extractor that a command line names.
-
-        inception              Inception-v3 as for FID; the weights are downloaded when first used
-        inception:PATH         the same network with the weights in a file, .pth or .safetensors
-        PATH.safetensors       a classifier trained by scripts/train_features.py
-        FILE.py:NAME           a function of uint8 images, or an Extractor, in a Python file, which is executed
-        pixels                 the pixels themselves
-
-    Raises ValueError, FileNotFoundError or RunError with what is wrong and what is accepted.
-    """
-    if text == "inception" or text.startswith("inception:"):
-        from ddpm_jax.features.inception import load_inception
-
-        return load_inception(text.partition(":")[2] or None)
-    if text == "pixels":
-        return of_function(pixels, preprocessing="pixels / 255, as they are")
-    file, separator, name = text.rpartition(":")
-    if separator and file.endswith(".py"):
-        return _of_file(local_path(file), name)
-    if text.endswith(".safetensors"):
-        from ddpm_jax.features.classifier import load_classifier
-
-        return load_classifier(text)
-    raise ValueError(f"the features are {text!r}; expected {ACCEPTED}")
-
-
-def pixels(images: Pixels) -> Float[np.ndarray, "batch d"]:
-    """The pixels as features, in [0, 1]: for images so small that no network knows more."""
-    return np.asarray(images).reshape(len(images), -1) / np.float32(255)
-
-
 def existing_file(path: str | os.PathLike, what: str) -> Path:
     """The path; FileNotFoundError where there is no such file."""
     found = local_path(path)
     if not found.is_file():
         raise FileNotFoundError(f"there is no file {found}; expected {what}")
     return found
-
-
-def _of_file(path: Path, name: str) -> Extractor:
-    """The function or Extractor called `name` in a Python file; its digest is that of the whole file."""
-    existing_file(path, "a Python file with a function of uint8 images, or an Extractor: FILE.py:NAME")
-    module = run_file(path)
-    found = getattr(module, name, None)
-    content = hashlib.sha256(path.read_bytes())
-    if isinstance(found, Extractor):  # its own digest may know nothing of the file's code
-        content.update(found.digest.encode())
-        return replace(found, digest=content.hexdigest())
-    if not callable(found) or isinstance(found, type):
-        names = [key for key, value in vars(module).items() if _is_candidate(value, module.__name__)]
-        raise ValueError(
-            f"{path} has no function or Extractor called {name!r}; it has {', '.join(names) or 'none at all'}"
-        )
-    return of_function(found, f"{path.name}:{name}", digest=content.hexdigest())
-
-
-def _is_candidate(value: Any, module: str) -> bool:
-    own = callable(value) and not isinstance(value, type) and getattr(value, "__module__", None) == module
-    return isinstance(value, Extractor) or own

@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Pixels
+from ddpm_jax.devices.precision import quoted
+from ddpm_jax.diffusion.arrays import Pixels
 from ddpm_jax.features.download import WeightsFile, fetch
 from ddpm_jax.features.extractor import PUBLISHED_INCEPTION, Extracted, Extractor, existing_file
-from ddpm_jax.features.torch_weights import read_weights
-from ddpm_jax.precision import quoted
+from ddpm_jax.storage.torch_weights import read_weights
 
 SIZE = 299
 FEATURES, CLASSES = 2048, 1008

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 
 from ddpm_jax import __version__
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 from ddpm_jax.evaluation.provenance import digest_of_arrays
 from ddpm_jax.evaluation.report import Report, read_report, row, summary
-from ddpm_jax.paths import RunPath
 from ddpm_jax.run import Run
+from ddpm_jax.storage.paths import RunPath
 
 # The file of an imported run that says where its weights came from.
 ORIGIN = "imported.json"

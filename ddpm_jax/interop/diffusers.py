@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.check import require
+from ddpm_jax.diffusion.variance import LearnedRange
+from ddpm_jax.errors import require
 from ddpm_jax.interop import folder as files
 from ddpm_jax.interop import scheduler_config, unet_config
 from ddpm_jax.interop.names import from_diffusers, to_diffusers
 from ddpm_jax.interop.scheduler_config import Diffusion
-from ddpm_jax.nets.unet import UNetSpec
-from ddpm_jax.paths import RunPath, is_remote, run_path
-from ddpm_jax.variance import LearnedRange
+from ddpm_jax.nets.unet import UNet
+from ddpm_jax.storage.paths import RunPath, is_remote, run_path
 
 # Where diffusers' training scripts save the average of the weights, beside `unet`.
 AVERAGE = "unet_ema"
@@ -37,7 +37,7 @@ VERSION = "0.35.0"
 class Model:
     """A network with its parameters, and what its outputs mean."""
 
-    net: UNetSpec
+    net: UNet
     params: Any
     """float32, as `net.bind` takes them."""
     image_shape: tuple[int, int, int]
@@ -112,7 +112,7 @@ def _scheduler_above(folder: RunPath) -> RunPath | None:
     return None
 
 
-def _read_diffusion(folder: RunPath, net: UNetSpec, report: Callable[[str], None]) -> Diffusion:
+def _read_diffusion(folder: RunPath, net: UNet, report: Callable[[str], None]) -> Diffusion:
     """What the scheduler's config says; what diffusers would take where there is none."""
     path = files.part_file(folder, "scheduler", files.SCHEDULER)
     if path is None and (path := _scheduler_above(folder)) is not None:

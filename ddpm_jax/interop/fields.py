@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 
 
 class Fields:

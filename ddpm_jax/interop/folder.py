@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.check import require
-from ddpm_jax.errors import RunError
-from ddpm_jax.paths import RunPath, is_remote, local_copy, remove_tree, require_folder, write_bytes
+from ddpm_jax.errors import RunError, require
+from ddpm_jax.storage.paths import RunPath, is_remote, local_copy, remove_tree, require_folder, write_bytes
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"

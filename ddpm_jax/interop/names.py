@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 
 # Our layers and their names.  {l} is the level, {m} the level counted from the other end (diffusers numbers the way
 # up in the order of execution), {i} the number within the level.

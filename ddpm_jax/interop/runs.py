@@ -13,17 +13,17 @@ from pathlib import PurePath
 import jax
 import numpy as np
 
-from ddpm_jax import specs
-from ddpm_jax.data.later import Later
-from ddpm_jax.experiment import Experiment
+from ddpm_jax.data.deferred import Deferred
+from ddpm_jax.diffusion.objective import Hybrid, SquaredError
 from ddpm_jax.interop import diffusers
 from ddpm_jax.interop.card import ORIGIN, card_text
 from ddpm_jax.interop.folder import appearing, write_json
 from ddpm_jax.interop.scheduler_config import Diffusion
-from ddpm_jax.objective import Hybrid, SquaredError
-from ddpm_jax.paths import RunPath, run_path
 from ddpm_jax.run import load_run
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.storage.paths import RunPath, run_path
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.snapshots import as_items
 
 Report = Callable[[str], None]
@@ -64,7 +64,7 @@ def experiment_of(model: diffusers.Model, name: str, data: str | None = None) ->
     of = model.diffusion
     return Experiment(
         name=name,
-        data=Later(model.image_shape, data, labels=model.net.num_classes is not None),
+        data=Deferred(model.image_shape, data, labels=model.net.num_classes is not None),
         net=model.net,
         schedule=of.schedule,
         target=of.target,

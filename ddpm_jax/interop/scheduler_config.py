@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ddpm_jax.check import require
-from ddpm_jax.clipping import Clip, Clipping, DynamicThreshold, NoClipping
-from ddpm_jax.grids import Grid, Leading, Linspace, Uniform
+from ddpm_jax.diffusion.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.diffusion.grids import Grid, Leading, Linspace, Uniform
+from ddpm_jax.diffusion.schedule import PUBLISHED_STEPS, Betas, Cosine, Linear, ScaledLinear, Schedule
+from ddpm_jax.diffusion.targets import Eps, Target, V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance
+from ddpm_jax.errors import require
 from ddpm_jax.interop.fields import Fields
 from ddpm_jax.sampling import Ancestral, Ddim, Sampler
-from ddpm_jax.schedule import PUBLISHED_STEPS, Betas, Cosine, Linear, ScaledLinear, ScheduleSpec
-from ddpm_jax.targets import Eps, Target, V, X
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange, Variance
 
 # What diffusers takes for a field that a config leaves out.
 COMMON: dict[str, Any] = {
@@ -80,7 +80,7 @@ NEARLY_ONE = 1 - 2.0**-40
 class Diffusion:
     """What a network's outputs mean, and how images are drawn with it."""
 
-    schedule: ScheduleSpec = Linear()
+    schedule: Schedule = Linear()
     target: Target = Eps()
     variance: Variance = FixedSmall()
     clip: Clipping = Clip()
@@ -126,10 +126,10 @@ def _read_target(fields: Fields) -> Target:
     return X()  # the older field, which prevails in the versions that have it
 
 
-def _read_schedule(fields: Fields) -> ScheduleSpec:
+def _read_schedule(fields: Fields) -> Schedule:
     steps, given = fields.whole("num_train_timesteps"), fields["trained_betas"]
     form = fields.one_of("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
-    spec: ScheduleSpec
+    spec: Schedule
     if given is not None:
         listed = isinstance(given, list | tuple) and len(given) == steps
         fields.require("trained_betas", listed, f"null or a list of {steps} numbers, one for each timestep")
@@ -198,7 +198,7 @@ def write_config(diffusion: Diffusion, report: Callable[[str], None]) -> dict[st
     }
 
 
-def _write_schedule(schedule: ScheduleSpec) -> dict[str, Any]:
+def _write_schedule(schedule: Schedule) -> dict[str, Any]:
     betas = schedule.betas()
     steps = {"num_train_timesteps": len(betas)}
     if type(schedule) in (Linear, ScaledLinear):

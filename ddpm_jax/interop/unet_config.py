@@ -1,4 +1,4 @@
-"""`UNetSpec` and the config of diffusers' `UNet2DModel`: the same network, or an error that names what differs.
+"""`UNet` and the config of diffusers' `UNet2DModel`: the same network, or an error that names what differs.
 
 Every field of both is looked at.  diffusers lists attention by level, and for the way down and the way up; here it
 is by height, the same on both.  Its normalisations all have `norm_num_groups` groups; ours have fewer where these do
@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 from ddpm_jax.interop.fields import Fields
 from ddpm_jax.interop.names import paths
 from ddpm_jax.nets.blocks import Norms
-from ddpm_jax.nets.unet import UNetSpec
+from ddpm_jax.nets.unet import UNet
 
 CLASS = "UNet2DModel"
 # What diffusers takes for a field that a config leaves out.
@@ -81,19 +81,19 @@ OURS_ALONE = frozenset({"label_dropout", "dtype", "remat"})
 
 
 @lru_cache(maxsize=8)  # tracing takes half a second
-def parameter_shapes(net: UNetSpec, image_shape: tuple[int, int, int]) -> Any:
+def parameter_shapes(net: UNet, image_shape: tuple[int, int, int]) -> Any:
     """The shapes of the network's parameters, at no cost."""
     return jax.eval_shape(lambda key: net.init(key, image_shape), jax.random.key(0))
 
 
 def read_config(
     config: Mapping[str, Any], where: str, size: tuple[int, int] | None = None, label_dropout: float = 0.0
-) -> tuple[UNetSpec, tuple[int, int, int]]:
+) -> tuple[UNet, tuple[int, int, int]]:
     """The network that a config describes, and its image shape (height, width, channels).
 
     size: (height, width), in the place of the config's sample_size.  label_dropout: more than 0 where the last of
     the class embeddings is that of the null label.  Raises ValueError, naming the field in the file `where`, its
-    value and what would be accepted, for what `UNetSpec` cannot say.
+    value and what would be accepted, for what `UNet` cannot say.
     """
     class_name = config.get("_class_name", CLASS)
     require(f"{where}: _class_name", class_name, class_name == CLASS, f"{CLASS!r}")
@@ -106,7 +106,7 @@ def read_config(
     classes = fields["num_class_embeds"]
     if label_dropout > 0:
         require("label_dropout", label_dropout, classes is not None, "0, as the network has no class embeddings")
-    net = UNetSpec(
+    net = UNet(
         channels=widths[0],
         channel_multipliers=tuple(width // widths[0] for width in widths),
         num_res_blocks=fields.whole("layers_per_block"),
@@ -163,7 +163,7 @@ def _out_multiplier(fields: Fields) -> int:
 
 
 def _middle_attention(fields: Fields) -> Any:
-    """`UNetSpec.middle_attention`; with scale_shift diffusers normalises there only if attn_norm_num_groups is set."""
+    """`UNet.middle_attention`; with scale_shift diffusers normalises there only if attn_norm_num_groups is set."""
     if not fields.flag("add_attention"):
         return "none"
     groups = fields.one_of("attn_norm_num_groups", (None, fields["norm_num_groups"]))
@@ -183,7 +183,7 @@ def _heads(fields: Fields, widths: set[int], last: int, middle: str) -> dict[str
     return {"num_heads": counts.pop()} if len(counts) == 1 else {"head_channels": size}
 
 
-def _with_group_size(fields: Fields, net: UNetSpec, image_shape: tuple[int, int, int]) -> UNetSpec:
+def _with_group_size(fields: Fields, net: UNet, image_shape: tuple[int, int, int]) -> UNet:
     """The network with the least group size that gives each normalisation the groups that diffusers gives it."""
     widths = _norm_widths(net, image_shape)
     for least in (2, 1):
@@ -195,18 +195,18 @@ def _with_group_size(fields: Fields, net: UNetSpec, image_shape: tuple[int, int,
     return net
 
 
-def _norm_widths(net: UNetSpec, image_shape: tuple[int, int, int]) -> set[int]:
+def _norm_widths(net: UNet, image_shape: tuple[int, int, int]) -> set[int]:
     """How many channels the normalisations of a network have."""
     return {leaf.shape[0] for path, leaf in paths(parameter_shapes(net, image_shape)) if path[-1] == "scale"}
 
 
-def _groups(net: UNetSpec, widths: set[int]) -> set[int]:
+def _groups(net: UNet, widths: set[int]) -> set[int]:
     """How many groups they make of them."""
     norms = Norms(net.norm_groups, net.min_group_size)
     return {norms.of(width) for width in widths}
 
 
-def write_config(net: UNetSpec, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def write_config(net: UNet, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """The config of diffusers' `UNet2DModel` for a network and its image shape, every field in it.
 
     A null label becomes the last of the class embeddings.  Raises ValueError, naming the field, its value and what
@@ -247,7 +247,7 @@ def write_config(net: UNetSpec, image_shape: tuple[int, int, int]) -> dict[str, 
     return {"_class_name": CLASS, **DEFAULTS, **config}
 
 
-# The fields of UNetSpec that `write_config` reads.
+# The fields of UNet that `write_config` reads.
 EXPRESSED = frozenset(
     {
         "channels",
@@ -271,9 +271,9 @@ EXPRESSED = frozenset(
 )
 
 
-def _check_known(net: UNetSpec) -> None:
+def _check_known(net: UNet) -> None:
     """Raise ValueError for another network, or a field that a config has no place for."""
-    require("net", type(net).__name__, type(net) is UNetSpec, "UNetSpec, the U-Net that diffusers has too")
+    require("net", type(net).__name__, type(net) is UNet, "UNet, the U-Net that diffusers has too")
     for field in dataclasses.fields(net):
         value = getattr(net, field.name)
         known = field.name in EXPRESSED | OURS_ALONE
@@ -282,7 +282,7 @@ def _check_known(net: UNetSpec) -> None:
         )
 
 
-def _one_group_count(net: UNetSpec, image_shape: tuple[int, int, int]) -> int:
+def _one_group_count(net: UNet, image_shape: tuple[int, int, int]) -> int:
     """The groups of every normalisation, which diffusers gives one number."""
     widths = _norm_widths(net, image_shape)
     groups = _groups(net, widths)
@@ -295,7 +295,7 @@ def _one_group_count(net: UNetSpec, image_shape: tuple[int, int, int]) -> int:
     return groups.pop()
 
 
-def _head_dim(net: UNetSpec, image_shape: tuple[int, int, int]) -> int | None:
+def _head_dim(net: UNet, image_shape: tuple[int, int, int]) -> int | None:
     """The channels of an attention head; None for a single head."""
     if net.head_channels is not None or net.num_heads == 1:
         return net.head_channels

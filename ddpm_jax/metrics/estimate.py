@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 
 
 @dataclass(frozen=True)

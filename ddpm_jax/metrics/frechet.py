@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require
-from ddpm_jax.metrics.rows import blocks, width
-from ddpm_jax.paths import failures, run_path, write_bytes
+from ddpm_jax.diffusion.arrays import Rows
+from ddpm_jax.errors import require
+from ddpm_jax.metrics.feature_rows import blocks, width
+from ddpm_jax.storage.paths import failures, run_path, write_bytes
 
 Vector = Float64[np.ndarray, " D"]
 Matrix = Float64[np.ndarray, "D D"]

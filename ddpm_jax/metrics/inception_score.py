@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require, whole
-from ddpm_jax.metrics.rows import blocks, width
+from ddpm_jax.diffusion.arrays import Rows
+from ddpm_jax.errors import require, require_int
+from ddpm_jax.metrics.feature_rows import blocks, width
 
 
 class InceptionScore(NamedTuple):
@@ -34,7 +34,7 @@ def inception_score(
 
     Splits hold the same rows as torch-fidelity's for the same seed; with None, they are runs of rows in order.
     """
-    whole("splits", splits, 1)
+    require_int("splits", splits, 1)
     classes, n = width("logits", logits, least=splits), len(logits)
     require("the classes of logits", classes, classes >= 2, "2 or more")
     split = np.empty(n, np.int32)

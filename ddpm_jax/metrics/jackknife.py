@@ -25,11 +25,11 @@ trapezoidal rule converges exponentially: the distances are exact to 1e-7.
 import numpy as np
 from jaxtyping import Float64
 
-from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require
+from ddpm_jax.diffusion.arrays import Rows
+from ddpm_jax.errors import require
 from ddpm_jax.metrics.estimate import Estimate
+from ddpm_jax.metrics.feature_rows import blocks, width
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments, root
-from ddpm_jax.metrics.rows import blocks, width
 
 NODES = 128  # of the integral
 

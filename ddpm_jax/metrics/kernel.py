@@ -49,10 +49,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require, whole
+from ddpm_jax.diffusion.arrays import Rows
+from ddpm_jax.errors import require, require_int
 from ddpm_jax.metrics.estimate import Estimate
-from ddpm_jax.metrics.rows import blocks, same_width
+from ddpm_jax.metrics.feature_rows import blocks, same_width
 
 FEW_OF_A_STRATUM = 20  # with so many expected, hardly any subset has fewer than two
 Labels = Int[np.ndarray, " _"] | Sequence[int]
@@ -68,7 +68,7 @@ class Polynomial:
     coef0: float = 1.0
 
     def __post_init__(self) -> None:
-        whole("degree", self.degree, 1)
+        require_int("degree", self.degree, 1)
         require("gamma", self.gamma, self.gamma is None or self.gamma > 0, "a number above 0, or None for 1/d")
 
     def beyond(
@@ -129,8 +129,8 @@ def kernel_distance(
         ValueError: a row is not finite, whether a subset holds it or not, or so large that float64 overflows.
     """
     same_width("x", x, "y", y, least=4)
-    whole("subsets", subsets, 2)
-    whole("subset_size", subset_size, 4)
+    require_int("subsets", subsets, 2)
+    require_int("subset_size", subset_size, 4)
     strata = [_strata("x_strata", x_strata, len(x)), _strata("y_strata", y_strata, len(y))]
     size = min(subset_size, len(x), len(y))
     largest = max(_largest("x", x, size), _largest("y", y, size))

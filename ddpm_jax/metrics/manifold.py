@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int64
 
-from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require, whole
+from ddpm_jax.diffusion.arrays import Rows
+from ddpm_jax.errors import require, require_int
+from ddpm_jax.metrics.feature_rows import blocks, centred, middle, same_width
 from ddpm_jax.metrics.neighbours import PAIRS, exact_distances, neighbours, squared
-from ddpm_jax.metrics.rows import blocks, centred, middle, same_width
 
 
 class Manifold(NamedTuple):
@@ -40,7 +40,7 @@ class Manifold(NamedTuple):
 def manifold(samples: Rows, reference: Rows, k: int = 5, block: int = 2048) -> Manifold:
     """All four, for balls that reach to the k-th neighbour."""
     same_width("samples", samples, "reference", reference, least=2)
-    whole("k", k, 1)
+    require_int("k", k, 1)
     fewest = min(len(samples), len(reference))
     require("k", k, k < fewest, f"less than {fewest}, the rows of the smaller set")
     around_reference, around_samples = (radii(rows, k, block) for rows in (reference, samples))

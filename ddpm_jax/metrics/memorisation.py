@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 
 
 class Memorisation(NamedTuple):

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int, Int64
 
-from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require, whole
-from ddpm_jax.metrics.rows import blocks, centred, checked, middle, same_width
+from ddpm_jax.diffusion.arrays import Rows
+from ddpm_jax.errors import require, require_int
+from ddpm_jax.metrics.feature_rows import blocks, centred, checked, middle, same_width
 
 PAIRS = 2048  # pairs of rows that are compared by differences at once
 
@@ -43,7 +43,7 @@ def neighbours(a: Rows, b: Rows, k: int = 1, exclude_self: bool = False, block: 
     exclude_self: a and b are the same rows, and row i is not a neighbour of itself (a copy of it is).
     """
     same_width("a", a, "b", b)
-    whole("k", k, 1)
+    require_int("k", k, 1)
     most = len(b) - exclude_self
     require("k", k, k <= most, f"at most {most}: b has {len(b)} rows{', the row itself is none' * exclude_self}")
     require("the rows of a", len(a), not exclude_self or len(a) == len(b), f"{len(b)}, those of b: exclude_self is set")

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int64
 
-from ddpm_jax.arrays import Key, Rows, example_keys, normals
-from ddpm_jax.check import require, whole
+from ddpm_jax.diffusion.arrays import Key, Rows, example_keys, normals
+from ddpm_jax.errors import require, require_int
 from ddpm_jax.metrics.estimate import Estimate
-from ddpm_jax.metrics.rows import blocks, centred, middle, same_width
+from ddpm_jax.metrics.feature_rows import blocks, centred, middle, same_width
 
 
 def sliced_wasserstein(
@@ -40,8 +40,8 @@ def sliced_wasserstein(
     """
     d = same_width("a", a, "b", b)
     require("p", p, p >= 1, "1 or more")
-    whole("directions", directions, 2)
-    whole("group", group, 1)
+    require_int("directions", directions, 2)
+    require_int("group", group, 1)
     steps, origin = merged_steps(len(a), len(b)), middle(b, block)
     powers = []
     for first in range(0, directions, group):

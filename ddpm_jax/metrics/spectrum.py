@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Images
-from ddpm_jax.check import require
+from ddpm_jax.diffusion.arrays import Images
+from ddpm_jax.errors import require
 
 
 class Spectrum(NamedTuple):

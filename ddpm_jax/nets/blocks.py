@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.compiler import usual_promotion
+from ddpm_jax.devices.compiler import usual_promotion
 from ddpm_jax.nets.layers import conv, dense
 
 Features = Float[Array, "batch height width channels"]

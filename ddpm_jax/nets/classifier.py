@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Images, Key
-from ddpm_jax.check import plain, whole
+from ddpm_jax.diffusion.arrays import Images, Key
+from ddpm_jax.errors import convert_numbers, require_int, require_key
 from ddpm_jax.nets.init import initialise
 from ddpm_jax.nets.layers import conv, dense
 
@@ -26,7 +25,7 @@ SMALLEST, SMALL = 4, 16
 
 
 @dataclass(frozen=True)
-class ClassifierSpec:
+class ConvClassifier:
     """A classifier; the default is right for MNIST in a minute or two of CPU."""
 
     num_classes: int
@@ -37,14 +36,14 @@ class ClassifierSpec:
     """Units of the hidden layer."""
 
     def __post_init__(self) -> None:
-        plain(self)
-        whole("num_classes", self.num_classes, 2)
-        whole("width", self.width, 1)
-        whole("features", self.features, 1)
+        convert_numbers(self)
+        require_int("num_classes", self.num_classes, 2)
+        require_int("width", self.width, 1)
+        require_int("features", self.features, 1)
 
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Any:
         """Fresh float32 parameters for images of `image_shape` = (height, width, channels)."""
-        check.key(key)
+        require_key(key)
         batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         return initialise(key, jax.eval_shape(_Classifier(self).init, key, batch)["params"])
 
@@ -54,7 +53,7 @@ class ClassifierSpec:
 
 
 class _Classifier(nn.Module):
-    spec: ClassifierSpec
+    spec: ConvClassifier
 
     @nn.compact
     def __call__(self, x: Images) -> tuple[Array, Array]:

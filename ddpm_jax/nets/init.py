@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.arrays import Key
+from ddpm_jax.diffusion.arrays import Key
 
 ALMOST_ZERO_LAYERS = frozenset({"conv2", "out", "conv_out"})
 # Two numbers that become 128 units come out near 0 by the mean fan.  There silu is a straight line, the network starts

@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Batch, Key, Timesteps
-from ddpm_jax.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.check import plain, shape_of, whole
+from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
+from ddpm_jax.diffusion.arrays import Batch, Key, Timesteps
+from ddpm_jax.errors import convert_numbers, require_int, require_key, require_shape
 from ddpm_jax.nets.blocks import silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
@@ -29,7 +28,7 @@ from ddpm_jax.nets.layers import dense
 
 
 @dataclass(frozen=True)
-class MlpSpec:
+class Mlp:
     """A network for data [batch, ...] of few elements; the output is shaped like the data, all float32."""
 
     width: int = 128
@@ -43,16 +42,16 @@ class MlpSpec:
     """2 where the decoder's variance is learned: the last axis is then twice as long."""
 
     def __post_init__(self) -> None:
-        plain(self)
-        whole("width", self.width, 2)
-        whole("depth", self.depth, 1)
-        whole("waves", self.waves, 0)
-        whole("out_multiplier", self.out_multiplier, 1)
+        convert_numbers(self)
+        require_int("width", self.width, 2)
+        require_int("depth", self.depth, 1)
+        require_int("waves", self.waves, 0)
+        require_int("out_multiplier", self.out_multiplier, 1)
 
     def init(self, key: Key, shape: tuple[int, ...]) -> Any:
         """Fresh parameters for examples of `shape`; () for numbers."""
-        check.key(key)
-        shape = shape_of("shape", shape, "the shape of an example")
+        require_key(key)
+        shape = require_shape("shape", shape, "the shape of an example")
         batch, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
         return initialise(key, jax.eval_shape(_Mlp(self).init, key, batch, t)["params"])
 
@@ -66,7 +65,7 @@ class BoundMlp:
     """predict(z_t, t) with parameters: a function, and a pytree that a jitted function takes as an argument."""
 
     params: Any
-    spec: MlpSpec = flax.struct.field(pytree_node=False)
+    spec: Mlp = flax.struct.field(pytree_node=False)
 
     def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
         """The output at z_t; t in 1..T, [batch] or one for all."""
@@ -77,7 +76,7 @@ class BoundMlp:
 
 
 class _Mlp(nn.Module):
-    spec: MlpSpec
+    spec: Mlp
 
     @nn.compact
     def __call__(self, z: Array, t: Array) -> Array:

@@ -4,10 +4,10 @@ Down: at each level `num_res_blocks` residual blocks, each followed by attention
 height is listed, then half the size.  Middle: block, attention, block.  Up: the same levels backwards
 with one block more, each block taking one skip from the way down; then twice the size.
 
-The last fields of UNetSpec, whose defaults are the published network, are for networks trained with other libraries
+The last fields of UNet, whose defaults are the published network, are for networks trained with other libraries
 (`ddpm_jax.interop`).
 
-The CIFAR-10 network, UNetSpec(), has 35,746,307 parameters for 32x32x3; the 256-pixel one,
+The CIFAR-10 network, UNet(), has 35,746,307 parameters for 32x32x3; the 256-pixel one,
 channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
 """
 
@@ -23,10 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
-from ddpm_jax.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.check import plain, require, shape_of
+from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
+from ddpm_jax.diffusion.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
+from ddpm_jax.errors import convert_numbers, require, require_key, require_shape
 from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
 from ddpm_jax.nets.embed import timestep_embedding
@@ -38,7 +37,7 @@ Labels = Int[type_of_array, " batch"]
 
 
 @dataclass(frozen=True)
-class UNetSpec:
+class UNet:
     """A U-Net; the defaults are the CIFAR-10 network of Ho et al. 2020."""
 
     channels: int = 128
@@ -87,7 +86,7 @@ class UNetSpec:
     """Recompute each block in the backward pass, for less memory and about a third more time."""
 
     def __post_init__(self) -> None:
-        plain(self)
+        convert_numbers(self)
         positive = ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size")
         for field in (*positive, "norm_groups", "min_group_size"):
             require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
@@ -135,8 +134,8 @@ class UNetSpec:
 
         Raises ValueError where the height or width is not divisible by patch_size 2^(levels - 1).
         """
-        check.key(key)
-        sizes = shape_of("image_shape", image_shape, "(height, width, channels)")
+        require_key(key)
+        sizes = require_shape("image_shape", image_shape, "(height, width, channels)")
         self.check_image_shape(sizes)
         heights = [(sizes[0] // self.patch_size) >> level for level in range(len(self.channel_multipliers))]
         if absent := set(self.attention_resolutions) - set(heights):
@@ -176,12 +175,12 @@ class UNetSpec:
                     f"the nearest sizes are {nearest}"
                 )
 
-    def _module(self, image_channels: int, training: bool) -> "UNet":
-        return UNet(self, self.out_multiplier * image_channels, training)
+    def _module(self, image_channels: int, training: bool) -> "_UNet":
+        return _UNet(self, self.out_multiplier * image_channels, training)
 
 
 @cache
-def parameter_shapes(spec: UNetSpec, image_shape: tuple[int, ...]) -> Any:
+def parameter_shapes(spec: UNet, image_shape: tuple[int, ...]) -> Any:
     """The shapes and dtypes of the parameters of a network."""
     batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     one = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -200,7 +199,7 @@ class BoundNet:
     params: Params
     labels: Labels | None
     dropout_key: Any
-    spec: UNetSpec = flax.struct.field(pytree_node=False)
+    spec: UNet = flax.struct.field(pytree_node=False)
 
     def __call__(self, z_t: Images, t: Timesteps) -> Float[Array, "batch height width out"]:
         """The output at z_t, float32, with `out_multiplier` times its channels; t in 1..T, [batch] or a scalar."""
@@ -223,10 +222,10 @@ class BoundNet:
         return jnp.where(dropped, null, labels)
 
 
-class UNet(nn.Module):
+class _UNet(nn.Module):
     """The network itself."""
 
-    spec: UNetSpec
+    spec: UNet
     out_channels: int
     training: bool
 

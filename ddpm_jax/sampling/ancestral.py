@@ -6,16 +6,16 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import per_example
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.sampling.sampler import Moment, Sampler
+from ddpm_jax.diffusion.arrays import per_example
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
     """z_s ~ N(mean of q(z_s | z_t, x predicted), var I); the last step, to s = 0, adds no noise."""
 
-    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         p = decoder.normal(now.prediction, now.z_t, now.t, now.earlier, now.later)
         last = per_example(now.earlier == 0, now.z_t)
         return jnp.where(last, p.mean, p.mean + p.std * now.noise), memory

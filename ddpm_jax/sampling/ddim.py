@@ -19,11 +19,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import lookup, root
-from ddpm_jax.check import require
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import posterior_weights
-from ddpm_jax.sampling.sampler import Moment, Sampler
+from ddpm_jax.diffusion.arrays import lookup, root
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.forward import posterior_weights
+from ddpm_jax.errors import require
+from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ddim(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         schedule, z_t, (x, eps, _) = decoder.schedule, now.z_t, now.prediction
         a, _, var = posterior_weights(schedule, now.t, now.earlier, z_t)
         signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (now.t, now.earlier))

@@ -17,11 +17,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, lookup, per_example
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import posterior
-from ddpm_jax.grids import Grid, Quadratic
-from ddpm_jax.sampling.sampler import Moment, Sampler
+from ddpm_jax.diffusion.arrays import Batch, lookup, per_example
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.forward import posterior
+from ddpm_jax.diffusion.grids import Grid, Quadratic
+from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DpmSolver(Sampler):
         # An infinitely long step before the first: the line through both predictions is then level.
         return jnp.zeros_like(z), jnp.full(z.shape[:1], jnp.inf)
 
-    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         z_t, t, earlier, x = now.z_t, now.t, now.earlier, now.prediction.x
         schedule = decoder.schedule
         x_before, length_before = memory

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import lookup, per_example
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.grids import Grid, Quadratic
-from ddpm_jax.sampling.sampler import Moment, Sampler
+from ddpm_jax.diffusion.arrays import lookup, per_example
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.grids import Grid, Quadratic
+from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ExponentialHeun(Sampler):
     def stochastic(self) -> bool:
         return False
 
-    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         z_t, t, earlier, x = now.z_t, now.t, now.earlier, now.prediction.x
         schedule = decoder.schedule
         signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))

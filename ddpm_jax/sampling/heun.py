@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import lookup
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.grids import Grid, Karras
-from ddpm_jax.sampling.sampler import Moment, Sampler
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.grids import Grid, Karras
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 # `times` warns of a step that multiplies errors by more.  The whole chain of a cosine schedule has 15, which is
 # harmless; 18 steps of Uniform and Quadratic have 900 and 1,700, and an error 10 and 800 times that of ExponentialHeun.
@@ -45,7 +45,7 @@ class Heun(Sampler):
 
     extra_evaluations: ClassVar[int] = 1
 
-    def times(self, schedule: NoiseSchedule) -> Int[np.ndarray, " times"]:
+    def times(self, schedule: Chain) -> Int[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0.  Warns if a step between them may multiply errors."""
         times = super().times(schedule)
         if isinstance(schedule.signal, jax.core.Tracer):
@@ -65,7 +65,7 @@ class Heun(Sampler):
     def stochastic(self) -> bool:
         return False
 
-    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         z_t, t, earlier, (x, eps, _) = now.z_t, now.t, now.earlier, now.prediction
         schedule = decoder.schedule
         signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))

@@ -14,18 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Batch, Key, Predict, Whole, as_data, example_keys, lookup, normals, type_of_array
-from ddpm_jax.axes import with_automatic_axes
-from ddpm_jax.check import require, whole
-from ddpm_jax.clipping import Clipping
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.forward import diffuse, step_var
-from ddpm_jax.grids import times_before
-from ddpm_jax.sampling.sampler import Moment, Sampler
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import Eps, Target
-from ddpm_jax.variance import FixedSmall, Variance
+from ddpm_jax.devices.axes import with_automatic_axes
+from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Whole, as_data, example_keys, lookup, normals, type_of_array
+from ddpm_jax.diffusion.clipping import Clipping
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.forward import diffuse, step_var
+from ddpm_jax.diffusion.grids import times_before
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.errors import require, require_int, require_key
+from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 Mask = Bool[type_of_array, "..."]
 
@@ -43,7 +42,7 @@ def repaint_times(times: Int[np.ndarray, " times"], jump: int, resamples: int) -
 def inpaint(
     key: Key,
     predict: Predict,
-    schedule: NoiseSchedule,
+    schedule: Chain,
     sampler: Sampler,
     x: Batch,
     mask: Mask,
@@ -63,9 +62,9 @@ def inpaint(
 
     Raises ValueError where the mask does not fit x, or the sampler keeps a memory.
     """
-    check.key(key)
+    require_key(key)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
-    jump, resamples = whole("jump", jump, 1), whole("resamples", resamples, 1)
+    jump, resamples = require_int("jump", jump, 1), require_int("resamples", resamples, 1)
     mask, x = jnp.asarray(mask), as_data(x, scaled=True).astype(jnp.float32)
     if mask.dtype != bool:
         raise ValueError(f"mask has dtype {mask.dtype}; expected booleans, True where x is known")
@@ -91,7 +90,7 @@ def _inpaint(
     keys, schedule = example_keys(key, first_index, len(x)), decoder.schedule
 
     def down(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        unknown, _ = sampler.step(decoder, Moment(z, t, s, decoder.denoise(z, t), noises[0], u), ())
+        unknown, _ = sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noises[0], u), ())
         return jnp.where(mask, diffuse(schedule, x, s, noises[1]), unknown)
 
     def up(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:

@@ -11,21 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
-from ddpm_jax.check import as_numbers, as_whole, require
-from ddpm_jax.clipping import Clipping
-from ddpm_jax.forward import diffuse
+from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.clipping import Clipping
+from ddpm_jax.diffusion.forward import diffuse
+from ddpm_jax.diffusion.schedule import Chain, check_built
+from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.errors import as_int, as_numbers, require, require_key
 from ddpm_jax.sampling.sampler import Sampler, sample
-from ddpm_jax.schedule import NoiseSchedule, check_built
-from ddpm_jax.targets import Eps, Target
-from ddpm_jax.variance import FixedSmall, Variance
 
 
 def interpolate(
     key: Key,
     predict: Predict,
-    schedule: NoiseSchedule,
+    schedule: Chain,
     sampler: Sampler,
     x_a: Batch,
     x_b: Batch,
@@ -43,9 +42,9 @@ def interpolate(
     t in 1..T: how much is left free; small t mixes pixels, large t mixes what they show.  The noise of a pair is
     the same for every w, that of the encoder and that of a stochastic sampler.
     """
-    check.key(key)
+    require_key(key)
     check_built(schedule)
-    level = as_whole(t)
+    level = as_int(t)
     require("t", t, level is not None and 1 <= level <= schedule.num_steps, f"1 to {schedule.num_steps}")
     assert level is not None
     x_a, x_b = as_data(x_a, "x_a", scaled=True), as_data(x_b, "x_b", scaled=True)

@@ -18,20 +18,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.arrays import Batch, Predict, Whole, as_data, lookup
-from ddpm_jax.axes import with_automatic_axes
-from ddpm_jax.check import require, whole
-from ddpm_jax.decoder import Decoder
+from ddpm_jax.devices.axes import with_automatic_axes
+from ddpm_jax.diffusion.arrays import Batch, Predict, Whole, as_data, lookup
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.errors import require, require_int
 from ddpm_jax.sampling.ddim import Ddim
 from ddpm_jax.sampling.sampler import Sampler
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import Eps, Target
-from ddpm_jax.variance import FixedSmall, Variance
 
 
 def invert(
     predict: Predict,
-    schedule: NoiseSchedule,
+    schedule: Chain,
     sampler: Sampler,
     x: Batch,
     *,
@@ -49,7 +49,7 @@ def invert(
     """
     deterministic = isinstance(sampler, Ddim) and sampler.eta == 0
     require("sampler", sampler, deterministic, "a Ddim with eta=0: a sampler that adds noise cannot be inverted")
-    iterations = whole("iterations", iterations, 1)
+    iterations = require_int("iterations", iterations, 1)
     decoder = Decoder.of(predict, schedule, target, variance, clip=False)
     times = sampler.times(schedule)[::-1]
     x = as_data(x, scaled=True).astype(jnp.float32)

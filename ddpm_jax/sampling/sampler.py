@@ -18,22 +18,21 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
-from ddpm_jax.axes import is_explicit, spec_of, with_automatic_axes
-from ddpm_jax.check import as_whole, plain, require, shape_of, whole
-from ddpm_jax.clipping import Clipping
-from ddpm_jax.compiler import jit
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.grids import Grid, Uniform, tail, times_before
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import Eps, Prediction, Target
-from ddpm_jax.variance import FixedSmall, Variance
+from ddpm_jax.devices.axes import is_explicit, spec_of, with_automatic_axes
+from ddpm_jax.devices.compiler import jit
+from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.clipping import Clipping
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.grids import Grid, Uniform, tail, times_before
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import Eps, Prediction, Target
+from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.errors import as_int, convert_numbers, require, require_int, require_key, require_shape
 
 BATCH_SHAPE = "(batch, ...) with every size at least 1"
 
 
-class Moment(NamedTuple):
+class StepInput(NamedTuple):
     """One step of a sampler: from t to earlier < t, each [batch]."""
 
     z_t: Float[Array, "batch *dims"]
@@ -60,16 +59,16 @@ class Sampler:
     """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
 
     def __post_init__(self) -> None:
-        plain(self)
+        convert_numbers(self)
         if self.num_steps is not None:
-            whole("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
+            require_int("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
         require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")
 
-    def times(self, schedule: NoiseSchedule) -> Int[np.ndarray, " times"]:
+    def times(self, schedule: Chain) -> Int[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0."""
         return self.grid.times(schedule, self.num_steps)
 
-    def evaluations(self, schedule: NoiseSchedule) -> int:
+    def evaluations(self, schedule: Chain) -> int:
         """How often the network is evaluated to draw a batch."""
         steps = len(self.times(schedule)) - 1
         return steps + (steps - 1) * self.extra_evaluations
@@ -83,7 +82,7 @@ class Sampler:
         """What the first step is given as `memory`: any pytree of arrays (multistep methods keep one)."""
         return ()
 
-    def step(self, decoder: Decoder, now: Moment, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         """z at the time `now.earlier`, and the memory for the next step."""
         raise NotImplementedError
 
@@ -102,7 +101,7 @@ class Path:
 def sample(
     key: Key,
     predict: Predict,
-    schedule: NoiseSchedule,
+    schedule: Chain,
     sampler: Sampler,
     shape: tuple[Whole, ...],
     *,
@@ -121,18 +120,18 @@ def sample(
     sampler then visits t and those of its times that are earlier.  first_index: the images are number
     first_index, first_index + 1, ... of the sequence that `key` stands for.  sharding: how the batch lies on
     a mesh of devices, None for the default device.  The precision of products is JAX's default: for images that are
-    compared or scored, see `ddpm_jax.precision`.
+    compared or scored, see `ddpm_jax.devices.precision`.
 
     predict may be any callable, such as `net.bind(params)`, an Equinox or NNX module, or a functools.partial.  The
     program is compiled once for each (sampler, shape, target, variance, clip) and each predict that differs in more
-    than its arrays (`ddpm_jax.functions`): pass the same function, or an equal pytree with other arrays, and it is used
-    again.  It is traced with automatic axes, also if `sharding` is of a mesh with explicit ones (`ddpm_jax.axes`).
+    than its arrays (`ddpm_jax.devices.functions`): pass the same function, or an equal pytree with other arrays, and it is used
+    again.  It is traced with automatic axes, also if `sharding` is of a mesh with explicit ones (`ddpm_jax.devices.axes`).
 
     Raises ValueError where an argument is of another kind, where the sampler's times do not fit the schedule, and where
     a shape does not fit another.
     """
-    check.key(key)
-    shape = shape_of("shape", shape, BATCH_SHAPE)
+    require_key(key)
+    shape = require_shape("shape", shape, BATCH_SHAPE)
     require("shape", shape, len(shape) > 0, BATCH_SHAPE)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     z, times, later = _begin(schedule, sampler, shape, start, sharding)
@@ -142,7 +141,7 @@ def sample(
 def sample_path(
     key: Key,
     predict: Predict,
-    schedule: NoiseSchedule,
+    schedule: Chain,
     sampler: Sampler,
     shape: tuple[Whole, ...],
     frames: Whole,
@@ -159,14 +158,14 @@ def sample_path(
 
     They lie in a buffer of [frames, batch, ...]; memory does not grow with the number of steps.
     """
-    check.key(key)
-    shape = shape_of("shape", shape, BATCH_SHAPE)
+    require_key(key)
+    shape = require_shape("shape", shape, BATCH_SHAPE)
     require("shape", shape, len(shape) > 0, BATCH_SHAPE)
     decoder = Decoder.of(predict, schedule, target, variance, clip)
     z, times, later = _begin(schedule, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
-    frames = whole("frames", frames, 1)
+    frames = require_int("frames", frames, 1)
     require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
     x, path = _placed_run((key, decoder, first_index, z, times, later, chosen), sampler, shape, sharding, of)
@@ -174,7 +173,7 @@ def sample_path(
 
 
 def _begin(
-    schedule: NoiseSchedule,
+    schedule: Chain,
     sampler: Sampler,
     shape: tuple[int, ...],
     start: tuple[Batch, Whole] | None,
@@ -188,7 +187,7 @@ def _begin(
     if start is None:
         return None, times, times_before(times, times[:-1])
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
-    z, t = as_data(start[0], "z_t"), as_whole(start[1])
+    z, t = as_data(start[0], "z_t"), as_int(start[1])
     in_chain = t is not None and 1 <= t <= schedule.num_steps
     require("start", start[1], in_chain, f"(z_t, t) with a whole t in 1..{schedule.num_steps}")
     assert t is not None
@@ -249,7 +248,7 @@ def _run(
         place, later, t, earlier = item
         noise = normals(keys, t, shape) if sampler.stochastic else jnp.zeros_like(z)
         later, t, earlier = (jnp.full(shape[:1], time) for time in (later, t, earlier))
-        now = Moment(z, t, earlier, decoder.denoise(z, t), noise, later)
+        now = StepInput(z, t, earlier, decoder.denoise(z, t), noise, later)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
         z, memory = sampler.step(decoder, now, memory)
         frames = keep(frames, place + 1, z) if of == "z" else frames

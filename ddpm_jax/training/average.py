@@ -47,7 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.check import require, whole
+from ddpm_jax.errors import require, require_int
 
 NARROWEST, WIDEST = 1e-4, 1 / math.sqrt(12)
 # Steps whose shares are computed at once.
@@ -175,7 +175,7 @@ class PowerEma(Averaging):
         for name, width in (("width", self.width), *(("others", width) for width in self.others)):
             require_width(name, width)
         _require_distinct("width", self.width, self.others)
-        whole("snapshot_every", self.snapshot_every, 1)
+        require_int("snapshot_every", self.snapshot_every, 1)
 
     @property
     def profiles(self) -> tuple[float, ...]:

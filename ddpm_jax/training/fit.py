@@ -1,8 +1,8 @@
 """Training in one call, for small networks and data that are drawn or in memory; no run folder, nothing is saved.
 
     mixture = Mixture.of([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], 0.1)
-    state, losses = fit(key, Recipe(MlpSpec(), schedule), lambda key: mixture.sample(key, 256), num_steps=2000)
-    predict = MlpSpec().bind(state.ema_params[0])
+    state, losses = fit(key, Recipe(Mlp(), schedule), lambda key: mixture.sample(key, 256), num_steps=2000)
+    predict = Mlp().bind(state.ema_params[0])
 
 For runs that are logged, saved and resumed there is `ddpm_jax.train`.
 """
@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax import check
-from ddpm_jax.arrays import Batch, Key, Whole, stream
-from ddpm_jax.check import require, whole
+from ddpm_jax.diffusion.arrays import Batch, Key, Whole, stream
+from ddpm_jax.errors import require, require_int, require_key
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Recipe
 
@@ -32,9 +31,9 @@ def fit(
     All steps are one loop on the device.  On CPUs the gradients of convolutions are some 20 times slower inside a
     loop, so a U-Net is better trained there by calling jax.jit(recipe.step) step by step.
     """
-    check.key(key)
-    require("recipe", recipe, isinstance(recipe, Recipe), "a Recipe, such as Recipe(MlpSpec(), schedule)")
-    num_steps = whole("num_steps", num_steps, 1)
+    require_key(key)
+    require("recipe", recipe, isinstance(recipe, Recipe), "a Recipe, such as Recipe(Mlp(), schedule)")
+    num_steps = require_int("num_steps", num_steps, 1)
     if state is None:
         shape = jax.eval_shape(draw_x, key).shape
         state = recipe.start(recipe.net.init(stream(key, "params"), shape[1:]))

@@ -22,30 +22,31 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax import concerns, specs
-from ddpm_jax.arrays import stream
-from ddpm_jax.axes import automatic, entered
 from ddpm_jax.data.accept import described_images
 from ddpm_jax.data.examine import reason_of
 from ddpm_jax.data.images import to_pixels
+from ddpm_jax.data.map_examples import numbers
 from ddpm_jax.data.stream import batches
-from ddpm_jax.dryrun import count_parameters, epochs, step_flops
+from ddpm_jax.devices.axes import automatic, entered
+from ddpm_jax.devices.mesh import broadcast, check_divides, global_batch, local_rows
+from ddpm_jax.devices.preemption import Preempted, PreemptionListener, pack, unpack
+from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.errors import RunError
-from ddpm_jax.evaluation.examples import numbers
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.paths import RunPath, require_folder, run_path
-from ddpm_jax.run import draw_images
-from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.lock import locked
-from ddpm_jax.training.log import Log
-from ddpm_jax.training.mesh import broadcast, check_divides, global_batch, local_rows
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.storage.lock import locked
+from ddpm_jax.storage.log import Log
+from ddpm_jax.storage.paths import RunPath, require_folder, run_path
+from ddpm_jax.training import advice
+from ddpm_jax.training.cost import count_parameters, epochs, step_flops
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.generate import draw_images
+from ddpm_jax.training.metering import Meter, Profile, peak_flops
 from ddpm_jax.training.nans import explain
-from ddpm_jax.training.preemption import Notice, Preempted, pack, unpack
+from ddpm_jax.training.resume import as_trees, check_resumable, prepare_step, set_aside_lost, start_state
 from ddpm_jax.training.same_data import check_data, expect_mending, write_fingerprint
 from ddpm_jax.training.snapshots import Snapshots
-from ddpm_jax.training.start import as_trees, check_resumable, prepare_step, set_aside_lost, start_state
 from ddpm_jax.training.step import TrainStep
-from ddpm_jax.training.watch import Meter, Profile, peak_flops
 
 # Steps that may be under way at once: enough to hide the host's work, few enough to stay in step.
 STEPS_IN_FLIGHT = 2
@@ -138,7 +139,7 @@ class Training:
         self.log.say(self.opening())
         self.checkpoints.check_space(self.state)
         self.meter = Meter(self.start, experiment.batch_size, mesh.size, flops_where_peak_is_known(experiment))
-        self.notice = Notice()
+        self.notice = PreemptionListener()
         stack.callback(self.notice.close)
 
     def opening(self) -> str:
@@ -291,7 +292,7 @@ class Training:
         of, key = self.experiment, stream(jax.random.key(self.experiment.seed), "picture")
         x = draw_images(of, self.state.ema_params[0], of.image_shape, key, of.num_samples, self.mesh)
         step = int(self.state.step)
-        self.log.images(step, to_pixels(x), concerns.of_average(of.ema, step, of.ema.profiles[0]))
+        self.log.images(step, to_pixels(x), advice.of_average(of.ema, step, of.ema.profiles[0]))
 
     def _let_go(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Close what saves, at the end; where one of many processes fails, that would wait for the others."""

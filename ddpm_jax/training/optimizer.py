@@ -5,7 +5,7 @@ from typing import Literal
 
 import optax
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ddpm_jax.check import require
+from ddpm_jax.errors import require
 from ddpm_jax.training.average import gamma_of
 
 Vector = Float[np.ndarray, " n"]

@@ -10,11 +10,11 @@ import jax
 
 from ddpm_jax.data.examine import as_message, quick_problems
 from ddpm_jax.data.fingerprint import Fingerprint, changes, fingerprint
+from ddpm_jax.devices.mesh import broadcast
 from ddpm_jax.errors import RunError
-from ddpm_jax.experiment import Experiment
-from ddpm_jax.paths import RunPath, failures, write_bytes
-from ddpm_jax.training.checkpoint import steps_in
-from ddpm_jax.training.mesh import broadcast
+from ddpm_jax.storage.checkpoint import steps_in
+from ddpm_jax.storage.paths import RunPath, failures, write_bytes
+from ddpm_jax.training.experiment import Experiment
 
 NAME = "data.json"
 

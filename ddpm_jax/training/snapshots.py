@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.check import require
-from ddpm_jax.paths import RunPath
+from ddpm_jax.errors import require
+from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
+from ddpm_jax.storage.paths import RunPath
 from ddpm_jax.training.average import Averaging, PowerEma, require_width
-from ddpm_jax.training.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.posthoc import coefficients, fit_error
 
 # A combination whose profile is further than this from the one wanted is used, with a warning.

@@ -13,18 +13,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.arrays import Key, PerExample, stream
-from ddpm_jax.compiler import compiler_options, usual_promotion
 from ddpm_jax.data.images import random_flip, to_unit
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.objective import Draws, Objective, SquaredError, draw_noise
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import Eps, Target
-from ddpm_jax.timesteps import TimestepRule, UniformTimesteps
+from ddpm_jax.devices.compiler import compiler_options, usual_promotion
+from ddpm_jax.devices.mesh import by_example
+from ddpm_jax.diffusion.arrays import Key, PerExample, stream
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.objective import Draws, Objective, SquaredError, draw_noise
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.timesteps import TimestepRule, UniformTimesteps
+from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.training.average import Averaging, Ema
-from ddpm_jax.training.mesh import by_example
 from ddpm_jax.training.state import TrainState, new_state
-from ddpm_jax.variance import FixedSmall, Variance
 
 Examples = tuple[dict[str, Array], Array, Draws, PerExample]  # the batch, x, draws, weights
 Metrics = dict[str, Float[Array, "..."]]
@@ -36,7 +36,7 @@ class Recipe:
     """All that a step is made of; `update` is the optimizer, built."""
 
     net: Any
-    schedule: NoiseSchedule
+    schedule: Chain
     target: Target = Eps()
     variance: Variance = FixedSmall()
     objective: Objective = SquaredError()

@@ -13,7 +13,7 @@ import tyro
 from page import Section, page
 from rich.console import Console
 
-from ddpm_jax.commands.jax_setup import set_up_jax
+from ddpm_jax.devices.setup import set_up_jax
 
 Name = Literal[
     "marginal",

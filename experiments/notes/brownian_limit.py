@@ -13,7 +13,7 @@ import numpy as np
 import scipy.stats
 from note import Claim, Findings, Note
 
-from ddpm_jax import forward, schedule
+from ddpm_jax.diffusion import forward, schedule
 
 START, END = 0.1, 20.0  # beta(u) at u = 0 and 1: the published betas times 1000 (Song et al. 2021, 2011.13456)
 LENGTHS = [2**k for k in range(6, 13)]
@@ -28,7 +28,7 @@ def chain_of(num_steps: int) -> schedule.Linear:
     return schedule.Linear(num_steps, beta_start=START / num_steps, beta_end=END / num_steps)
 
 
-def log_alpha_bar(spec: schedule.ScheduleSpec) -> np.ndarray:
+def log_alpha_bar(spec: schedule.Schedule) -> np.ndarray:
     """log alpha_bar_0, ..., log alpha_bar_T in float64: the errors here are too small for float32."""
     return np.concatenate([[0.0], np.cumsum(np.log1p(-spec.betas()))])
 

@@ -15,15 +15,15 @@ import numpy as np
 import optax
 from note import Claim, Findings, Note
 
-from ddpm_jax import schedule
-from ddpm_jax.arrays import stream
-from ddpm_jax.gaussian import Normal
-from ddpm_jax.likelihood import log_likelihood
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.mlp import MlpSpec
+from ddpm_jax.diffusion import schedule
+from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.gaussian import Normal
+from ddpm_jax.diffusion.likelihood import log_likelihood
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import V, X
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.sampling import Ddim, Heun, sample
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import V, X
 from ddpm_jax.training.average import Ema
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
@@ -114,7 +114,7 @@ class Vae(NamedTuple):
 
 def train_vae(key: Any, data: Mixture, width: int, update: Any, batch: int, num_steps: int) -> Vae:
     """By its bound, with the same optimizer, batches and steps as the others."""
-    nets = MlpSpec(width, waves=WAVES, out_multiplier=2), MlpSpec(width, waves=WAVES)
+    nets = Mlp(width, waves=WAVES, out_multiplier=2), Mlp(width, waves=WAVES)
     start = (
         *(net.init(key_of, (2,)) for net, key_of in zip(nets, jax.random.split(key), strict=True)),
         jnp.float32(FIRST_LOG_STD),
@@ -170,9 +170,9 @@ def train(data: Mixture, width: int, batch: int, num_steps: int, count: int, fre
     """One step, VAE and diffusion, each with the same number of parameters, steps and examples."""
     key = jax.random.key(0)
     update = optax.adam(optax.cosine_decay_schedule(3e-3, num_steps))
-    net = MlpSpec(width, waves=WAVES)
+    net = Mlp(width, waves=WAVES)
 
-    def fitted(s: NoiseSchedule, target: Any) -> Any:
+    def fitted(s: Chain, target: Any) -> Any:
         recipe = Recipe(net, s, target=target, update=update, ema=Ema(0.99, warmup=False))
         return net.bind(fit(key, recipe, lambda key: data.sample(key, batch), num_steps)[0].ema_params[0])
 
@@ -199,7 +199,7 @@ def train(data: Mixture, width: int, batch: int, num_steps: int, count: int, fre
     )
 
 
-def size(net: MlpSpec) -> int:
+def size(net: Mlp) -> int:
     """How many parameters it has, for points."""
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: net.init(jax.random.key(0), (2,)))))
 
@@ -208,9 +208,9 @@ def half(width: int) -> int:
     """The largest width at which encoder and decoder together have at most the parameters of one network."""
 
     def both(w: int) -> int:
-        return size(MlpSpec(w, waves=WAVES, out_multiplier=2)) + size(MlpSpec(w, waves=WAVES))
+        return size(Mlp(w, waves=WAVES, out_multiplier=2)) + size(Mlp(w, waves=WAVES))
 
-    return bisect(range(width), size(MlpSpec(width, waves=WAVES)), lo=2, key=both) - 1
+    return bisect(range(width), size(Mlp(width, waves=WAVES)), lo=2, key=both) - 1
 
 
 def errors(values: np.ndarray) -> float:

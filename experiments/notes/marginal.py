@@ -13,8 +13,8 @@ import numpy as np
 import scipy.stats
 from note import DASHES, Claim, Findings, Note, photograph, show
 
-from ddpm_jax import forward, schedule
-from ddpm_jax.schedule import NoiseSchedule
+from ddpm_jax.diffusion import forward, schedule
+from ddpm_jax.diffusion.schedule import Chain
 
 SCHEDULES = {
     "linear": schedule.Linear(),
@@ -26,7 +26,7 @@ X = 0.7
 SHOWN = (0, 50, 100, 200, 300, 500, 1000)
 
 
-def composed(s: NoiseSchedule) -> tuple[float, float]:
+def composed(s: Chain) -> tuple[float, float]:
     """The induction's two lines, run in float64: largest errors of the factor on x, and of the variance."""
     factor, var, errors = 1.0, 0.0, np.zeros((s.num_steps, 2))
     tables = (np.asarray(table, np.float64) for table in (s.beta, s.signal, s.noise_var))

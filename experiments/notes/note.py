@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ddpm_jax.commands.jax_setup import set_up_jax
+from ddpm_jax.devices.setup import set_up_jax
 
 Relation = Literal["=", "<", ">"]
 

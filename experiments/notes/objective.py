@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from note import DASHES, Claim, Findings, Note
 
-from ddpm_jax import bound, forward, objective, targets, weighting
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.schedule import Linear, NoiseSchedule
-from ddpm_jax.timesteps import StratifiedTimesteps
-from ddpm_jax.variance import FixedSmall
+from ddpm_jax.diffusion import bound, forward, objective, targets, weighting
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Chain, Linear
+from ddpm_jax.diffusion.timesteps import StratifiedTimesteps
+from ddpm_jax.diffusion.variance import FixedSmall
+from ddpm_jax.nets.mlp import Mlp
 
 DATA = Mixture.of([0.3, 0.5, 0.2], [[-0.8, 0.2], [0.1, -0.5], [0.7, 0.6]], [0.1, 0.2, 0.05])
 FORMS = {
@@ -32,7 +32,7 @@ HOW: Any = {"target": targets.X(), "clip": False, "bins": None}
 
 
 @jax.jit
-def forms_of(s: NoiseSchedule, predict: Any, x: jax.Array, t: jax.Array, eps: jax.Array) -> dict[str, jax.Array]:
+def forms_of(s: Chain, predict: Any, x: jax.Array, t: jax.Array, eps: jax.Array) -> dict[str, jax.Array]:
     """Each example's term as a KL divergence, and as weight_t |target − what the network says|², for each target."""
     z_t, forms = forward.diffuse(s, x, t, eps), {"KL": bound.term(predict, s, x, t, eps, **HOW).nats}
     for name, target in FORMS.items():
@@ -52,7 +52,7 @@ def weights_of_eps(betas: np.ndarray) -> np.ndarray:
 def measure(num_steps: int = 200, num_examples: int = 4096, each: int = 64) -> Findings:
     """Every term of the bound of a mixture's data, for the best network and for one that has learned nothing."""
     spec = Linear(num_steps)
-    s, net = spec.build(), MlpSpec(width=32, depth=1)
+    s, net = spec.build(), Mlp(width=32, depth=1)
     best, untrained = DATA.denoiser(s), net.bind(net.init(jax.random.key(0), (2,)))
     terms = {name: mean_terms(s, predict, each) for name, predict in {"best": best, "untrained": untrained}.items()}
     weights = relative_weights(s)
@@ -64,7 +64,7 @@ def measure(num_steps: int = 200, num_examples: int = 4096, each: int = 64) -> F
     return Findings(claims, {"terms": terms, "weights": weights})
 
 
-def mean_terms(s: NoiseSchedule, predict: Any, each: int) -> dict[str, np.ndarray]:
+def mean_terms(s: Chain, predict: Any, each: int) -> dict[str, np.ndarray]:
     """`forms_of` for t = 2..T, each a mean over `each` examples, [T - 1]."""
     t = jnp.repeat(jnp.arange(2, s.num_steps + 1), each)
     x = DATA.sample(jax.random.key(1), len(t))
@@ -82,7 +82,7 @@ def equal_forms(terms: dict[str, dict[str, np.ndarray]]) -> list[Claim]:
     return [Claim(f"KL against the error of {name}", apart(name), 0, 1e-3, "equal; float32") for name in FORMS]
 
 
-def whole_bound(s: NoiseSchedule, best: Any, num_examples: int) -> list[Claim]:
+def whole_bound(s: Chain, best: Any, num_examples: int) -> list[Claim]:
     """The bound against the likelihood, and against its estimate from one t for each example."""
     x = DATA.sample(jax.random.key(3), num_examples)
     whole = bound.bound(jax.random.key(4), best, s, x, **HOW)
@@ -104,7 +104,7 @@ def whole_bound(s: NoiseSchedule, best: Any, num_examples: int) -> list[Claim]:
     ]
 
 
-def relative_weights(s: NoiseSchedule) -> dict[str, np.ndarray]:
+def relative_weights(s: Chain) -> dict[str, np.ndarray]:
     """What losses put on the squared error of ε at t = 2..T."""
     rules = {"the bound": weighting.Vlb(), "$L_{simple}$": weighting.Simple()}
     rules |= {"min-SNR": weighting.MinSnr(), "P2": weighting.P2()}

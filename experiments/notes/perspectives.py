@@ -15,21 +15,21 @@ import numpy as np
 import optax
 from note import Claim, Findings, Note
 
-from ddpm_jax import objective, targets
-from ddpm_jax.arrays import curve
-from ddpm_jax.decoder import Decoder
-from ddpm_jax.likelihood import log_likelihood, velocity
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.mlp import MlpSpec
+from ddpm_jax.diffusion import objective, targets
+from ddpm_jax.diffusion.arrays import curve
+from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.likelihood import log_likelihood, velocity
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Chain, Cosine
+from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X
+from ddpm_jax.diffusion.variance import FixedSmall
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.sampling import Ddim, sample
-from ddpm_jax.schedule import Cosine, NoiseSchedule
-from ddpm_jax.targets import Eps, Mean, Score, V, X
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
-from ddpm_jax.variance import FixedSmall
 
 DATA = Mixture.of([0.3, 0.5, 0.2], [[-1.3], [0.1], [1.2]], [0.2, 0.3, 0.15])
-NET = MlpSpec(width=64, depth=2)
+NET = Mlp(width=64, depth=2)
 READINGS = {"x": X(), "ε": Eps(), "v": V(), "score": Score(), "mean of z_{t−1}": Mean()}
 SHOWN = 200  # the t of the curves
 
@@ -41,7 +41,7 @@ def around(p: Mixture, count: int = 401, stds: float = 5.0) -> tuple[jax.Array, 
     return z, jax.nn.softmax(p.log_prob(z))
 
 
-def read(s: NoiseSchedule, predict: Any, target: Any, z: jax.Array, t: Any) -> dict[str, Any]:
+def read(s: Chain, predict: Any, target: Any, z: jax.Array, t: Any) -> dict[str, Any]:
     """The network's answer at z in all five languages, and dz/dt of the flow."""
     said = {name: targets.convert(s, predict(z, t), z, t, target, other) for name, other in READINGS.items()}
     decoder = Decoder.of(predict, s, target, FixedSmall(), False)
@@ -49,7 +49,7 @@ def read(s: NoiseSchedule, predict: Any, target: Any, z: jax.Array, t: Any) -> d
 
 
 @jax.jit
-def exact_readings(s: NoiseSchedule, t: jax.Array) -> dict[str, jax.Array]:
+def exact_readings(s: Chain, t: jax.Array) -> dict[str, jax.Array]:
     """How far apart two ways to the same number are, for the exact denoiser: the largest over z."""
     p = DATA.diffused(s, t)
     z, _ = around(p)
@@ -71,7 +71,7 @@ def exact_readings(s: NoiseSchedule, t: jax.Array) -> dict[str, jax.Array]:
 
 
 @jax.jit
-def score_error(s: NoiseSchedule, predict: Any, t: jax.Array) -> jax.Array:
+def score_error(s: Chain, predict: Any, t: jax.Array) -> jax.Array:
     """E|learned score − exact score|² / E|exact score|² under p(z_t)."""
     p = DATA.diffused(s, t)
     z, weight = around(p)
@@ -81,7 +81,7 @@ def score_error(s: NoiseSchedule, predict: Any, t: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def excess(s: NoiseSchedule, predict: Any, x: jax.Array, draws: objective.Draws) -> tuple[jax.Array, jax.Array]:
+def excess(s: Chain, predict: Any, x: jax.Array, draws: objective.Draws) -> tuple[jax.Array, jax.Array]:
     """(loss of the network − loss of the exact one, squared distance of the two), for each example."""
     z, best = s.signal[draws.t, None] * x + s.noise[draws.t, None] * draws.eps, DATA.denoiser(s)
 
@@ -92,7 +92,7 @@ def excess(s: NoiseSchedule, predict: Any, x: jax.Array, draws: objective.Draws)
     return losses[0] - losses[1], ((predict(z, draws.t) - exact(z, draws.t)) ** 2)[:, 0]
 
 
-def train(s: NoiseSchedule, num_steps: int) -> Any:
+def train(s: Chain, num_steps: int) -> Any:
     """A network that predicts v."""
     recipe = Recipe(NET, s, V(), update=optax.adam(optax.cosine_decay_schedule(3e-3, num_steps)))
     state, _ = fit(jax.random.key(0), recipe, lambda key: DATA.sample(key, 512), num_steps)
@@ -118,7 +118,7 @@ def measure(
     return Findings(claims, shown(s, predict))
 
 
-def learned_claims(s: NoiseSchedule, predict: Any, count: int, limit: float) -> list[Claim]:
+def learned_claims(s: Chain, predict: Any, count: int, limit: float) -> list[Claim]:
     """The trained network: its loss, its score."""
     x = DATA.sample(jax.random.key(1), count)
     both = excess(s, predict, x, objective.draw(jax.random.key(2), s, x.shape))
@@ -131,7 +131,7 @@ def learned_claims(s: NoiseSchedule, predict: Any, count: int, limit: float) -> 
     ]
 
 
-def flow_claims(s: NoiseSchedule, predict: Any, count: int, limit: float) -> list[Claim]:
+def flow_claims(s: Chain, predict: Any, count: int, limit: float) -> list[Claim]:
     """The trained network as a flow: followed, followed back, and its likelihood."""
     z = jnp.linspace(-2, 2, 41)[:, None]
     how: Any = {"target": V(), "clip": False, "start": (z, s.num_steps)}
@@ -150,7 +150,7 @@ def flow_claims(s: NoiseSchedule, predict: Any, count: int, limit: float) -> lis
     ]
 
 
-def shown(s: NoiseSchedule, predict: Any) -> dict[str, Any]:
+def shown(s: Chain, predict: Any) -> dict[str, Any]:
     """Curves at one t, and the score's error at many."""
     p = DATA.diffused(s, SHOWN)
     z, _ = around(p, 161, 3.5)

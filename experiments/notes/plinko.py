@@ -14,12 +14,12 @@ import scipy.stats
 from jaxtyping import Array
 from note import Claim, Findings, Note
 
-from ddpm_jax import schedule
-from ddpm_jax.mixture import Mixture
+from ddpm_jax.diffusion import schedule
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import X
+from ddpm_jax.diffusion.variance import FixedLarge
 from ddpm_jax.sampling import Ancestral, Heun, Path, Sampler, sample_path
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import X
-from ddpm_jax.variance import FixedLarge
 
 DATA = Mixture.of(weights=[0.5, 0.3, 0.2], means=[-1.2, 0.4, 1.6], stds=[0.12, 0.10, 0.12])
 LINE = jnp.linspace(-7, 7, 4001)  # for integrals over z_t
@@ -30,7 +30,7 @@ LEVEL, TILTED = "level pins", "tilted pins"
 OVERSHOOT = 0.5826
 
 
-def fall(s: NoiseSchedule, sampler: Sampler, count: int, start: Any = None) -> Path:
+def fall(s: Chain, sampler: Sampler, count: int, start: Any = None) -> Path:
     """Paths of `sampler`, with the best possible network, at every t."""
     options = {"target": X(), "variance": FixedLarge(), "clip": False, "start": start}
     return sample_path(jax.random.key(0), DATA.denoiser(s), s, sampler, (count,), s.num_steps + 1, **options)
@@ -42,13 +42,13 @@ def mode(x: Any) -> np.ndarray:
 
 
 @jax.jit
-def ranks(s: NoiseSchedule, path: Path) -> Array:
+def ranks(s: Chain, path: Path) -> Array:
     """F_t(z_t), the exact cdf, at every frame: [frames, paths]."""
     return jax.lax.map(lambda at: DATA.diffused(s, at[0]).cdf(at[1]), (path.t, path.frames))
 
 
 @jax.jit
-def along(s: NoiseSchedule, path: Path, final: Array) -> tuple[Array, Array]:
+def along(s: Chain, path: Path, final: Array) -> tuple[Array, Array]:
     """(p(final mode | z_t), whether that is above 1/2) at every frame but the last, x: [T, paths]."""
 
     def look(at: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -63,7 +63,7 @@ def along(s: NoiseSchedule, path: Path, final: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
-def expected(s: NoiseSchedule, times: Array) -> tuple[Array, Array, Array]:
+def expected(s: Chain, times: Array) -> tuple[Array, Array, Array]:
     """E of sum_k p(k | z_t)^2, of sum_k p(k | z_t)^3, and of sum_k max(2 p(k | z_t) - 1, 0), by quadrature: [times]."""
 
     def at(t: Array) -> Any:
@@ -156,7 +156,7 @@ def density_claims(sde: Path, its_ranks: np.ndarray) -> list[Claim]:
     ]
 
 
-def decision_claims(s: NoiseSchedule, sde: Path) -> tuple[list[Claim], tuple[np.ndarray, np.ndarray]]:
+def decision_claims(s: Chain, sde: Path) -> tuple[list[Claim], tuple[np.ndarray, np.ndarray]]:
     """When the stochastic paths' modes are decided; the share that is, by t, measured and in theory."""
     count, looked_at = len(sde.x), s.num_steps * np.arange(1, 20) // 20
     here, above = (np.asarray(part) for part in along(s, sde, mode(sde.x)))
@@ -183,7 +183,7 @@ def decision_claims(s: NoiseSchedule, sde: Path) -> tuple[list[Claim], tuple[np.
     return claims, (decided, theory)
 
 
-def rank_claims(s: NoiseSchedule, sde: Path, sde_ranks: np.ndarray, ode: Path, ode_ranks: np.ndarray) -> list[Claim]:
+def rank_claims(s: Chain, sde: Path, sde_ranks: np.ndarray, ode: Path, ode_ranks: np.ndarray) -> list[Claim]:
     """What a path's rank among all paths at T says of its end."""
     weights = np.asarray(DATA.weights)
     said = [np.searchsorted(np.cumsum(weights)[:-1], rank[0]) for rank in (sde_ranks, ode_ranks)]

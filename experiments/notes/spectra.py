@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax import forward, schedule
+from ddpm_jax.diffusion import forward, schedule
 from ddpm_jax.metrics.spectrum import power_spectrum, rings
 
 SCHEDULE = schedule.Cosine().build()

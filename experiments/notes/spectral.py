@@ -30,13 +30,13 @@ from spectra import (
     wiener,
 )
 
-from ddpm_jax import forward
 from ddpm_jax.data import Digits, Source
 from ddpm_jax.data.images import to_unit
+from ddpm_jax.diffusion import forward
+from ddpm_jax.diffusion.targets import Target, V, X
 from ddpm_jax.metrics.spectrum import rings
-from ddpm_jax.nets.mlp import MlpSpec
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.sampling import DpmSolver, LogSnr, Path, sample_path
-from ddpm_jax.targets import Target, V, X
 from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
@@ -151,7 +151,7 @@ def network_too(
 ) -> tuple[list[Claim], dict[str, Any]]:
     """A small network trained on four fifths of the images: its error on the rest, and what it does in the sampler."""
     held, data = x[::5], jnp.asarray(np.delete(x, slice(None, None, 5), axis=0))
-    net = MlpSpec(width=width, depth=2)
+    net = Mlp(width=width, depth=2)
     recipe = Recipe(net, SCHEDULE, target=V(), ema=PowerEma(), update=optax.adam(2e-3))
 
     def batch(key: Any) -> jax.Array:

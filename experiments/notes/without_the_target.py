@@ -17,13 +17,13 @@ import scipy.stats
 from jax.scipy.stats import norm
 from note import Claim, Findings, Note
 
-from ddpm_jax import forward, schedule
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.nets.mlp import MlpSpec
-from ddpm_jax.objective import Draws, loss
-from ddpm_jax.schedule import NoiseSchedule
-from ddpm_jax.targets import X
-from ddpm_jax.timesteps import TimestepRule
+from ddpm_jax.diffusion import forward, schedule
+from ddpm_jax.diffusion.mixture import Mixture
+from ddpm_jax.diffusion.objective import Draws, loss
+from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.targets import X
+from ddpm_jax.diffusion.timesteps import TimestepRule
+from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.fit import fit
 from ddpm_jax.training.step import Recipe
@@ -33,7 +33,7 @@ SCHEDULE = schedule.Linear().build()
 T, Z = 300, 0.1  # where one step is looked at
 STEPS = {"a small step": 260, "a large step": 60}  # where it ends
 LOOKED_AT = (100, T, 600)
-NET, BATCH = MlpSpec(width=32, depth=1), 512
+NET, BATCH = Mlp(width=32, depth=1), 512
 
 
 def first(tree: Any) -> Any:
@@ -94,7 +94,7 @@ def around(p: Mixture) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 @partial(jax.vmap, in_axes=(None, 0))
-def roughness(s: NoiseSchedule, t: Any) -> jax.Array:
+def roughness(s: Chain, t: Any) -> jax.Array:
     """E[(d^3 log p(z_t) / dz_t^3)^2] / 12: what the divergence of a step of variance delta is, over delta^3."""
     p = DATA.diffused(s, t)
     z, weight = around(p)
@@ -103,13 +103,13 @@ def roughness(s: NoiseSchedule, t: Any) -> jax.Array:
 
 @jax.jit
 @partial(jax.vmap, in_axes=(None, 0, 0))
-def reverse(s: NoiseSchedule, t: Any, earlier: Any) -> tuple[jax.Array, Mixture]:
+def reverse(s: Chain, t: Any, earlier: Any) -> tuple[jax.Array, Mixture]:
     """Weights of values of z_t, and q(z_s | z_t) for each."""
     z, weight = around(DATA.diffused(s, t))
     return weight, DATA.reverse(s, z, t, earlier)
 
 
-def errors(s: NoiseSchedule, t: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+def errors(s: Chain, t: np.ndarray, earlier: np.ndarray) -> np.ndarray:
     """E[KL(q(z_s | z_t) || the nearest normal)] of each of a list of steps."""
     weights, q = reverse(s, t, earlier)
     steps = [jax.tree.map(lambda part, i=i: part[i], q) for i in range(len(t))]

@@ -1,0 +1,98 @@
+"""`ddpm-jax train EXPERIMENT`: train an experiment, or go on with it, or (--dry-run) say what it costs."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import jax
+import tyro
+
+from ddpm_jax.devices.cluster import ClusterOptions
+from ddpm_jax.devices.setup import set_up_jax
+from ddpm_jax.storage import specs
+from ddpm_jax.storage.paths import local_copy, run_path
+from ddpm_jax.training.experiment import Experiment
+
+USAGE = """\
+usage: ddpm-jax train EXPERIMENT.py|experiment.json [--workdir DIR] [--dry-run] [overrides]
+
+`ddpm-jax train EXPERIMENT --help` lists every override, with its meaning and default.
+"""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train, or go on training; every field of the experiment can be overridden."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Annotated[str | None, tyro.conf.arg(metavar="DIR"), tyro.conf.DisallowNone] = None
+    """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given.  It may lie in an object store,
+    gs://BUCKET/RUN."""
+    cluster: Annotated[ClusterOptions, tyro.conf.arg(name=""), tyro.conf.DisallowNone] = ClusterOptions()
+    profile: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="FIRST LAST"), tyro.conf.DisallowNone] = None
+    """Write a profiler's trace of the steps from the first to the last of two numbers into the run's folder."""
+    debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Where the loss is lost, say which line of code made the first number that is not finite; slower, and takes the
+    memory of the training state twice."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Say what would be trained and what it costs, and stop."""
+
+
+def main(arguments: list[str]) -> None:
+    """`ddpm-jax train`: the first argument names the experiment, the others override it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0].startswith("-"):
+        raise ValueError(f"the first argument is {arguments[0]!r}; expected an experiment, FILE.py or FILE.json")
+    train_experiment(read_experiment(arguments[0]), arguments[1:], f"ddpm-jax train {arguments[0]}")
+
+
+def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
+    """Train an experiment, overridden by the arguments of the command line."""
+    options = tyro.cli(TrainOptions, args=arguments, default=TrainOptions(experiment), prog=program)
+    set_up_jax(options.cluster)
+    if options.dry_run:
+        from ddpm_jax.cli.dry_run import report
+
+        text = report(options.experiment)
+        if jax.process_index() == 0:
+            print(text)
+        return
+    from ddpm_jax.devices.preemption import Preempted
+    from ddpm_jax.training.loop import train
+
+    workdir = options.workdir or os.path.join("runs", options.experiment.name)
+    try:
+        picture = train(options.experiment, workdir, profile=options.profile, debug_nans=options.debug_nans)
+        told = f"samples: {picture}\ndraw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
+    except Preempted as stop:
+        told = str(stop)
+    if jax.process_index() == 0:
+        print(told)
+
+
+def read_experiment(file: str | os.PathLike) -> Experiment:
+    """The experiment in a Python file (its variable `experiment`) or in a JSON file.
+
+    Raises ValueError or FileNotFoundError, naming the file and, for Python, the line.
+    """
+    path = run_path(file)
+    if (path / "experiment.json").is_file():
+        raise ValueError(
+            f"{path} is the folder of a run; give {path}/experiment.json, and --workdir {path} to resume it"
+        )
+    if not path.is_file():
+        missing = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise FileNotFoundError(f"{missing}; expected an experiment, FILE.py or FILE.json")
+    if path.suffix == ".json":
+        found = specs.load(path)
+    elif path.suffix == ".py":
+        found = getattr(specs.run_file(local_copy(path)), "experiment", None)
+    else:
+        raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
+    if not isinstance(found, Experiment):
+        where = " called `experiment`" if path.suffix == ".py" else ""
+        raise ValueError(f"{path} does not define an Experiment{where}")
+    return found

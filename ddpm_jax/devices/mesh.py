@@ -1,0 +1,137 @@
+"""The devices, and how arrays lie on them.
+
+One program in the global view runs on 1 device or 10,000: arrays are annotated with where they lie, and
+the compiler inserts the communication.  The mesh has two axes.  Every batch is cut over both; the training state is
+copied along `data`, and along `fsdp` cut too (fully sharded data parallel; Rajbhandari et al. 2020, 1910.02054):
+a step gathers the parameters, and each device keeps and updates its part.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+
+from ddpm_jax.errors import convert_numbers, require, require_int
+
+
+@dataclass(frozen=True)
+class MeshShape:
+    """How the devices share the work."""
+
+    data: int | None = None
+    """Copies of the training state; None: as many as there are devices for."""
+    fsdp: int = 1
+    """Devices that share one copy of it, each holding a part: less memory, more communication."""
+    min_shard_size: int = 2**14
+    """Arrays of fewer elements are not cut."""
+
+    def __post_init__(self) -> None:
+        convert_numbers(self)
+        if self.data is not None:
+            require_int("data", self.data, 1, "None or a whole number, at least 1")
+        require_int("fsdp", self.fsdp, 1)
+        require_int("min_shard_size", self.min_shard_size, 1)
+
+    def build(self) -> Mesh:
+        """The mesh of all devices of all processes; neighbours share a copy.
+
+        Raises ValueError where the devices cannot be arranged so.
+        """
+        count = jax.device_count()
+        divisors = [number for number in range(1, count + 1) if count % number == 0]
+        expected = f"a divisor of the number of devices, {count}: {', '.join(map(str, divisors))}"
+        require("mesh.fsdp", self.fsdp, self.fsdp in divisors, expected)
+        fitting = count // self.fsdp
+        require(
+            "mesh.data", self.data, self.data in (None, fitting), f"{fitting}, as {count} devices / fsdp {self.fsdp}"
+        )
+        return jax.make_mesh((fitting, self.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+    def place(self, mesh: Mesh, shapes: Any) -> Any:
+        """Where each array of a state lies: a tree of shardings, from one of shapes."""
+        fsdp = mesh.shape.get("fsdp", 1)
+        return jax.tree.map(lambda leaf: NamedSharding(mesh, self.partition(leaf.shape, fsdp)), shapes)
+
+    def partition(self, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
+        """The rule: of the axes that `fsdp` divides, the longest is cut, of equals the last; small arrays are whole."""
+        axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+        if fsdp == 1 or not axes or np.prod(shape) < self.min_shard_size:
+            return PartitionSpec()
+        cut = max(axes, key=lambda axis: (shape[axis], axis))
+        return PartitionSpec(*("fsdp" if axis == cut else None for axis in range(len(shape))))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_example(mesh: Mesh) -> NamedSharding:
+    """The first axis cut into equal slices, one for each device."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:
+    """The rows of a global batch that lie on devices of this process, rising: those that it is to read.
+
+    They need not be one stretch: a mesh follows the wires between the chips, not the numbers of the processes.
+    """
+    places = by_example(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))
+
+
+def global_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, Any]:
+    """One global array [batch_size, ...] for each entry, from this process's `local_rows` of the batch."""
+    rows, sharding = local_rows(mesh, batch_size), by_example(mesh)
+
+    def whole(values: np.ndarray) -> jax.Array:
+        def piece(index: Any) -> np.ndarray:
+            return values[np.searchsorted(rows, np.arange(batch_size)[index[0]])]
+
+        return jax.make_array_from_callback((batch_size, *values.shape[1:]), sharding, piece)
+
+    return {name: whole(values) for name, values in batch.items()}
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole of a global array as NumPy, on every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def broadcast(value: int) -> int:
+    """What the first process says, a boolean or a whole number, on every process."""
+    if jax.process_count() == 1:
+        return value
+    return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def with_sharding(shapes: Any, shardings: Any) -> Any:
+    """A tree of shapes and dtypes, with where each array shall lie: one sharding for all, or a tree of them."""
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, shapes)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
+
+
+def shardings(shapes: Any) -> Any:
+    """Where each array lies, of a tree of arrays or of shapes `with_sharding`."""
+    return jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+
+def check_divides(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raise ValueError unless the batch can be cut into equal slices for each device, and each into parts."""
+    pieces = mesh.size * accumulate
+    if batch_size % pieces:
+        below, above = batch_size // pieces * pieces, (batch_size // pieces + 1) * pieces
+        nearest = f"{below} or {above}" if below else str(above)
+        in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise ValueError(
+            f"batch_size is {batch_size}, which {mesh.size} devices cannot share equally{in_parts}; try {nearest}"
+        )

@@ -1,0 +1,181 @@
+"""The vocabulary every other file speaks: shapes of arrays, timesteps, and streams of random keys.
+
+Shapes.  A batch of data is [batch, ...]: images are [batch, height, width, channels] in [-1, 1], but
+every formula also holds for points in the plane or on the line.  A timestep t is an integer, one per
+example or one for all; t = 0 is clean data and t = T is (nearly) pure noise.  Only the probability flow, which
+runs in continuous time, asks for a real t: it stands for the point of a smooth curve between its neighbours.
+
+Randomness.  Every draw is a function of (seed, name of the stream, step, example): `stream` separates
+the names, `jax.random.fold_in` the steps, `example_keys` the examples.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
+
+from ddpm_jax.devices.axes import take
+from ddpm_jax.errors import require, require_key
+
+type_of_array = jax.Array | np.ndarray
+
+Batch = Float[type_of_array, "batch *dims"]  # data, latents, noise, network outputs
+PerExample = Float[Array, " batch"]
+Images = Float[type_of_array, "batch height width channels"]  # in [-1, 1]
+Pixels = UInt8[type_of_array, "batch height width channels"]  # 0..255
+Table = Float[Array, " steps"]  # one number for each t = 0..T
+Whole = int | np.integer | Int[type_of_array, ""]
+Timesteps = Int[type_of_array, " batch"] | Whole | Float[Array, " batch"] | Float[Array, ""]
+Key = PRNGKeyArray | UInt32[Array, "2"]
+Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
+
+# The seam between the mathematics and the networks: output = predict(z_t, t), whatever made it (`functions`).
+Predict = Callable[[Any, Any], Any]
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """n vectors of one width d, such as the features of n images: an array, a memory map, or files read in parts.
+
+    `rows[i:j]` and `rows[indices]`, where the indices are an increasing integer array, give an array [m, d].
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcastable"]:
+    """table[t], one number per example, shaped [batch, 1, ..., 1] to broadcast against `like`.
+
+    A scalar t gives [1, ..., 1]; a real t interpolates between the entries.
+    """
+    if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+        check_timesteps(t, 0, len(table) - 1)
+    t = jnp.asarray(t)
+    if t.shape not in ((), like.shape[:1]):
+        raise ValueError(f"t has shape {t.shape}; expected () or {like.shape[:1]}, one for each example")
+    return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else take(table, t), like)
+
+
+def per_example(values: Any, like: Batch) -> Shaped[Array, "..."]:
+    """One value for each example, or one for all, shaped [batch, 1, ..., 1] to broadcast against `like`."""
+    values = jnp.asarray(values)
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
+
+
+def root(var: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The square root, with slope 0 instead of infinity at 0: a variance that is exactly 0 stays so."""
+    return jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
+
+
+# Data that reach this and are never negative are taken to be pixels that nobody has scaled.
+LARGEST = 30
+
+
+def as_data(x: Any, name: str = "x", *, scaled: bool = False) -> Array:
+    """x as an array of floats.
+
+    scaled: refuse what are evidently pixels: data that are never negative and reach more than 30, at most 255, if they
+    are images or videos, or all whole numbers.  Only the first examples are looked at, and nothing inside `jit` or what
+    a device other than a CPU still computes.
+
+    Raises ValueError that names x where it is no array, where it is one of whole numbers, and for pixels.
+    """
+    if not hasattr(x, "dtype"):
+        try:
+            x = np.asarray(x)
+        except ValueError:  # lists of different lengths
+            raise ValueError(f"{name} is a list of parts of different shapes; expected an array of floats") from None
+    require(name, x, jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool, "an array of floats, [batch, ...]")
+    require(name, x, x.ndim > 0, "an array of floats, [batch, ...]")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} has dtype {x.dtype}; expected floats in [-1, 1]: data.images.to_unit makes them")
+    seen = _first_examples(x) if scaled else None
+    if seen is not None and seen.size:
+        low, high = float(seen.min()), float(seen.max())
+        if low >= 0 and LARGEST < high <= 255 and (x.ndim >= 4 or bool(np.all(seen == np.rint(seen)))):
+            raise ValueError(
+                f"{name} reaches {high:g}; expected data in [-1, 1]: data.images.to_unit makes them of uint8 pixels"
+            )
+    return jnp.asarray(x)
+
+
+def _first_examples(x: Any) -> np.ndarray | None:
+    """A few examples of a batch, where they are at hand."""
+    if isinstance(x, np.ndarray):
+        return x[:64]
+    if isinstance(x, jax.core.Tracer):
+        return None
+    if not x.addressable_shards:
+        return None
+    part, on_cpu = x.addressable_shards[0].data, next(iter(x.devices())).platform == "cpu"
+    return np.asarray(part)[:64] if on_cpu else np.asarray(part[:1]) if x.is_ready() else None
+
+
+def check_shape(name: str, value: Any, other: str, like: Any) -> None:
+    """Raise ValueError unless two arrays have one shape: what is broadcast is a mistake."""
+    if jnp.shape(value) != jnp.shape(like):
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; expected that of {other}, {jnp.shape(like)}")
+
+
+def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The smooth curve through a table at real t in 0..T: a cubic between neighbours, with continuous slope.
+
+    The slope at an entry is half the difference of the entries beside it (Catmull-Rom), and beyond both ends the table
+    goes on straight.
+    """
+    below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, len(table) - 2)
+    u = t - below.astype(t.dtype)
+    extended = jnp.concatenate([2 * table[:1] - table[1:2], table, 2 * table[-1:] - table[-2:-1]])
+    before, left, right, after = (take(extended, below + i) for i in range(4))
+    rise = right - left
+    slope_left, slope_right = 0.5 * (right - before), 0.5 * (after - left)
+    bend = slope_left + slope_right - 2 * rise
+    return left + u * (slope_left + u * (rise - slope_left - bend + u * bend))
+
+
+def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> None:
+    """Raise ValueError unless every timestep lies in first..last.
+
+    Under `jit` the values are not known and indices are clamped by JAX, so only concrete timesteps
+    are checked.
+    """
+    if isinstance(t, jax.core.Tracer) or (isinstance(t, jax.Array) and not t.is_fully_addressable):
+        return
+    try:
+        values = np.asarray(t)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"{name} is {t}; expected integers in {first}..{last}") from None
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"{name} has dtype {values.dtype}; expected integers in {first}..{last}")
+    outside = values[(values < first) | (values > last)]
+    if outside.size:
+        raise ValueError(f"{name} = {outside.flat[0]} is outside {first}..{last}")
+
+
+def stream(key: Key, name: str) -> Key:
+    """The key of the stream of random numbers called `name`, independent of every other stream."""
+    require_key(key)
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
+    """One key for each example first_index, ..., first_index + batch - 1.
+
+    Key i depends on (key, i) only, so image i is the same image in any batch on any mesh.
+    """
+    require_key(key)
+    indices = jnp.asarray(first_index, jnp.uint32) + jnp.arange(batch, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def normals(keys: Keys, index: Int[Array, ""] | int, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
+    """eps ~ N(0, I) of `shape`, each example's from its own key and the index: float32."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape[1:], jnp.float32))(keys)

@@ -1,0 +1,149 @@
+"""What the network predicts.  Five answers to one question: given z_t, each determines the others.
+
+    z_t = signal_t x + noise_t eps
+
+    Eps    eps                                         Ho et al. 2020, equation 14
+    X      x                                           equation 8 with the mean written in x
+    V      v = signal_t eps - noise_t x                Salimans & Ho 2022 (arXiv 2202.00512), section 4
+    Mean   the mean of q(z_{t-1} | z_t, x)             Ho et al. 2020, equation 8
+    Score  grad log q(z_t | x) = -eps / noise_t        Song et al. 2021 (2011.13456), equation 7
+
+A target is a pair of pure functions: `encode` says what the network is asked for, `decode` reads its
+answer as a pair (x, eps).  They are inverse to each other.  t in 1..T throughout.
+
+At a given z_t each target is affine in x, so its squared error is that of x times a factor that depends
+on t alone, `error_ratio`; weightings of the error of x are carried over to any target by it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ddpm_jax.devices.axes import take
+from ddpm_jax.diffusion.arrays import Batch, Timesteps, check_shape, check_timesteps, lookup
+from ddpm_jax.diffusion.forward import diffuse, noise_between, posterior_weights
+from ddpm_jax.diffusion.schedule import Chain, check_built
+from ddpm_jax.errors import require
+
+
+class Prediction(NamedTuple):
+    """A prediction of the data and, equivalently, of the noise: z_t = signal_t x + noise_t eps."""
+
+    x: Float[Array, "batch *dims"]
+    eps: Float[Array, "batch *dims"]
+    share: Float[Array, "batch *dims"] | None = None
+    """Where between its ends the decoder's variance lies, 0 to 1, if the network says so (`variance`)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A pair of functions between (x, eps) and what the network outputs, all [batch, ...]."""
+
+    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        """What the network should output at z_t = diffuse(x, t, eps)."""
+        raise NotImplementedError
+
+    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        """The (x, eps) that the network's output at z_t stands for."""
+        raise NotImplementedError
+
+    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+        """|error of the output|^2 / |error of the x it stands for|^2, shaped like t."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Eps(Target):
+    """The noise."""
+
+    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        return eps
+
+    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        check_shape("output", output, "z_t", z_t)
+        x = (jnp.asarray(z_t) - lookup(schedule.noise, t, z_t) * output) / lookup(schedule.signal, t, z_t)
+        return Prediction(x, jnp.asarray(output))
+
+    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+        return take(schedule.snr, t)
+
+
+@dataclass(frozen=True)
+class X(Target):
+    """The data."""
+
+    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        return x
+
+    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        return Prediction(jnp.asarray(output), noise_between(schedule, z_t, output, t))
+
+    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+        return jnp.ones_like(take(schedule.snr, t))
+
+
+@dataclass(frozen=True)
+class V(Target):
+    """The velocity: the direction in which z moves as (signal, noise) turns along the unit circle."""
+
+    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        check_shape("eps", eps, "x", x)
+        return lookup(schedule.signal, t, x) * eps - lookup(schedule.noise, t, x) * x
+
+    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        check_shape("output", output, "z_t", z_t)
+        signal, noise = lookup(schedule.signal, t, z_t), lookup(schedule.noise, t, z_t)
+        return Prediction(signal * z_t - noise * output, noise * z_t + signal * output)
+
+    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+        return 1 / take(schedule.noise_var, t)
+
+
+@dataclass(frozen=True)
+class Mean(Target):
+    """The mean of q(z_{t-1} | z_t, x); at t = 1 that is x itself.
+
+    Sampling and the bound read the output as an x, clip it if clipping is on, and take the mean that belongs to the
+    clipped x, as for every target.  The published code for this target keeps the network's output as the mean, and
+    clips only the x that it reports: `clip=NoClipping()` gives that.
+    """
+
+    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        a, b, _ = posterior_weights(schedule, t, None, x)
+        return a * diffuse(schedule, x, t, eps) + b * x
+
+    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        a, b, _ = posterior_weights(schedule, t, None, z_t)
+        x = (jnp.asarray(output) - a * z_t) / b
+        return Prediction(x, noise_between(schedule, z_t, x, t))
+
+    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+        _, b, _ = posterior_weights(schedule, t, None, take(schedule.snr, t))
+        return b**2
+
+
+@dataclass(frozen=True)
+class Score(Target):
+    """The score, the gradient of log q(z_t | x) with respect to z_t."""
+
+    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        return -eps / lookup(schedule.noise, t, x)
+
+    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        return Eps().decode(schedule, -lookup(schedule.noise, t, z_t) * output, z_t, t)
+
+    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+        return take(schedule.snr, t) / take(schedule.noise_var, t)
+
+
+def convert(schedule: Chain, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
+    """The output of a network trained for `source`, as a network trained for `target` would give it; t in 1..T."""
+    check_built(schedule)
+    require("source", source, isinstance(source, Target), "a Target, such as Eps()")
+    require("target", target, isinstance(target, Target), "a Target, such as V()")
+    check_shape("output", output, "z_t", z_t)
+    check_timesteps(t, 1, schedule.num_steps)
+    x, eps, _ = source.decode(schedule, output, z_t, t)
+    return target.encode(schedule, x, eps, t)

@@ -1,0 +1,198 @@
+"""One job at a time in a run's folder.
+
+On a local (or shared) file system the kernel keeps the lock, `flock` on RUN/lock, and lets go of it when the
+process ends, in whatever way: there are no stale locks.  An object store has no locks; there RUN/lock is a
+lease, written anew every two minutes, which holds while it is fresh.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ddpm_jax.errors import RunError
+from ddpm_jax.storage.errors import reason
+from ddpm_jax.storage.paths import RunPath, failures, is_remote
+
+# A lease is written anew this often, and given up for dead when it is this old, in seconds.
+REFRESH, EXPIRY = 120, 600
+# How long after taking a lease it is read again, to see who else did.
+SETTLE = 2
+
+
+@contextmanager
+def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a run's folder, which exists; of many processes the first one does, for all.
+
+    Gives a function to call before writing, which raises RunError where another job has taken the lock over.
+
+    Raises RunError, of the same text on every process, where another job holds it or the lock cannot be written.
+    Where the file system knows no locks that is reported, and the run goes on without.
+    """
+    held, refused = None, ""
+    if jax.process_index() == 0:
+        try:
+            held = Lease(folder, report) if is_remote(folder) else FileLock(Path(folder), report)
+        except RunError as error:
+            refused = str(error)
+        except failures(folder) as error:
+            refused = (
+                f"{folder / 'lock'} cannot be written ({reason(error)}); a run needs a folder that may be written to"
+            )
+    refused = _as_first_says(refused)
+    if refused:
+        raise RunError(refused)
+    try:
+        yield lambda: held.check() if held is not None else None
+    finally:
+        if held is not None:
+            held.release()
+
+
+def _as_first_says(text: str) -> str:
+    """A text of the first process, on every process; its first 4096 bytes."""
+    if jax.process_count() == 1:
+        return text
+    content = np.frombuffer(text.encode()[:4096].ljust(4096, b"\0"), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(content)).rstrip(b"\0").decode(errors="ignore")
+
+
+def owner() -> dict[str, Any]:
+    """Who holds a lock: this process."""
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+
+
+def in_use(folder: RunPath, content: bytes) -> RunError:
+    """The refusal that names the job which wrote `content` into the lock."""
+    who = _parsed(content)
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(who["since"])) if "since" in who else "an unknown time"
+    return RunError(
+        f"{folder} is in use by another job: process {who.get('process', 'unknown')} on {who.get('host', 'unknown')}, "
+        f"since {since}. Wait until it has ended, or stop it, or choose another --workdir"
+    )
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """What a lock says, as far as it can be read."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    kinds = {"host": str, "process": int, "since": float, "refreshed": float, "token": str}
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+
+
+class FileLock:
+    """`flock` on the file `lock` in a folder, held until `release` or the end of the process."""
+
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
+        self._file = None
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            report(f"{folder} cannot be locked on this system: take care that no other job trains in it")
+            return
+        self._file = (folder / "lock").open("a+b", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            content = self._file.read()
+            self._file.close()
+            raise in_use(folder, content) from None
+        except OSError as error:  # ENOTSUP, ENOLCK, ENOSYS, EINVAL, by the kind of file system
+            report(f"{folder} cannot be locked ({error.strerror}): take care that no other job trains in it")
+            return
+        self._write(json.dumps(owner()).encode())
+
+    def _write(self, content: bytes) -> None:
+        """Say who holds the lock; on a full disk it holds all the same."""
+        assert self._file is not None
+        with suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(content)
+
+    def check(self) -> None:
+        """The kernel gives it to no other job."""
+
+    def release(self) -> None:
+        """Let go.  The file stays: to remove it would let two others lock two files of this name."""
+        if self._file is not None:
+            self._write(b"")
+            self._file.close()
+
+
+class Lease:
+    """The file `lock` of a folder in an object store, refreshed by a thread while this process lives."""
+
+    def __init__(self, folder: RunPath, report: Callable[[str], None]) -> None:
+        self._path, self._owner = folder / "lock", {**owner(), "token": uuid.uuid4().hex}
+        content = self._read()
+        age = time.time() - _parsed(content).get("refreshed", 0.0)
+        if content and age < EXPIRY:
+            raise in_use(folder, content)
+        if content:
+            report(f"{folder} was left by a job that ended without a word; taking it over")
+        self._lost = False
+        self._refresh()
+        time.sleep(SETTLE)
+        if self._taken():  # two asked at the same moment: the later has it
+            raise in_use(folder, self._read())
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _refresh(self) -> None:
+        now = time.time()
+        self._path.write_bytes(json.dumps({**self._owner, "refreshed": now}).encode())
+        self._refreshed = now
+
+    def _taken(self) -> bool:
+        """Whether another job has written the lease."""
+        content = self._read()
+        return bool(content) and _parsed(content).get("token") != self._owner["token"]
+
+    def check(self) -> None:
+        """Raise RunError where another job has the lease, which it may take once it has not been refreshed for long."""
+        if not self._lost and time.time() - self._refreshed > EXPIRY:
+            with suppress(Exception):  # the network is down; what is to be written will tell of that
+                self._lost = self._taken()
+        if self._lost:
+            raise RunError(
+                f"{self._path.parent} was taken over by another job, as this one could not refresh its lock for "
+                f"{EXPIRY // 60} minutes; this one ends and leaves the run to the other"
+            )
+
+    def _keep(self) -> None:
+        while not self._ended.wait(REFRESH):
+            with suppress(Exception):  # the network is down for a moment; there is time for more tries
+                self._lost = self._taken()  # where this process slept too long, or was cut off
+                if self._lost:
+                    return
+                self._refresh()
+
+    def release(self) -> None:
+        """Let go, so that the next job need not wait."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(Exception):
+            if not self._taken():
+                self._path.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""TensorBoard events, written without TensorFlow."""
+
+import importlib
+import socket
+import struct
+import time
+import uuid
+from functools import cached_property
+from typing import Any
+
+from ddpm_jax.storage.append_file import AppendFile, Troubles
+from ddpm_jax.storage.paths import RunPath
+
+
+class Events:
+    """A file of TensorBoard events: scalars and pictures, each with its step.
+
+    Events of steps after `start`, in files that an earlier process wrote, are hidden by TensorBoard.
+    """
+
+    def __init__(self, folder: RunPath, start: int, troubles: Troubles) -> None:
+        self._start = start
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
+        self._journal = AppendFile(folder / name, b"", troubles, "without these events until it works again")
+
+    @cached_property
+    def _proto(self) -> Any:
+        """The kinds of messages; imported for the first event, for where PyTorch is installed it is imported, too."""
+        proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        begin = proto.SessionLog(status=proto.SessionLog.START)
+        self._record(proto.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._record(proto.Event(wall_time=time.time(), step=self._start + 1, session_log=begin))
+        return proto
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """One value of a curve."""
+        from tensorboardX import summary
+
+        self._add(summary.scalar(name, value), step)
+
+    def add_image(self, name: str, picture: Any, step: int) -> None:
+        """A uint8 picture [height, width, channels]."""
+        from tensorboardX import summary
+
+        self._add(summary.image(name, picture, dataformats="HWC"), step)
+
+    def write(self) -> None:
+        """Write what waits, where that costs little."""
+        self._journal.write()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._journal.flush()
+
+    def _add(self, summary: Any, step: int) -> None:
+        self._record(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _record(self, event: Any) -> None:
+        """One record of the TFRecord format: its length, its content, and a checksum of each."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        content = event.SerializeToString()
+        for part in (struct.pack("<Q", len(content)), content):
+            self._journal.append(part + struct.pack("<I", masked_crc32c(part)))
