@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ddpm_jax.diffusion import timesteps as timesteps
     from ddpm_jax.diffusion import variance as variance
     from ddpm_jax.diffusion import weighting as weighting
+    from ddpm_jax.diffusion.denoiser import Denoiser as Denoiser
     from ddpm_jax.run import Run as Run
     from ddpm_jax.run import load_run as load_run
     from ddpm_jax.training import average as average
@@ -63,6 +64,7 @@ MODULES = {
 }
 # The public functions and classes of the package itself, and the module of each.
 OBJECTS = {
+    "Denoiser": "diffusion.denoiser",
     "Experiment": "training.experiment",
     "Recipe": "training.step",
     "Run": "run",

@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,19 +18,20 @@ from jaxtyping import Float
 
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.map_examples import batches_of
-from ddpm_jax.data.sources import Source
+from ddpm_jax.data.source import Source
 from ddpm_jax.devices.axes import entered
 from ddpm_jax.devices.mesh import MeshShape, replicated, with_sharding
-from ddpm_jax.diffusion.arrays import Key, Predict, Whole
+from ddpm_jax.diffusion.arrays import Key, Whole
 from ddpm_jax.diffusion.bound import bits_per_dim, bound, estimate
 from ddpm_jax.diffusion.clipping import Clipping
-from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.errors import require, require_int, require_key
 from ddpm_jax.sampling import Sampler
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.paths import RunPath, is_remote, run_path
 from ddpm_jax.training import advice
 from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.generate import draw_images
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,21 @@ class Run:
     ema: float
     """Which average of the parameters it is: the decay or width that names it."""
 
-    @cached_property
-    def schedule(self) -> Chain:
-        """The noise schedule that the network was trained for."""
-        with jax.ensure_compile_time_eval():  # arrays, not tracers, also when first asked for inside a jitted function
-            return self.experiment.schedule.build()
+    def model(self, labels: Any = None, guidance: float | None = None) -> Denoiser:
+        """The denoiser of the run, with its averaged parameters.
 
-    @cached_property
-    def predict(self) -> Predict:
-        """predict(z_t, t) with the averaged parameters; `run.experiment.target` says what it predicts.
+        Args:
+            labels: int32 [batch], in 0..num_classes-1 or the null label, for a class-conditional network; None for an
+                unconditional one.
+            guidance: the scale of classifier-free guidance; None for none.
 
-        A class-conditional network takes the example at place i of a batch to be of class i modulo the number of
-        classes; `run.experiment.net.bind(run.params, labels=...)` takes any labels.
+        Returns:
+            The denoiser, with the process, target, variance and clipping of the experiment.
+
+        Raises:
+            ValueError: the labels do not fit the network, or guidance is given to a network without a null label.
         """
-        net = self.experiment.net
-        num_classes = getattr(net, "num_classes", None)
-        if num_classes is None:
-            return net.bind(self.params)
-        return jax.tree_util.Partial(partial(_classes_in_turn, net), self.params)
+        return self.experiment.model(self.params, labels, guidance)
 
     def sample(
         self,
@@ -71,20 +68,32 @@ class Run:
         n: Whole,
         *,
         sampler: Sampler | None = None,
-        clip: bool | Clipping | None = None,
+        clip: Clipping | None = None,
         labels: np.ndarray | None = None,
         guidance: float | None = None,
         first_index: Whole = 0,
         chunk: Whole | None = None,
         reached: Callable[[int], None] | None = None,
     ) -> Float[np.ndarray, "n height width channels"]:
-        """Images first_index, ..., first_index + n - 1 of the sequence of `key`, in [-1, 1].
+        """Images first_index, ..., first_index + n - 1 of the sequence of `key`.
 
-        sampler, clip: the experiment's unless given.  labels: [n] for a class-conditional network; unless given,
-        image i has class i modulo the number of classes.  guidance: the scale of classifier-free guidance, for
-        a network trained with label dropout.  chunk: images at a time on each device, 256 unless given, so n may be
-        large.  reached: called with the number of images that are done, after each chunk.  The precision of products is
-        JAX's default (`ddpm_jax.devices.precision`).
+        Args:
+            key: the key; image i is a function of (key, i).
+            n: the number of images; it may be large.
+            sampler: the sampler; None for that of the experiment.
+            clip: the clipping; None for that of the experiment.
+            labels: int [n], for a class-conditional network; None for the classes in turn: image i has class i modulo
+                num_classes.
+            guidance: the scale of classifier-free guidance, for a network trained with label dropout; None for none.
+            first_index: the number of the first image.
+            chunk: images at a time on each device; None for 256.
+            reached: called with the number of images that are done, after each chunk.
+
+        Returns:
+            float32 [n, height, width, channels].
+
+        Raises:
+            ValueError: an argument has the wrong type, shape or range.
         """
         given = {"sampler": sampler, "clip": clip}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -99,15 +108,25 @@ class Run:
         *,
         num_steps: Whole | None = None,
         num_terms: Whole | None = None,
-        clip: bool | Clipping | None = None,
+        clip: Clipping | None = None,
         chunk: Whole | None = None,
     ) -> Float[np.ndarray, " n"]:
         """The variational bound of every example of a source, in bits for each of its elements (256 levels).
 
-        Example i has draws of its own, from (key, i).  num_steps: those of a strided chain; all T unless given.
-        num_terms: how many of the T terms are drawn for each example, for an estimate of their sum without bias; all of
-        them unless given.  clip: the experiment's unless given.  chunk: examples at a time on each device.  Over all
-        devices, in full float32 unless JAX is set to another precision (`ddpm_jax.devices.precision`).
+        Args:
+            key: the key; the draws of example i are a function of (key, i).
+            source: the images.
+            num_steps: the number of steps of a strided chain; None for all T.
+            num_terms: the number of terms drawn for each example, for an unbiased estimate; None for all of them.
+            clip: the clipping; None for that of the experiment.
+            chunk: examples at a time on each device; None for 256.
+
+        Returns:
+            float32 [n], in full float32 unless JAX is set to another precision (`ddpm_jax.precision`).
+
+        Raises:
+            ValueError: an argument has the wrong type or range, or the source has no labels for a class-conditional
+                network.
         """
         options = {"num_steps": num_steps, "num_terms": num_terms, "clip": clip, "chunk": chunk}
         return np.concatenate(list(self.bits_per_dim_of_batches(key, source, **options)))
@@ -119,40 +138,35 @@ class Run:
         *,
         num_steps: Whole | None = None,
         num_terms: Whole | None = None,
-        clip: bool | Clipping | None = None,
+        clip: Clipping | None = None,
         chunk: Whole | None = None,
         start: Whole = 0,
     ) -> Iterator[Float[np.ndarray, " batch"]]:
         """`bits_per_dim`, batch by batch, from example `start` on."""
         require_key(key)
         self.check_labels(source)
-        experiment, start = self.experiment, require_int("start", start, 0)
-        labelled = getattr(experiment.net, "num_classes", None) is not None
+        start, labelled = require_int("start", start, 0), self.experiment.net.num_classes is not None
+        experiment = self.experiment if clip is None else dataclasses.replace(self.experiment, clip=clip)
         require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
-        how: dict[str, Any] = {"clip": experiment.clip if clip is None else clip}
-        how |= {"target": experiment.target, "variance": experiment.variance}
 
         def bits(params: Any, key: Key, batch: dict[str, Any], first: Any) -> Any:
-            labels = batch["label"] if labelled else None
-            predict, x = bind(experiment, params, labels), to_unit(batch["image"])
+            model, x = experiment.model(params, batch["label"] if labelled else None), to_unit(batch["image"])
             if num_terms is None:
-                options = {"num_steps": num_steps, "first_index": first, **how}
-                return bound(key, predict, self.schedule, x, **options).bits_per_dim
-            return bits_per_dim(estimate(key, predict, self.schedule, x, num_terms, first_index=first, **how), x)
+                return bound(key, model, x, num_steps=num_steps, first_index=first).bits_per_dim
+            return bits_per_dim(estimate(key, model, x, num_terms, first_index=first), x)
 
         params = jax.device_put(self.params, replicated(self.mesh))
         return batches_of(jax.tree_util.Partial(bits, params, key), source, self.mesh, chunk, start)
 
     def check_labels(self, source: Source) -> None:
-        """Raise ValueError where a source lacks the labels that a class-conditional network asks for."""
-        labelled = getattr(self.experiment.net, "num_classes", None) is not None
-        holds = not labelled or "label" in source[0]
+        """Raise ValueError if a source lacks the labels that a class-conditional network needs."""
+        holds = self.experiment.net.num_classes is None or "label" in source[0]
         require("source", source, holds, "one with labels, for a class-conditional network")
 
     def check_guidance(self, guidance: float | None) -> None:
-        """Raise ValueError where the network cannot be guided."""
-        labels = None if getattr(self.experiment.net, "num_classes", None) is None else np.zeros(1, int)
-        bind(self.experiment, self.params, labels, guidance)
+        """Raise ValueError if the network cannot be guided."""
+        labels = None if self.experiment.net.num_classes is None else np.zeros(1, int)
+        self.experiment.model(self.params, labels, guidance)
 
 
 def _runs_near(folder: RunPath) -> str:
@@ -166,6 +180,10 @@ def _runs_near(folder: RunPath) -> str:
         return "" if folder.exists() else ", and there is no such folder"
     runs = sorted(path.name for path in folder.iterdir() if (path / "experiment.json").is_file())
     return f"; it contains {len(runs)}: {', '.join(runs[:5])}{', ...' if runs[5:] else ''}" if runs else ""
+
+
+def _parameter_shapes(experiment: Experiment, image_shape: tuple[int, int, int]) -> Any:
+    return jax.eval_shape(lambda key: experiment.net.init(key, image_shape), jax.random.key(0))
 
 
 def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | None = None) -> Run:
@@ -191,7 +209,7 @@ def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | N
     profile = experiment.ema.profiles[0] if ema is None else ema
 
     def shapes(about: dict[str, Any]) -> Any:
-        return with_sharding(experiment.parameter_shapes(tuple(about["image_shape"])), replicated(mesh))
+        return with_sharding(_parameter_shapes(experiment, tuple(about["image_shape"])), replicated(mesh))
 
     with entered(mesh):
         found = read_average(folder, experiment.ema, profile, shapes, report=warnings.warn)

@@ -13,7 +13,7 @@ from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.data.accept import described_images
 from ddpm_jax.data.examine import Examination, examine
 from ddpm_jax.data.folder import Fit
-from ddpm_jax.data.sources import Source
+from ddpm_jax.data.source import Source
 from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.storage import specs
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     except ValueError as error:
         found, faults = {}, _wrong(error)
     if isinstance(found, Experiment) and num_classes is None:
-        num_classes = getattr(found.net, "num_classes", None)
+        num_classes = found.net.num_classes
     sources = {"": found.data} if isinstance(found, Experiment) else found
     for name, source in sources.items():
         try:

@@ -1,4 +1,4 @@
-"""What an experiment will cost, found without compiling or running it: shapes, parameters, FLOPs, memory."""
+"""`--dry-run`: the resolved experiment and what it costs, found without compiling or running it."""
 
 import json
 import math
@@ -11,95 +11,103 @@ import jax
 
 from ddpm_jax.data.accept import described_images
 from ddpm_jax.data.examine import as_message, quick_problems
-from ddpm_jax.devices.mesh import MeshShape, check_divides
+from ddpm_jax.data.source import DeclaresShape
+from ddpm_jax.devices.mesh import MeshShape
+from ddpm_jax.nets.unet import UNet
 from ddpm_jax.storage import specs
+from ddpm_jax.training.cost import bytes_of, count_parameters, saved_for_backward, step_flops
 from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.plan import Plan
 
 
 def report(experiment: Experiment) -> str:
-    """The resolved config and its cost, as text for a person; the data need not be there yet.
+    """The resolved experiment and its cost, as text; the data need not be there yet.
 
-    Raises ValueError where the experiment does not fit together or the devices.
+    Raises ValueError if the parts of the experiment do not fit together, or do not fit the data or the devices.
     """
-    mesh = experiment.mesh.build()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        image_shape, data = look_at_data(experiment)
-    check_divides(mesh, experiment.batch_size, experiment.accumulate)
-    batch = (experiment.batch_size, *image_shape)
-    shapes = experiment.parameter_shapes(image_shape)
+        plan, data = look_at_data(experiment)
+    mesh, size, accumulate = plan.mesh, experiment.batch_size, experiment.accumulate
     processes = f"{jax.process_count()} process" + ("es" if jax.process_count() > 1 else "")
-    in_parts = f", {experiment.accumulate} parts of it in turn" if experiment.accumulate > 1 else ""
+    in_parts = f", in {accumulate} parts one after another" if accumulate > 1 else ""
     layout = f", {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}" if experiment.mesh.fsdp > 1 else ""
     lines = {
         "data": data,
-        "batch": f"{' x '.join(map(str, batch))}, {experiment.batch_size // mesh.size} on each device{in_parts}",
+        "batch": f"{' x '.join(map(str, (size, *plan.image_shape)))}, {size // mesh.size} on each device{in_parts}",
         "steps": f"{experiment.num_steps:,}",
-        "parameters": f"{count_parameters(shapes):,}",
-        "FLOPs a step": _engineering(step_flops(experiment, shapes, batch)),
+        "parameters": f"{count_parameters(plan.state.params):,}",
+        "FLOPs a step": _engineering(step_flops(plan)),
         "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}{layout}",
         "memory": "on each device: training state + gradient and gathered parameters + kept for the backward pass",
     }
     kept: dict[str, int] = {}  # by network, as tracing takes a second
-    for name, option in alternatives(experiment, mesh.size):
-        if repr(option.net) not in kept:
-            kept[repr(option.net)] = saved_for_backward(option, shapes, image_shape)
-        lines[f"  {name}"] = memory(option, shapes, kept[repr(option.net)], mesh.size)
+    for name, option in alternatives(plan):
+        net = repr(option.experiment.net)
+        if net not in kept:
+            kept[net] = saved_for_backward(option)
+        lines[f"  {name}"] = memory(option, kept[net])
     rows = [*lines.items(), *(("warning", warning.message) for warning in told)]
     table = "\n".join(f"{name:<29}{value}" for name, value in rows)
     return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
 
 
-def alternatives(experiment: Experiment, devices: int) -> Iterator[tuple[str, Experiment]]:
-    """The experiment as it is, and each single change that saves memory, by its flag."""
-    yield "as it is", experiment
-    net = experiment.net
-    if getattr(net, "remat", None) is False:
+def alternatives(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """The plan, and the plan after each single change that saves memory, by its flag."""
+    yield "as it is", plan
+    of, net, devices = plan.experiment, plan.experiment.net, plan.mesh.size
+    if isinstance(net, UNet) and not net.remat:
         undone = " (not on CPUs)" if jax.default_backend() == "cpu" else ""  # XLA computes nothing twice there
-        yield f"--net.remat{undone}", replace(experiment, net=replace(net, remat=True))
-    if getattr(net, "dtype", None) == "float32":
-        yield "--net.dtype bfloat16", replace(experiment, net=replace(net, dtype="bfloat16"))
-    twice = 2 * experiment.accumulate
-    if experiment.batch_size % (devices * twice) == 0:
-        yield f"--accumulate {twice}", replace(experiment, accumulate=twice)
-    if experiment.mesh.fsdp < devices:
-        yield f"--mesh.fsdp {devices}", replace(experiment, mesh=replace(experiment.mesh, data=None, fsdp=devices))
+        yield f"--net.remat{undone}", plan.changed(net=replace(net, remat=True))
+    if isinstance(net, UNet) and net.dtype == "float32":
+        yield "--net.dtype bfloat16", plan.changed(net=replace(net, dtype="bfloat16"))
+    twice = 2 * of.accumulate
+    if of.batch_size % (devices * twice) == 0:
+        yield f"--accumulate {twice}", plan.changed(accumulate=twice)
+    if of.mesh.fsdp < devices:
+        yield f"--mesh.fsdp {devices}", plan.changed(mesh=replace(of.mesh, data=None, fsdp=devices))
 
 
-def memory(experiment: Experiment, shapes: Any, kept: int, devices: int) -> str:
-    """What a training step holds on each device, as text; kept: bytes of an example for the backward pass."""
-    spec, state = experiment.mesh, jax.eval_shape(experiment.recipe().start, shapes)
-    whole, cut = _bytes(shapes), _bytes_of_device(shapes, spec)
+def memory(plan: Plan, kept: int) -> str:
+    """The memory of a training step on each device, as text.
+
+    Args:
+        plan: the plan of the training.
+        kept: the bytes of an example that are kept for the backward pass.
+    """
+    of, shapes = plan.experiment, plan.state.params
+    whole, cut = bytes_of(shapes), _bytes_of_device(shapes, of.mesh)
     parts = (
-        _bytes_of_device(state, spec),
+        _bytes_of_device(plan.state, of.mesh),
         cut + (whole if cut < whole else 0),
-        kept * experiment.batch_size // (devices * experiment.accumulate),
+        kept * of.batch_size // (plan.mesh.size * of.accumulate),
     )
     return f"{_engineering(sum(parts))}B = " + " + ".join(f"{_engineering(part)}B" for part in parts)
 
 
-def look_at_data(experiment: Experiment) -> tuple[tuple[int, int, int], str]:
-    """The images' shape, and a line about the data; where they cannot be read, what they declare to be."""
+def look_at_data(experiment: Experiment) -> tuple[Plan, str]:
+    """The plan, and a line about the data; data that are not there yet are planned by their declared shape."""
     name = type(experiment.data).__name__
     try:
-        image_shape, count = experiment.image_shape, len(experiment.data)
+        plan = experiment.plan()
     except FileNotFoundError as error:
-        declared = getattr(experiment.data, "declared_shape", None)
+        if not isinstance(experiment.data, DeclaresShape):
+            raise
+        declared = experiment.data.declared_shape
         if declared is None:
             raise
         experiment.check_without_data(declared)
-        return declared, f"{name}, not there yet: {error}"
-    experiment.check()
-    problems = quick_problems(experiment.data, getattr(experiment.net, "num_classes", None))
+        return Plan.of(experiment, experiment.mesh.build(), declared), f"{name}, not there yet: {error}"
+    problems = quick_problems(experiment.data, experiment.net.num_classes)
     if problems:
         raise ValueError(as_message(problems))
-    return image_shape, f"{name}, {described_images(count, image_shape)}, {epochs(experiment, count):,.1f} epochs"
+    return plan, f"{name}, {described_images(len(experiment.data), plan.image_shape)}, {plan.epochs:,.1f} epochs"
 
 
 def _bytes_of_device(tree: Any, spec: MeshShape) -> int:
-    """Bytes of a device's part of a tree."""
+    """The bytes of a device's part of a tree."""
     return sum(
-        _bytes(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in jax.tree.leaves(tree)
+        bytes_of(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in jax.tree.leaves(tree)
     )
 
 

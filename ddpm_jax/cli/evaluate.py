@@ -131,5 +131,5 @@ def images_at(run: "Run", path: str) -> Any:
     from ddpm_jax.data.deferred import Deferred
 
     labelled = Deferred(run.image_shape, path, labels=True)
-    num_classes = getattr(run.experiment.net, "num_classes", None)
+    num_classes = run.experiment.net.num_classes
     return labelled.source if labelled.has_labels(num_classes) else Deferred(run.image_shape, path).source

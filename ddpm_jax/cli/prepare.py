@@ -9,7 +9,8 @@ import tyro
 from ddpm_jax.cli.sampler_options import one_of
 from ddpm_jax.data.folder import Fit, Folder, Resample
 from ddpm_jax.data.prepare import prepare
-from ddpm_jax.data.sources import Npz, Source, open_npz
+from ddpm_jax.data.source import Source
+from ddpm_jax.data.sources import Npz, open_npz
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.errors import require
 from ddpm_jax.storage.paths import local_path, require_folder

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     run = load_run(options.run, ema=options.ema)
     require_folder(output.parent, "choose another --output")  # before anything is drawn
     sampler = choose_sampler(run.experiment.sampler, options.how)
-    labels = choose_labels(getattr(run.experiment.net, "num_classes", None), options)
+    labels = choose_labels(run.experiment.net.num_classes, options)
     start = time.monotonic()
     choices = {"sampler": sampler, "clip": choose_clipping(options.how), "labels": labels, "guidance": options.guidance}
     with ProgressBar("drawing", options.num_images, quiet=jax.process_index() > 0) as waiting:

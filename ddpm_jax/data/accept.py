@@ -259,3 +259,12 @@ def _remedy_of(labels: np.ndarray, count: int, name: str = "labels") -> str:
             return f"; whole numbers are converted by {'int(label)' if one else f'{name}.astype(np.int32)'}"
         return f"; {labels[0]} is not the number of a class"
     return ""
+
+
+def check_labels(batch: Mapping[str, np.ndarray], num_classes: int | None) -> None:
+    """Raise ValueError if a label of a batch is not a class of the network, which compiled code would not notice."""
+    if num_classes is None:
+        return
+    wrong = batch["label"][(batch["label"] < 0) | (batch["label"] >= num_classes)]
+    if wrong.size:
+        raise ValueError(f"the data have the label {wrong[0]}; net.num_classes is {num_classes}")

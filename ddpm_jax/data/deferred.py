@@ -9,7 +9,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ddpm_jax.data.folder import Folder
-from ddpm_jax.data.sources import Npz, Source, StandIn
+from ddpm_jax.data.source import Source
+from ddpm_jax.data.sources import Npz, StandIn
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Reading a whole data set to find what is wrong with it, all of it, before a network learns from it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from ddpm_jax.data.accept import as_label, check_axes, check_example, described_images
 from ddpm_jax.data.folder import Folder
-from ddpm_jax.data.sources import InMemory, Source, itself
+from ddpm_jax.data.source import HasFiles, Source, axes_are_known
+from ddpm_jax.data.sources import InMemory, itself
 from ddpm_jax.data.stream import FILE_THREADS
 
 # Examples read between two reports.
@@ -71,7 +71,7 @@ class Examination:
 
     def conclude(self, source: Source, num_classes: int | None) -> None:
         """Add what is wrong with all examples together."""
-        axes_are_known = getattr(source, "axes_are_known", False)
+        known = axes_are_known(source)
         remedy = "size and channels of Folder make all alike" if isinstance(source, Folder) else "resize them"
         if len(self.shapes) > 1:
             found = ", ".join(
@@ -79,7 +79,7 @@ class Examination:
                 for shape, count in self.shapes.most_common(SHOWN)
             )
             self.problems.append(f"the images differ in shape: {found}; {remedy}")
-        for shape in self.shapes if not axes_are_known else ():
+        for shape in self.shapes if not known else ():
             try:
                 check_axes(shape, f"{self.first_of[shape]} has shape {shape}", "image")
             except ValueError as error:
@@ -166,8 +166,7 @@ def reason_of(error: Exception, what: str) -> str:
 
 
 def _name(source: Source, index: int) -> str:
-    files: Sequence[Path] | None = getattr(source, "files", None)
-    return str(files[index]) if isinstance(files, tuple | list) else f"source[{index}]"
+    return str(source.files[index]) if isinstance(source, HasFiles) else f"source[{index}]"
 
 
 def quick_problems(source: Source, num_classes: int | None) -> list[str]:

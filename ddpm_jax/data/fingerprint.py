@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.folder import Folder
-from ddpm_jax.data.sources import Source, itself
+from ddpm_jax.data.source import HasArrays, HasFiles, HasFingerprint, Source
+from ddpm_jax.data.sources import itself
 from ddpm_jax.data.stream import gather
 from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.storage.paths import cache_folder, write_bytes
@@ -86,19 +87,17 @@ def fingerprint(
         report: takes a line where reading will take a while.
     """
     source = itself(source)
-    method: Any = getattr(source, "fingerprint", None)
-    files, arrays = getattr(source, "files", None), getattr(source, "arrays", None)
-    if callable(method):
-        said: Any = method()
+    if isinstance(source, HasFingerprint):
+        said = source.fingerprint()
         parts = said.items() if isinstance(said, Mapping) else [("fingerprint", said)]
         return Fingerprint(len(source), "parts", {str(name): str(digest) for name, digest in parts})
-    if isinstance(arrays, Mapping):
-        return Fingerprint(len(source), "arrays", of_arrays(arrays))
+    if isinstance(source, HasArrays):
+        return Fingerprint(len(source), "arrays", of_arrays(source.arrays))
     if isinstance(source, Tfds | Folder):
         parts = of_files(source.content_files, report)
         return Fingerprint(len(source), "files", parts | _classes(source))
-    if isinstance(files, tuple | list) and files:
-        return Fingerprint(len(source), "files", of_files({str(file): Path(file) for file in files}, report))
+    if isinstance(source, HasFiles):
+        return Fingerprint(len(source), "files", of_files({str(file): Path(file) for file in source.files}, report))
     if every_example:
         content = hashlib.sha256("".join(digest for _, digest in _examples(source, range(len(source)))).encode())
         return Fingerprint(len(source), "parts", {"all examples": content.hexdigest()})

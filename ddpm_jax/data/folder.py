@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from ddpm_jax.data.sources import Example, check_choice, pixels_of
+from ddpm_jax.data.source import Example
+from ddpm_jax.data.sources import check_choice, pixels_of
 from ddpm_jax.data.tree import files_below, sub_folders
 from ddpm_jax.storage.paths import local_path
 

@@ -5,7 +5,8 @@ from functools import cached_property
 from typing import Any
 
 from ddpm_jax.data.fingerprint import fingerprint
-from ddpm_jax.data.sources import Source, StandIn, image_shape
+from ddpm_jax.data.source import Source
+from ddpm_jax.data.sources import StandIn, image_shape
 
 _GIVEN: dict[tuple[str, str], Source] = {}
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.data.sources import Source
+from ddpm_jax.data.source import Source, read_many
 from ddpm_jax.data.stream import sequential
 from ddpm_jax.devices.axes import automatic, entered, relabelled
 from ddpm_jax.devices.compiler import compiler_options
@@ -80,8 +80,7 @@ class From:
         return self.source[self.start + index]
 
     def __getitems__(self, indices: np.ndarray) -> Any:
-        fetch = getattr(self.source, "__getitems__", None)
-        return fetch(indices + self.start) if fetch else [self[int(index)] for index in indices]
+        return read_many(self.source, indices + self.start)
 
 
 def numbers(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.data.sources import Source, image_shape
+from ddpm_jax.data.source import Source
+from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.stream import sequential
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.storage.pictures import MODES, png_image

@@ -22,24 +22,14 @@ from functools import cached_property
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
+from ddpm_jax.data.source import Example, Source, axes_are_known, read_many
 from ddpm_jax.storage.paths import local_path
-
-Example = dict[str, Any]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Random access to examples."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Example: ...
 
 
 def image_shape(source: Source) -> tuple[int, int, int]:
@@ -53,7 +43,7 @@ def image_shape(source: Source) -> tuple[int, int, int]:
     example = source[0]
     check_example(example, 0)
     shape = np.shape(example["image"])
-    if not getattr(itself(source), "axes_are_known", False):
+    if not axes_are_known(itself(source)):
         check_axes(shape, f'source[0]["image"] has shape {shape}', "image")
     return shape
 
@@ -105,8 +95,7 @@ class StandIn:
         return self.source[index]
 
     def __getitems__(self, indices: Any) -> Any:
-        many = getattr(self.source, "__getitems__", None)
-        return many(indices) if many else [self.source[int(index)] for index in indices]
+        return read_many(self.source, indices)
 
 
 def itself(source: Source) -> Source:

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any
 
-from ddpm_jax.data.sources import Npz, Source, image_shape
+from ddpm_jax.data.source import Source, split_of
+from ddpm_jax.data.sources import Npz, image_shape
 
 # What held-out images are called, the likelier first.
 HELD_OUT = ("test", "validation", "val")
@@ -32,7 +33,7 @@ def _renamed(source: Any, name: str) -> dict[str, str] | None:
     if isinstance(source, Npz) and source.images.startswith("train"):
         fields = {"images": source.images, "labels": source.labels}
         return {field: value.replace("train", name, 1) for field, value in fields.items() if value is not None}
-    split = getattr(source, "split", None)
-    if not dataclasses.is_dataclass(source) or not isinstance(split, str) or any(held in split for held in HELD_OUT):
+    split = split_of(source)
+    if not dataclasses.is_dataclass(source) or split is None or any(held in split for held in HELD_OUT):
         return None
     return {"split": name}

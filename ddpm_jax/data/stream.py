@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Int
 
 from ddpm_jax.data.accept import as_label, check_example, checked_labels
-from ddpm_jax.data.sources import InMemory, Source, image_shape
+from ddpm_jax.data.source import Source, read_many
+from ddpm_jax.data.sources import InMemory, image_shape
 
 Examples = dict[str, np.ndarray]
 Rows = Int[np.ndarray, " n"]
@@ -85,8 +86,7 @@ def sequential(
 
 def gather(source: Source, indices: Int[np.ndarray, " batch"]) -> Examples:
     """The examples at `indices` as one batch."""
-    fetch = getattr(source, "__getitems__", None)
-    examples = fetch(indices) if fetch else [source[int(index)] for index in indices]
+    examples = read_many(source, indices)
     return dict(_checked(examples, indices)) if isinstance(examples, Mapping) else stack(examples, indices)
 
 

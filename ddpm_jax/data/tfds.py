@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.data.sources import Example, pixels_of
+from ddpm_jax.data.source import Example
+from ddpm_jax.data.sources import pixels_of
 from ddpm_jax.storage.paths import local_copy
 
 

@@ -1,7 +1,7 @@
-"""What becomes of a predicted x that no image could be: clipped, scaled, or left as it is.
+"""How a predicted x is clipped: not at all, to a range, or to a quantile of its own elements.
 
-A denoiser that errs at high noise predicts x far outside [-1, 1]; sampling then runs away.  The published
-samplers clip (Ho et al. 2020, the code); strong guidance wants the dynamic threshold.
+At high noise a network may predict x far outside [-1, 1], and sampling diverges.  The published samplers of images clip
+(Ho et al. 2020, the code); strong guidance uses the dynamic threshold.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch
 from ddpm_jax.errors import convert_numbers, require
+
+__all__ = ["Clip", "Clipping", "DynamicThreshold", "NoClipping"]
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,7 @@ class DynamicThreshold(Clipping):
 
 @dataclass(frozen=True)
 class NoClipping(Clipping):
-    """x as it is: for data that are not images, and where the sampler must be invertible."""
+    """No clipping: for data outside [-1, 1], and for samplers that must be invertible."""
 
     def __call__(self, x: Batch) -> Float[Array, "batch *dims"]:
         return jnp.asarray(x)
-
-
-def as_clipping(clip: bool | Clipping) -> Clipping:
-    """True is `Clip()`, to [-1, 1]; False is `NoClipping()`."""
-    if isinstance(clip, Clipping):
-        return clip
-    require("clip", clip, isinstance(clip, bool), "True, False, or a Clipping such as DynamicThreshold()")
-    return Clip() if clip else NoClipping()

@@ -1,95 +1,144 @@
-r"""The learned decoder: a network's output read as p(z_s | z_t), the reverse of the forward process.
+r"""The denoiser: a network, and everything that says how to read its output.
 
-    output = predict(z_t, t)  ->  x predicted, clipped;  eps = (z_t - signal_t x) / noise_t            `denoise`
-    p(z_s | z_t) = N( mean of q(z_s | z_t, x predicted),  var I ),     0 <= s < t                      `normal`
+    output = predict(z_t, t)  ->  x predicted, clipped if asked;  eps = (z_t - signal_t x) / noise_t    `denoise`
+    p(z_s | z_t) = N( mean of q(z_s | z_t, x predicted),  var I ),     0 <= s < t                        `normal`
 
-(Ho et al. 2020, section 3.2.)  The bound, the losses and the samplers all read the network through this one
-value, so that they cannot disagree about the target, the variance or the clipping.
+(Ho et al. 2020, section 3.2.)  The losses, the bound, the likelihood, guidance and the samplers all take this one
+value, so they cannot disagree about the target, the variance or the clipping:
+
+    model = Denoiser(net.bind(params), Cosine().build(), target=V(), clip=Clip())
+    x = sample(key, model, Ddim(50), shape=(64, 32, 32, 3))
 """
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
-import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate
 from ddpm_jax.devices.functions import as_pytree
-from ddpm_jax.diffusion.arrays import Batch, Predict, Timesteps
-from ddpm_jax.diffusion.clipping import Clipping, NoClipping, as_clipping
+from ddpm_jax.diffusion.arrays import Batch, Timesteps
+from ddpm_jax.diffusion.clipping import Clipping, NoClipping
 from ddpm_jax.diffusion.forward import noise_between, posterior_weights, time_before
 from ddpm_jax.diffusion.gaussian import Normal
-from ddpm_jax.diffusion.schedule import Chain, check_built
+from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.targets import Eps, Prediction, Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import require
 
+__all__ = ["Denoiser", "check_denoiser"]
 
-@flax.struct.dataclass
-class Decoder:
-    """p(z_s | z_t) of a network; a pytree, so that a jitted function takes it as an argument."""
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A network read as p(z_s | z_t); a pytree, so that a jitted function takes it as an argument.
+
+    Raises ValueError if a part has the wrong type.
+    """
 
     predict: Any
-    schedule: Chain
-    target: Target = flax.struct.field(pytree_node=False, default=Eps())
-    variance: Variance = flax.struct.field(pytree_node=False, default=FixedSmall())
-    clip: Clipping = flax.struct.field(pytree_node=False, default=NoClipping())
+    """predict(z_t, t): float32 [batch, ...] and the time, [batch], to the network's output.  Any callable: a bound
+    network, an Equinox or NNX module, a functools.partial (`ddpm_jax.devices.functions`)."""
+    process: Process
+    """The forward process that the network was trained for."""
+    target: Target = Eps()
+    """What the network predicts."""
+    variance: Variance = FixedSmall()
+    """The variance of p(z_s | z_t)."""
+    clip: Clipping = NoClipping()
+    """How the predicted x is clipped, in sampling and in the bound.  Losses, likelihood and inversion never clip."""
+
+    def __post_init__(self) -> None:
+        require("predict", self.predict, callable(self.predict), "a function predict(z_t, t)")
+        check_process(self.process)
+        require("target", self.target, isinstance(self.target, Target), "a Target, such as Eps()")
+        require("variance", self.variance, isinstance(self.variance, Variance), "a Variance, such as FixedSmall()")
+        require("clip", self.clip, isinstance(self.clip, Clipping), "a Clipping, such as Clip() or NoClipping()")
+        object.__setattr__(self, "predict", as_pytree(self.predict))
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """(arrays, rest), as JAX asks for."""
+        return (self.predict, self.process), (self.target, self.variance, self.clip)
 
     @classmethod
-    def of(
-        cls, predict: Predict, schedule: Chain, target: Target, variance: Variance, clip: bool | Clipping
-    ) -> "Decoder":
-        """The decoder of any function predict(z_t, t).
+    def tree_unflatten(cls, rest: Any, arrays: Any) -> "Denoiser":
+        """The inverse of `tree_flatten`; checks nothing, as JAX also puts other things in the place of arrays."""
+        new = object.__new__(cls)
+        for field, value in zip(dataclasses.fields(cls), (*arrays, *rest), strict=True):
+            object.__setattr__(new, field.name, value)
+        return new
 
-        Raises ValueError where a part is not what it must be.
-        """
-        require("predict", predict, callable(predict), "a function predict(z_t, t)")
-        check_built(schedule)
-        require("target", target, isinstance(target, Target), "a Target, such as Eps()")
-        require("variance", variance, isinstance(variance, Variance), "a Variance, such as FixedSmall()")
-        return cls(as_pytree(predict), schedule, target, variance, as_clipping(clip))
+    @property
+    def unclipped(self) -> "Denoiser":
+        """The same denoiser without clipping."""
+        return dataclasses.replace(self, clip=NoClipping())
 
     def output(self, z_t: Batch, t: Timesteps) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."] | None]:
-        """(what the network says of the target, share of the variance or None), both float32 and shaped like z_t.
+        """The network's output at z_t.
 
-        Raises ValueError where the network's output has another shape: that of z_t, or with twice the channels
-        where the variance is learned.
+        Args:
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+
+        Returns:
+            (the output for the target, the output for the variance or None), each float32 and shaped like z_t.
+
+        Raises:
+            ValueError: the output is not shaped like z_t, with twice the channels if the variance is learned.
         """
         output, shape = jnp.asarray(evaluate(self.predict, z_t, t), jnp.float32), tuple(z_t.shape)
-        if not self.variance.learned:
-            expected, why = shape, "they must be equal"
-            if output.shape == (*shape[:-1], 2 * shape[-1]):
-                why += ", unless the variance is LearnedRange(), which reads twice the channels"
+        doubled = (*shape[:-1], 2 * shape[-1])
+        if self.variance.learned:
+            expected = doubled
+            why = f"{type(self.variance).__name__} expects {expected} (a network with out_multiplier=2)"
         else:
-            expected = (*shape[:-1], 2 * shape[-1])
-            why = f"{type(self.variance).__name__} takes {expected} (a network with out_multiplier=2)"
+            expected, why = shape, "they must be equal"
+            if output.shape == doubled:
+                why += ", unless the variance is LearnedRange(), which reads twice the channels"
         if output.shape != expected:
             raise ValueError(f"the network returned shape {output.shape} for data of shape {shape}; {why}")
         if not self.variance.learned:
             return output, None
-        output, spread = jnp.split(output, 2, axis=-1)
-        return output, (spread + 1) / 2
+        of_target, of_variance = jnp.split(output, 2, axis=-1)
+        return of_target, of_variance
 
-    def read(self, output: Batch, share: Float[Array, "..."] | None, z_t: Batch, t: Timesteps) -> Prediction:
-        """The x and eps that an output stands for, x clipped, with the share of the variance."""
-        x, eps, _ = self.target.decode(self.schedule, output, z_t, t)
+    def read(self, output: Batch, of_variance: Batch | None, z_t: Batch, t: Timesteps) -> Prediction:
+        """The prediction that an output at z_t means, x clipped; arguments as `output` returns them."""
+        x, eps, _ = self.target.decode(self.process, output, z_t, t)
         if not isinstance(self.clip, NoClipping):
             x = self.clip(x)
-            eps = noise_between(self.schedule, z_t, x, t)
-        return Prediction(x, eps, share)
+            eps = noise_between(self.process, z_t, x, t)
+        return Prediction(x, eps, None if of_variance is None else (jnp.asarray(of_variance) + 1) / 2)
 
     def denoise(self, z_t: Batch, t: Timesteps) -> Prediction:
-        """x and eps predicted at z_t, t in 1..T."""
+        """x and eps predicted at z_t, float32 [batch, ...]; t in 1..T, [batch] or one for all."""
         return self.read(*self.output(z_t, t), z_t, t)
 
     def normal(
-        self, prediction: Prediction, z_t: Batch, t: Timesteps, earlier: Timesteps, later: Timesteps | None = None
+        self, prediction: Prediction, z_t: Batch, t: Timesteps, s: Timesteps, u: Timesteps | None = None
     ) -> Normal:
-        """p(z_earlier | z_t), 0 <= earlier < t, given what was predicted at z_t.
+        """p(z_s | z_t), given the prediction at z_t.
 
-        later: the time from which the chain came to t, as `variance` needs it; None: that of a chain of even steps.
+        Args:
+            prediction: what `denoise` returned.
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+            s: the end of the step, like t, in 0..t-1.
+            u: the time before t in the chain, for the variance of the last step (`variance`); None for even steps.
+
+        Returns:
+            The normal distribution of z_s.
         """
-        later = time_before(self.schedule, t, earlier) if later is None else later
-        a, b, _ = posterior_weights(self.schedule, t, earlier, z_t)
-        var = self.variance(self.schedule, t, earlier, later, z_t, prediction.share)
+        u = time_before(self.process, t, s) if u is None else u
+        a, b, _ = posterior_weights(self.process, t, s, z_t)
+        var = self.variance(self.process, t, s, u, z_t, prediction.var_fraction)
         return Normal(mean=a * z_t + b * prediction.x, std=jnp.sqrt(var))
+
+
+def check_denoiser(model: Any, name: str = "model") -> None:
+    """Raise ValueError unless `model` is a Denoiser."""
+    require(name, model, isinstance(model, Denoiser), "a Denoiser(predict, process)")

@@ -1,6 +1,6 @@
 """The normal distribution with independent elements, N(mean, std^2 I).
 
-Every distribution of the forward process and of the decoder is one of these.
+Every distribution of the forward process and of the model is one of these.
 """
 
 import math

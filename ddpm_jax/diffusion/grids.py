@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ddpm_jax.diffusion.arrays import Whole
-from ddpm_jax.diffusion.schedule import Chain, check_built
+from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import convert_numbers, require, require_int
 
 
@@ -20,21 +20,21 @@ from ddpm_jax.errors import convert_numbers, require, require_int
 class Grid:
     """A rule for the timesteps; subclasses give `places`."""
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
         """Where the `num_steps` steps begin, falling, in 1..T; not rounded."""
         raise NotImplementedError
 
-    def times(self, schedule: Chain, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
+    def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
         """The timesteps of `num_steps` steps (None: one for each of the chain), falling, the last one 0.
 
         Raises ValueError where more steps are asked for than the chain has.
         """
-        check_built(schedule)
-        length = schedule.num_steps
-        expected = f"1 to {length}, the number of steps of the schedule"
+        check_process(process)
+        length = process.num_steps
+        expected = f"1 to {length}, the number of steps of the process"
         count = length if num_steps is None else require_int("num_steps", num_steps, 1, expected)
         require("num_steps", count, count <= length, expected)
-        begins = np.rint(self.places(schedule, count)).astype(np.int64)
+        begins = np.rint(self.places(process, count)).astype(np.int64)
         # Each at most one below the one before it, and high enough for those that follow.
         index = np.arange(count)
         begins = np.minimum.accumulate(np.minimum(begins, length) + index) - index
@@ -46,8 +46,8 @@ class Grid:
 class Uniform(Grid):
     """Even steps in t."""
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return np.linspace(schedule.num_steps, 0, num_steps + 1)[:-1]
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
+        return np.linspace(process.num_steps, 0, num_steps + 1)[:-1]
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,24 @@ class Leading(Grid):
         convert_numbers(self)
         require_int("offset", self.offset, 0)
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return 1.0 + self.offset + np.arange(num_steps)[::-1] * (schedule.num_steps // num_steps)
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
+        return 1.0 + self.offset + np.arange(num_steps)[::-1] * (process.num_steps // num_steps)
 
 
 @dataclass(frozen=True)
 class Linspace(Grid):
     """Even steps from T to 1, both of which are visited: what diffusers calls linspace."""
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return 1.0 + np.rint(np.linspace(0, schedule.num_steps - 1, num_steps))[::-1]
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
+        return 1.0 + np.rint(np.linspace(0, process.num_steps - 1, num_steps))[::-1]
 
 
 @dataclass(frozen=True)
 class Quadratic(Grid):
     """Even steps in the square root of t: shorter towards the data (Song et al. 2021, 2010.02502, appendix D.2)."""
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return schedule.num_steps * np.linspace(1, 0, num_steps + 1)[:-1] ** 2
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
+        return process.num_steps * np.linspace(1, 0, num_steps + 1)[:-1] ** 2
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class LogSnr(Grid):
         convert_numbers(self)
         require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
-        log_snr = _log_snr(schedule)
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
+        log_snr = _log_snr(process)
         first = min(max(self.log_snr_min, log_snr[-1]), log_snr[0])
         return _at(log_snr, np.linspace(first, log_snr[0], num_steps))
 
@@ -126,8 +126,8 @@ class Karras(Grid):
         require("sigma_min", self.sigma_min, self.sigma_min > 0, "more than 0")
         require("sigma_max", self.sigma_max, self.sigma_max > self.sigma_min, f"more than sigma_min, {self.sigma_min}")
 
-    def places(self, schedule: Chain, num_steps: int) -> Float[np.ndarray, " steps"]:
-        log_snr = _log_snr(schedule)
+    def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
+        log_snr = _log_snr(process)
         own_min, own_max = np.exp(-log_snr[[0, -1]] / 2)
         ends = [min(max(sigma, own_min), own_max) for sigma in (self.sigma_max, self.sigma_min)]
         root = np.linspace(ends[0] ** (1 / self.rho), ends[1] ** (1 / self.rho), num_steps)
@@ -154,12 +154,10 @@ class Given(Grid):
         require("timesteps", self.timesteps, holds, "whole numbers, falling, none below 0")
         object.__setattr__(self, "timesteps", tuple(int(time) for time in times if time > 0))
 
-    def times(self, schedule: Chain, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
-        check_built(schedule)
+    def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
+        check_process(process)
         first, count = self.timesteps[0], len(self.timesteps)
-        require(
-            "timesteps", first, first <= schedule.num_steps, f"at most {schedule.num_steps}, the schedule's last step"
-        )
+        require("timesteps", first, first <= process.num_steps, f"at most {process.num_steps}, the process's last step")
         require("num_steps", num_steps, num_steps in (None, count), f"None, or {count}, the number of timesteps given")
         return np.array((*self.timesteps, 0), np.int32)
 
@@ -175,11 +173,11 @@ def times_before(times: Int[np.ndarray, " times"], t: Int[np.ndarray, " steps"])
     return np.where(place > 0, times[place - 1], t).astype(np.int32)
 
 
-def _log_snr(schedule: Chain) -> Float[np.ndarray, " T"]:
+def _log_snr(process: Process) -> Float[np.ndarray, " T"]:
     """log snr of t = 1..T in float64, falling."""
-    if isinstance(schedule.snr, jax.core.Tracer):
-        raise ValueError("this grid depends on the schedule's numbers: build the schedule outside the jitted function")
-    return np.log(np.asarray(schedule.snr, np.float64)[1:])
+    if isinstance(process.snr, jax.core.Tracer):
+        raise ValueError("this grid depends on the process's numbers: build the process outside the jitted function")
+    return np.log(np.asarray(process.snr, np.float64)[1:])
 
 
 def _at(log_snr: Float[np.ndarray, " T"], values: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:

@@ -1,89 +1,111 @@
-"""Steering a network while it samples: wrappers around predict(z_t, t) that are predict(z_t, t) again.
+"""Steering a network while it samples: a denoiser in, a denoiser out.
 
     guided    towards a label: output = null + scale (conditional - null)
               (classifier-free guidance, Ho & Salimans 2022, arXiv 2207.12598, with scale = 1 + w)
-    steered   up the gradient of any function of the predicted x:
+    steered   up the gradient of a function of the predicted x, such as a classifier (classifier guidance):
               eps' = eps - scale noise_t grad_{z_t} log_likelihood(x predicted at z_t)
               (Dhariwal & Nichol 2021, 2105.05233, algorithm 2; Chung et al. 2023, 2209.14687, for functions of x)
 
-Both act on the score: the first mixes two scores, the second adds the gradient of a log likelihood to one.
-All targets are affine in it, so `guided` serves each of them.
+Both act on the score: the first mixes two scores, the second adds the gradient of a log likelihood to one.  All targets
+are affine in the score, so `guided` serves each of them.  Unclipped outputs are mixed; the result clips as the first
+denoiser does.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.devices.functions import as_pytree
-from ddpm_jax.diffusion.arrays import Batch, PerExample, Predict, Timesteps, Whole, lookup, per_example
-from ddpm_jax.diffusion.denoiser import Decoder
-from ddpm_jax.diffusion.schedule import Chain
-from ddpm_jax.diffusion.targets import Eps, Target
-from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.diffusion.arrays import Batch, PerExample, Timesteps, Whole, lookup, per_example
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.targets import Eps, convert
 from ddpm_jax.errors import as_int, require
+
+__all__ = ["guided", "steered"]
 
 
 @flax.struct.dataclass(eq=False)
 class Guided:
     """predict(z_t, t) of classifier-free guidance; a function and a pytree."""
 
-    predict: Any
-    null_predict: Any
+    model: Denoiser
+    null_model: Denoiser
     scale: Any
     interval: tuple[int, int] | None = flax.struct.field(pytree_node=False)
 
     def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
-        """The guided output; where no t of the batch lies in the interval, the null network is not evaluated."""
-        conditional = self.predict(z_t, t)
+        """The guided output; if no t of the batch lies in the interval, the null network is not evaluated."""
+        model, null_model = self.model, self.null_model
+        conditional, of_variance = model.output(z_t, t)
         times = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
         inside = jnp.ones(times.shape, bool)
         if self.interval is not None:
             inside = (times >= self.interval[0]) & (times <= self.interval[1])
 
         def mix() -> Array:
-            null = self.null_predict(z_t, t)
-            if null.shape != conditional.shape:
-                raise ValueError(f"null_predict returned shape {null.shape} and predict {conditional.shape}")
-            if null.shape != z_t.shape:  # twice the channels: the second half, the variance, stays the conditional one
-                null = jnp.where(jnp.arange(null.shape[-1]) < z_t.shape[-1], null, conditional)
-            guided = null + per_example(self.scale, z_t) * (conditional - null)
-            return jnp.where(per_example(inside, z_t), guided, conditional)
+            null, _ = null_model.output(z_t, t)
+            if null_model.target != model.target:
+                null = convert(model.process, null, z_t, t, null_model.target, model.target)
+            mixed = null + per_example(self.scale, z_t) * (conditional - null)
+            return jnp.where(per_example(inside, z_t), mixed, conditional)
 
-        if self.interval is None:
-            return mix()
-        return jax.lax.cond(jnp.any(inside), mix, lambda: conditional)
+        output = mix() if self.interval is None else jax.lax.cond(jnp.any(inside), mix, lambda: conditional)
+        return output if of_variance is None else jnp.concatenate([output, of_variance], axis=-1)
 
 
 def guided(
-    predict: Predict,
-    null_predict: Predict | None,
+    model: Denoiser,
+    null_model: Denoiser | None,
     scale: Float[Array, " batch"] | Float[Array, ""] | float,
     *,
     interval: tuple[Whole, Whole] | None = None,
-) -> Guided:
-    """Classifier-free guidance: null + scale (conditional - null), in the output's own terms.
+) -> Denoiser:
+    """Classifier-free guidance: null + scale (conditional - null), in the output of `model`.
 
-    predict, null_predict: the network with the labels, and with the null label.  scale: a number, or [batch]; 1 is
-    the conditional network, 0 the unconditional one, more than 1 stresses the label.  interval: (first, last), the
-    timesteps that are guided; the others follow `predict` alone (Kynkaanniemi et al. 2024, arXiv 2404.07724).  Where
-    the variance is learned, it is the conditional one.
+    Args:
+        model: the denoiser with the labels.
+        null_model: the denoiser with the null label, of the same process.
+        scale: one number, or [batch]; 1 gives `model`, 0 gives `null_model`, more than 1 strengthens the label.
+        interval: (first, last), the timesteps that are guided; the others follow `model` alone (Kynkaanniemi et al.
+            2024, arXiv 2404.07724).  None guides all.
 
-    Raises ValueError without a null network, and where the interval is not two whole numbers.
+    Returns:
+        A denoiser with the target, variance and clipping of `model`.  A learned variance is that of `model`.
+
+    Raises:
+        ValueError: there is no null model, the processes differ, or the interval is not two timesteps.
     """
-    if null_predict is None:
+    check_denoiser(model)
+    if null_model is None:
         raise ValueError(
-            "null_predict is None; guidance needs the network with its null label, net.bind(params, "
-            "labels=jnp.full(n, net.null_label)), which one trained with label_dropout > 0 has"
+            "null_model is None; guidance needs a denoiser with the null label, net.bind(params, "
+            "labels=jnp.full(n, net.null_label)), which a network trained with label_dropout > 0 has"
         )
-    for name, value in {"predict": predict, "null_predict": null_predict}.items():
-        require(name, value, callable(value), "a function predict(z_t, t)")
-    return Guided(as_pytree(predict), as_pytree(null_predict), jnp.asarray(scale, jnp.float32), _interval(interval))
+    check_denoiser(null_model, "null_model")
+    same = _same_process(model, null_model)
+    require("null_model.process", "another one", same, "the process of model")
+    strength = jnp.asarray(scale, jnp.float32)
+    return dataclasses.replace(model, predict=Guided(model, null_model, strength, _interval(interval)))
+
+
+def _same_process(a: Denoiser, b: Denoiser) -> bool:
+    """Whether two denoisers have one process; True if that is not known, inside a jitted function."""
+    if a.process is b.process:
+        return True
+    leaves = jax.tree.leaves((a.process, b.process))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return True
+    return a.process.num_steps == b.process.num_steps and all(
+        np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a.process, b.process)), strict=True)
+    )
 
 
 def _interval(given: Any) -> tuple[int, int] | None:
@@ -101,42 +123,53 @@ def _interval(given: Any) -> tuple[int, int] | None:
 class Steered:
     """predict(z_t, t) of gradient guidance; a function and a pytree."""
 
-    decoder: Decoder
+    model: Denoiser
     log_likelihood: Any
     scale: Any
 
     def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
+        """The output whose score has the gradient added."""
         if lies_explicitly(z_t):
             return evaluate_automatically(self, z_t, t)
-        decoder = self.decoder
+        model = self.model
 
         def total(z: Array) -> tuple[Array, tuple[Array, Any]]:
-            output, share = decoder.output(z, t)
-            prediction = decoder.read(output, share, z, t)
-            return jnp.sum(self.log_likelihood(prediction.x)), (prediction.eps, share)
+            output, of_variance = model.output(z, t)
+            prediction = model.read(output, of_variance, z, t)
+            return jnp.sum(self.log_likelihood(prediction.x)), (prediction.eps, of_variance)
 
-        gradient, (eps, share) = jax.grad(total, has_aux=True)(jnp.asarray(z_t))
-        eps = eps - per_example(self.scale, z_t) * lookup(decoder.schedule.noise, t, z_t) * gradient
-        x, eps, _ = Eps().decode(decoder.schedule, eps, z_t, t)
-        output = decoder.target.encode(decoder.schedule, x, eps, t)
-        return jnp.asarray(output) if share is None else jnp.concatenate([output, 2 * share - 1], axis=-1)
+        gradient, (eps, of_variance) = jax.grad(total, has_aux=True)(jnp.asarray(z_t))
+        eps = eps - per_example(self.scale, z_t) * lookup(model.process.noise, t, z_t) * gradient
+        x, eps, _ = Eps().decode(model.process, eps, z_t, t)
+        output = jnp.asarray(model.target.encode(model.process, x, eps, t))
+        return output if of_variance is None else jnp.concatenate([output, of_variance], axis=-1)
 
 
 def steered(
-    predict: Predict,
-    schedule: Chain,
+    model: Denoiser,
     log_likelihood: Callable[[Any], PerExample],
     *,
     scale: Float[Array, " batch"] | Float[Array, ""] | float = 1.0,
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
-) -> Steered:
-    """The network, steered towards x of high log_likelihood(x): [batch, ...] to [batch], any differentiable function.
+) -> Denoiser:
+    """The denoiser, steered towards x of high log_likelihood(x).
 
-    With log_likelihood(x) = log p(y | x) samples follow p(x | y) as far as p(y | z_t) is p(y | x predicted): exactly
-    for a Gaussian x and a linear function, nearly so at small t.  One backward pass through the network a step.
-    scale: a number, or [batch].  Pass the same log_likelihood again and the compiled program is used again.
+    With log_likelihood(x) = log p(y | x), samples follow p(x | y) as far as p(y | z_t) is p(y | x predicted): exactly
+    for a Gaussian x and a linear function, approximately at small t.  Each step costs one backward pass through the
+    network.
+
+    Args:
+        model: the denoiser.
+        log_likelihood: any differentiable function of x, [batch, ...] to [batch].  The compiled program is reused if
+            the same function is passed again.
+        scale: one number, or [batch].
+
+    Returns:
+        A denoiser with the target, variance and clipping of `model`.
+
+    Raises:
+        ValueError: an argument has the wrong type.
     """
-    decoder = Decoder.of(predict, schedule, target, variance, clip=False)
+    check_denoiser(model)
     require("log_likelihood", log_likelihood, callable(log_likelihood), "a function of x, [batch, ...] to [batch]")
-    return Steered(decoder, as_pytree(log_likelihood), jnp.asarray(scale, jnp.float32))
+    predict = Steered(model.unclipped, as_pytree(log_likelihood), jnp.asarray(scale, jnp.float32))
+    return dataclasses.replace(model, predict=predict)

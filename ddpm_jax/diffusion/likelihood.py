@@ -10,7 +10,7 @@ The network is evaluated in full float32 (`ddpm_jax.devices.precision`).
 
 A network has not seen t < 1, so by default the flow ends there, at z_1, and x = z_1 / signal_1: what is measured is
 the model's density of data with noise of standard deviation noise_1 / signal_1, which is 0.010 for the linear and 0.006
-for the cosine schedule of 1000 steps, where an 8-bit level is 0.008 wide.
+for the cosine process of 1000 steps, where an 8-bit level is 0.008 wide.
 Discrete data are given uniform noise of a level's width first; -log2 of the density at x + noise, minus log2 of
 the levels' number per unit, bounds the bits of the levels from above (Theis et al. 2016, arXiv 1511.01844).
 """
@@ -27,13 +27,10 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.devices.axes import rows_of, with_automatic_axes
 from ddpm_jax.devices.precision import quoted
-from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Predict, Whole, as_data, curve, example_keys, lookup
-from ddpm_jax.diffusion.bound import PIXEL_LEVELS
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Whole, as_data, curve, example_keys, lookup
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.gaussian import Normal
-from ddpm_jax.diffusion.schedule import Chain
-from ddpm_jax.diffusion.targets import Eps, Target
-from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import require, require_int, require_key
 
 
@@ -51,10 +48,10 @@ class Likelihood:
     """How often the network was evaluated, products with its Jacobian included."""
 
 
-def velocity(decoder: Decoder, z: Batch, t: Float[Array, ""]) -> Float[Array, "batch *dims"]:
+def velocity(model: Denoiser, z: Batch, t: Float[Array, ""]) -> Float[Array, "batch *dims"]:
     """dz/dt of the probability flow at a real t in (0, T]."""
-    prediction = decoder.denoise(z, jnp.full(z.shape[:1], t))
-    tables = (decoder.schedule.signal, decoder.schedule.noise)
+    prediction = model.denoise(z, jnp.full(z.shape[:1], t))
+    tables = (model.process.signal, model.process.noise)
     signal_rate, noise_rate = (jax.jvp(partial(curve, table), (t,), (jnp.ones_like(t),))[1] for table in tables)
     return signal_rate * prediction.x + noise_rate * prediction.eps
 
@@ -62,8 +59,7 @@ def velocity(decoder: Decoder, z: Batch, t: Float[Array, ""]) -> Float[Array, "b
 @quoted
 def log_likelihood(
     key: Key,
-    predict: Predict,
-    schedule: Chain,
+    model: Denoiser,
     x: Batch,
     *,
     trace: Literal["hutchinson", "exact"] = "hutchinson",
@@ -71,28 +67,37 @@ def log_likelihood(
     t_min: float = 1.0,
     tolerance: float = 1e-5,
     max_steps: Whole = 4096,
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
     first_index: Whole = 0,
 ) -> Likelihood:
-    """The likelihood of a batch of x, [batch, ...], by the probability flow from x to z_T.
+    """The likelihood of a batch, by the probability flow from x to z_T.
 
-    predict is also asked for real t, [batch] float32.  trace: Hutchinson's estimate, unbiased, or the exact
-    trace, whose cost grows with the elements of x.  bins: the levels of the data, dequantised uniformly; None
-    for continuous data.  t_min in (0, T]: where the flow ends; below 1 only for functions that are right there.
-    tolerance: the integrator's, relative and absolute, for each step.  variance: only tells whether the output has its
-    channels.
+    The flow is integrated by diffrax (Dormand-Prince 5(4), adaptive steps).
 
-    Noise and probes of an example depend on (key, its index) only.  Integrated by diffrax (Dormand-Prince
-    5(4), adaptive steps); where `max_steps` do not suffice, the numbers are NaN.
+    Args:
+        key: the key; the noise and the probe of an example are a function of (key, its number).
+        model: the denoiser; its clipping is ignored, and predict is also called with real t, [batch] float32.
+        x: the data, float32 [batch, ...].
+        trace: Hutchinson's estimate, which is unbiased, or the exact trace, whose cost grows with the elements of x.
+        bins: the number of levels of the data, which are dequantised uniformly; None for continuous data.
+        t_min: where the flow ends, in (0, T]; below 1 only for functions that are right there.
+        tolerance: the integrator's relative and absolute tolerance of each step, in (0, 1).
+        max_steps: the largest number of steps.
+        first_index: the number of the first example, as in `sample`.
+
+    Returns:
+        The likelihood of each example; NaN if max_steps are not enough.
+
+    Raises:
+        ValueError: an argument has the wrong type, shape or range.
     """
     require_key(key)
-    decoder = Decoder.of(predict, schedule, target, variance, clip=False)
+    check_denoiser(model)
+    last = model.process.num_steps
     require("trace", trace, trace in ("hutchinson", "exact"), '"hutchinson" or "exact"')
     if bins is not None:
         bins = require_int("bins", bins, 2, "None or at least 2")
     max_steps = require_int("max_steps", max_steps, 1)
-    require("t_min", t_min, 0 < t_min < schedule.num_steps, f"more than 0, less than {schedule.num_steps}")
+    require("t_min", t_min, 0 < t_min < last, f"more than 0, less than {last}")
     require("tolerance", tolerance, 0 < tolerance < 1, "more than 0, less than 1")
     x = as_data(x, scaled=True).astype(jnp.float32)
     options = {"exact": trace == "exact", "bins": bins, "max_steps": max_steps}
@@ -101,14 +106,14 @@ def log_likelihood(
         one = PartitionSpec(rows_of(spec))
         return one, one, spec, PartitionSpec()
 
-    args = (key, decoder, x, first_index, t_min, tolerance)
+    args = (key, model.unclipped, x, first_index, t_min, tolerance)
     return Likelihood(*with_automatic_axes(partial(_log_likelihood, **options), args, x, placed))
 
 
 @partial(jax.jit, static_argnames=("exact", "bins", "max_steps"))
 def _log_likelihood(
     key: Key,
-    decoder: Decoder,
+    model: Denoiser,
     x: Array,
     first_index: Any,
     t_min: Any,
@@ -121,7 +126,7 @@ def _log_likelihood(
     """The parts of a `Likelihood`."""
     import diffrax  # takes a second to import, which only this needs
 
-    keys, dims, schedule = example_keys(key, first_index, len(x)), math.prod(x.shape[1:]), decoder.schedule
+    keys, dims, process = example_keys(key, first_index, len(x)), math.prod(x.shape[1:]), model.process
 
     def draws(index: int, draw: Any) -> Array:
         return jax.vmap(lambda k: draw(jax.random.fold_in(k, index), x.shape[1:]))(keys)
@@ -131,14 +136,14 @@ def _log_likelihood(
     probe = jnp.zeros_like(x) if exact else draws(1, jax.random.rademacher).astype(jnp.float32)
 
     def flow(t: Any, state: tuple[Array, Array], _: Any) -> tuple[Array, Array]:
-        return _with_divergence(lambda z: velocity(decoder, z, t), state[0], None if exact else probe)
+        return _with_divergence(lambda z: velocity(model, z, t), state[0], None if exact else probe)
 
-    signal = lookup(schedule.signal, jnp.float32(t_min), x)
+    signal = lookup(process.signal, jnp.float32(t_min), x)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(flow),
         diffrax.Dopri5(),
         t0=jnp.float32(t_min),
-        t1=jnp.float32(schedule.num_steps),
+        t1=jnp.float32(process.num_steps),
         dt0=None,
         y0=(signal * x, jnp.zeros(len(x), jnp.float32)),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=_largest),

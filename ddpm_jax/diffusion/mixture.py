@@ -30,7 +30,6 @@ from ddpm_jax.diffusion.arrays import (
     Batch,
     Key,
     PerExample,
-    Predict,
     Timesteps,
     Whole,
     as_data,
@@ -38,9 +37,11 @@ from ddpm_jax.diffusion.arrays import (
     per_example,
     root,
 )
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import check_step, posterior_weights
 from ddpm_jax.diffusion.gaussian import Normal
-from ddpm_jax.diffusion.schedule import Chain, check_built
+from ddpm_jax.diffusion.process import Process, check_process
+from ddpm_jax.diffusion.targets import X
 from ddpm_jax.errors import as_numbers, require, require_int, require_key
 
 
@@ -111,28 +112,35 @@ class Mixture:
         spread = per_example(self.stds, self.means) ** 2 + (self.means - mean) ** 2
         return Normal(mean[0], root(_average(self.weights[None], spread[None])[0]))
 
-    def diffused(self, schedule: Chain, t: Timesteps) -> "Mixture":
+    def diffused(self, process: Process, t: Timesteps) -> "Mixture":
         """p(z_t), for one t in 0..T."""
-        check_built(schedule)
+        check_process(process)
         require("t", t, jnp.ndim(t) == 0, "one t for all")
-        signal, var = _marginal_of(self, schedule, t, self.weights)
+        signal, var = _marginal_of(self, process, t, self.weights)
         return Mixture(self.weights, signal[0, 0] * self.means, jnp.sqrt(var[0]))
 
-    def denoiser(self, schedule: Chain) -> Predict:
-        """predict(z_t, t) = E[x | z_t], the best there is, for `target=X()`: a pytree that takes integer and real t."""
-        check_built(schedule)
-        return Partial(_expected_x, self, schedule)
+    def denoiser(self, process: Process) -> Denoiser:
+        """The best denoiser there is, E[x | z_t], with the target X(); it takes integer and real t."""
+        check_process(process)
+        return Denoiser(Partial(_expected_x, self, process), process, X())
 
-    def reverse(self, schedule: Chain, z_t: Batch, t: Timesteps, earlier: Timesteps | None = None) -> "Mixture":
-        """q(z_{t-1} | z_t), without x: for each z_t of the batch a mixture; or q(z_s | z_t) for any s = earlier < t.
+    def reverse(self, process: Process, z_t: Batch, t: Timesteps, s: Timesteps | None = None) -> "Mixture":
+        """q(z_s | z_t), without x: one mixture for each z_t of the batch; s = 0 gives p(x | z_t).
 
-        earlier = 0 gives p(x | z_t).  The result's parts have the batch as their first axis: `jax.vmap` over it reads
-        one mixture at a time, as in jax.vmap(Mixture.moments)(q).
+        Args:
+            process: the forward process.
+            z_t: the latent at time t, float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+            s: like t, in 0..t-1; None for t - 1.
+
+        Returns:
+            A mixture whose parts have the batch as their first axis: `jax.vmap` over it reads one mixture at a time, as
+            in jax.vmap(Mixture.moments)(q).
         """
-        check_step(schedule, t, earlier)
+        check_step(process, t, s)
         z_t = jnp.asarray(z_t)
-        x, x_var, k = _given_component(self, schedule, z_t, t)
-        a, b, var = posterior_weights(schedule, t, earlier, z_t)
+        x, x_var, k = _given_component(self, process, z_t, t)
+        a, b, var = posterior_weights(process, t, s, z_t)
         means = (a * z_t)[:, None] + jnp.expand_dims(b, 1) * x
         flat_b, flat_var = (jnp.reshape(part, (-1, 1)) for part in (b, var))
         return Mixture(k, means, jnp.broadcast_to(root(flat_var + flat_b**2 * x_var), k.shape))
@@ -169,16 +177,16 @@ def _average(weights: Array, values: Array) -> Array:
     return jnp.sum(weights.reshape(*weights.shape, *(1,) * (values.ndim - 2)) * values, axis=1)
 
 
-def _marginal_of(mixture: Mixture, schedule: Chain, t: Timesteps, like: Batch) -> tuple[Array, Array]:
+def _marginal_of(mixture: Mixture, process: Process, t: Timesteps, like: Batch) -> tuple[Array, Array]:
     """(signal_t, v_{k,t}) shaped to broadcast against [batch, K]; [1, 1] and [1, K] for one t."""
     # At a real t the noise is the curve, as in the probability flow, and its square the variance.
-    signal, noise = (lookup(table, t, like).reshape(-1, 1) for table in (schedule.signal, schedule.noise))
+    signal, noise = (lookup(table, t, like).reshape(-1, 1) for table in (process.signal, process.noise))
     return signal, signal**2 * mixture.stds[None] ** 2 + noise**2
 
 
-def _given_component(mixture: Mixture, schedule: Chain, z_t: Array, t: Timesteps) -> tuple[Array, Array, Array]:
+def _given_component(mixture: Mixture, process: Process, z_t: Array, t: Timesteps) -> tuple[Array, Array, Array]:
     """(E[x | z_t, k] [batch, K, ...], var[x | z_t, k] [batch, K], p(k | z_t) [batch, K])."""
-    signal, var = _marginal_of(mixture, schedule, t, z_t)
+    signal, var = _marginal_of(mixture, process, t, z_t)
 
     def wide(values: Array) -> Array:
         return per_example(values, z_t[:, None])
@@ -190,9 +198,9 @@ def _given_component(mixture: Mixture, schedule: Chain, z_t: Array, t: Timesteps
     return x, x_var, jax.nn.softmax(_log_joint(mixture.weights, residual, jnp.sqrt(var)), axis=1)
 
 
-def _expected_x(mixture: Mixture, schedule: Chain, z_t: Batch, t: Timesteps) -> Float[Array, "batch ..."]:
+def _expected_x(mixture: Mixture, process: Process, z_t: Batch, t: Timesteps) -> Float[Array, "batch ..."]:
     """E[x | z_t]."""
-    x, _, k = _given_component(mixture, schedule, jnp.asarray(z_t), t)
+    x, _, k = _given_component(mixture, process, jnp.asarray(z_t), t)
     return _average(k, x)
 
 

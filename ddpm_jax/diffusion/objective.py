@@ -7,8 +7,9 @@
     Hybrid         SquaredError + vlb_weight FullBound, the mean's gradient stopped in the second, which so teaches the
                    variance alone (Nichol & Dhariwal 2021, equation 16)
 
-`draw` makes the random numbers, `loss` uses them: with the same draws the loss is a pure function of
-the network.
+`draw` makes the random numbers, an objective uses them: with the same draws the loss is a pure function of the network.
+
+    losses = SquaredError(MinSnr(5))(model, x, draw(key, model.process, x.shape))                    float32 [batch]
 """
 
 from dataclasses import dataclass
@@ -18,16 +19,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Predict, Whole, as_data, check_timesteps, stream
-from ddpm_jax.diffusion.bound import PIXEL_LEVELS, bits_per_dim, term_of
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Whole, as_data, check_timesteps, stream
+from ddpm_jax.diffusion.bound import bits_per_dim, term_of
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.forward import diffuse
-from ddpm_jax.diffusion.schedule import Chain, check_built
-from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.timesteps import UniformTimesteps
-from ddpm_jax.diffusion.variance import FixedSmall
 from ddpm_jax.diffusion.weighting import Simple, Weighting, weights
 from ddpm_jax.errors import convert_numbers, require, require_int, require_key, require_shape
+
+__all__ = ["Draws", "FullBound", "Hybrid", "Objective", "SquaredError", "draw", "draw_noise"]
 
 
 class Draws(NamedTuple):
@@ -37,12 +39,24 @@ class Draws(NamedTuple):
     eps: Float[Array, "batch *dims"]
 
 
-def draw(key: Key, schedule: Chain, shape: tuple[Whole, ...]) -> Draws:
-    """t uniform on 1..T for each example, and eps ~ N(0, I), for a batch of `shape` = [batch, ...]."""
+def draw(key: Key, process: Process, shape: tuple[Whole, ...]) -> Draws:
+    """The random numbers of the loss of a batch: t uniform on 1..T for each example, and eps ~ N(0, I).
+
+    Args:
+        key: the key.
+        process: the forward process.
+        shape: (batch, ...), that of the data.
+
+    Returns:
+        t, int32 [batch], and eps, float32 of `shape`.
+
+    Raises:
+        ValueError: an argument has the wrong type, or a size is not at least 1.
+    """
     require_key(key)
-    check_built(schedule)
+    check_process(process)
     shape = require_shape("shape", shape, "(batch, ...) with every size at least 1")
-    t, _ = UniformTimesteps().draw(stream(key, "t"), (), schedule.num_steps, shape[0])
+    t, _ = UniformTimesteps().draw(stream(key, "t"), (), process.num_steps, shape[0])
     return Draws(t, draw_noise(key, shape))
 
 
@@ -53,16 +67,39 @@ def draw_noise(key: Key, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of each example; subclasses give `__call__`."""
+    """A loss of each example; subclasses give `losses`."""
 
-    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
-        """The loss of each example, float32 [batch]; decoder: of the network as it is, without clipping."""
+    def __call__(self, model: Denoiser, x: Batch, draws: Draws) -> PerExample:
+        """The loss of each example.
+
+        Args:
+            model: the denoiser; its clipping is ignored.
+            x: the data, float32 [batch, ...].
+            draws: the timesteps and the noise, such as those of `draw`.
+
+        Returns:
+            float32 [batch].
+
+        Raises:
+            ValueError: an argument has the wrong type or shape, or a t is outside 1..T.
+        """
+        check_denoiser(model)
+        require("draws", draws, isinstance(draws, Draws), "Draws(t, eps), such as those of draw(key, process, x.shape)")
+        check_timesteps(draws.t, 1, model.process.num_steps)
+        x = as_data(x, scaled=True)
+        z_t = diffuse(model.process, x, draws.t, draws.eps)
+        return self.losses(model.unclipped, *model.output(z_t, draws.t), x, z_t, draws)
+
+    def losses(
+        self, model: Denoiser, output: Batch, of_variance: Batch | None, x: Batch, z_t: Batch, draws: Draws
+    ) -> PerExample:
+        """The loss of each example, given the output of the network at z_t (`Denoiser.output`)."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class SquaredError(Objective):
-    """The weighted squared error of what the network predicts, averaged over elements."""
+    """The weighted squared error of the network's output, averaged over elements."""
 
     weighting: Weighting = Simple()
     """How much each timestep counts."""
@@ -71,14 +108,11 @@ class SquaredError(Objective):
         is_one = isinstance(self.weighting, Weighting)
         require("weighting", type(self.weighting).__name__, is_one, "a Weighting, such as Simple(), or Weights(array)")
 
-    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
-        output, _ = decoder.output(diffuse(decoder.schedule, x, draws.t, draws.eps), draws.t)
-        return self.of_output(decoder, output, x, draws)
-
-    def of_output(self, decoder: Decoder, output: Batch, x: Batch, draws: Draws) -> PerExample:
-        """The same, given the network's output."""
-        error = output - decoder.target.encode(decoder.schedule, x, draws.eps, draws.t)
-        weight = weights(self.weighting, decoder.schedule, draws.t, decoder.target)
+    def losses(
+        self, model: Denoiser, output: Batch, of_variance: Batch | None, x: Batch, z_t: Batch, draws: Draws
+    ) -> PerExample:
+        error = output - model.target.encode(model.process, x, draws.eps, draws.t)
+        weight = weights(self.weighting, model.process, draws.t, model.target)
         return weight * jnp.mean(error**2, axis=range(1, error.ndim))
 
 
@@ -87,37 +121,31 @@ class FullBound(Objective):
     """T times the t-th term of the bound, in bits for each element."""
 
     bins: int | None = PIXEL_LEVELS
-    """Levels of the data, as in `bound`; None for continuous data."""
+    """The number of levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
         convert_numbers(self)
         if self.bins is not None:
             require_int("bins", self.bins, 2, "None or at least 2")
 
-    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
-        z_t = diffuse(decoder.schedule, x, draws.t, draws.eps)
-        output, share = decoder.output(z_t, draws.t)
-        return self.of_output(decoder, output, share, x, z_t, draws)
-
-    def of_output(
-        self, decoder: Decoder, output: Batch, share: Float[Array, "..."] | None, x: Batch, z_t: Batch, draws: Draws
+    def losses(
+        self, model: Denoiser, output: Batch, of_variance: Batch | None, x: Batch, z_t: Batch, draws: Draws
     ) -> PerExample:
-        """The same, given the network's output."""
-        prediction = decoder.read(output, share, z_t, draws.t)
-        nats = term_of(decoder, prediction, jnp.asarray(x), z_t, draws.t, draws.t - 1, self.bins)
-        return decoder.schedule.num_steps * bits_per_dim(nats, x)
+        prediction = model.read(output, of_variance, z_t, draws.t)
+        nats = term_of(model, prediction, x, z_t, draws.t, draws.t - 1, self.bins)
+        return model.process.num_steps * bits_per_dim(nats, x)
 
 
 @dataclass(frozen=True)
 class Hybrid(Objective):
-    """The squared error teaches the mean, the bound the variance: L_simple + vlb_weight L_vlb."""
+    """The squared error trains the mean, the bound trains the variance: L_simple + vlb_weight L_vlb."""
 
     vlb_weight: float = 0.001
     """The paper's lambda."""
     weighting: Weighting = Simple()
     """How much each timestep counts in the squared error."""
     bins: int | None = PIXEL_LEVELS
-    """Levels of the data, as in `bound`; None for continuous data."""
+    """The number of levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
         convert_numbers(self)
@@ -125,27 +153,9 @@ class Hybrid(Objective):
         FullBound(self.bins)
         SquaredError(self.weighting)
 
-    def __call__(self, decoder: Decoder, x: Batch, draws: Draws) -> PerExample:
-        z_t = diffuse(decoder.schedule, x, draws.t, draws.eps)
-        output, share = decoder.output(z_t, draws.t)
-        simple = SquaredError(self.weighting).of_output(decoder, output, x, draws)
+    def losses(
+        self, model: Denoiser, output: Batch, of_variance: Batch | None, x: Batch, z_t: Batch, draws: Draws
+    ) -> PerExample:
+        simple = SquaredError(self.weighting).losses(model, output, of_variance, x, z_t, draws)
         stopped = jax.lax.stop_gradient(output)
-        return simple + self.vlb_weight * FullBound(self.bins).of_output(decoder, stopped, share, x, z_t, draws)
-
-
-def loss(
-    predict: Predict,
-    schedule: Chain,
-    x: Batch,
-    draws: Draws,
-    target: Target = Eps(),
-    weighting: Weighting = Simple(),
-) -> PerExample:
-    """The weighted squared error of each example, averaged over its elements: float32 [batch].
-
-    Raises ValueError where the network's output is not shaped like x, or a t is outside 1..T.
-    """
-    decoder = Decoder.of(predict, schedule, target, FixedSmall(), clip=False)
-    require("draws", draws, isinstance(draws, Draws), "Draws(t, eps), such as those of draw(key, schedule, x.shape)")
-    check_timesteps(draws.t, 1, schedule.num_steps)
-    return SquaredError(weighting)(decoder, as_data(x, scaled=True), draws)
+        return simple + self.vlb_weight * FullBound(self.bins).losses(model, stopped, of_variance, x, z_t, draws)

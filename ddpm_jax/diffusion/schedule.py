@@ -26,7 +26,7 @@ al. 2022 (2212.11972) section 4 and Chen 2023 (2301.10972) section 2, sigmoid.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import flax.struct
 import jax.numpy as jnp
@@ -52,13 +52,6 @@ class Chain:
     def num_steps(self) -> int:
         """T, the number of steps of the chain."""
         return self.beta.shape[0] - 1
-
-
-def check_built(schedule: Any) -> None:
-    """Raise ValueError unless a schedule is one of tables."""
-    advice = " (call its build())" if isinstance(schedule, Schedule) else ""
-    is_built = isinstance(schedule, Chain)
-    require("schedule", schedule, is_built, f"a Chain, such as Linear(num_steps=1000).build(){advice}")
 
 
 def check_betas(betas: Any) -> Float64[np.ndarray, " T"]:
@@ -123,14 +116,6 @@ class Schedule:
     def build(self) -> Chain:
         """The float32 tables of this schedule."""
         return from_betas(self.betas())
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """A table that is asked of the spec, or any other attribute that it lacks."""
-            if name in Chain.__dataclass_fields__:
-                check_built(self)
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
 
 # The length of the chains that the published linear betas were chosen for.

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from ddpm_jax.devices.axes import take
 from ddpm_jax.diffusion.arrays import Batch, Timesteps, check_shape, check_timesteps, lookup
 from ddpm_jax.diffusion.forward import diffuse, noise_between, posterior_weights
-from ddpm_jax.diffusion.schedule import Chain, check_built
+from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import require
 
 
@@ -33,23 +33,23 @@ class Prediction(NamedTuple):
 
     x: Float[Array, "batch *dims"]
     eps: Float[Array, "batch *dims"]
-    share: Float[Array, "batch *dims"] | None = None
-    """Where between its ends the decoder's variance lies, 0 to 1, if the network says so (`variance`)."""
+    var_fraction: Float[Array, "batch *dims"] | None = None
+    """Where the variance lies between its two ends, 0 to 1, if the network predicts it (`variance`)."""
 
 
 @dataclass(frozen=True)
 class Target:
     """A pair of functions between (x, eps) and what the network outputs, all [batch, ...]."""
 
-    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
         """What the network should output at z_t = diffuse(x, t, eps)."""
         raise NotImplementedError
 
-    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
         """The (x, eps) that the network's output at z_t stands for."""
         raise NotImplementedError
 
-    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
         """|error of the output|^2 / |error of the x it stands for|^2, shaped like t."""
         raise NotImplementedError
 
@@ -58,47 +58,47 @@ class Target:
 class Eps(Target):
     """The noise."""
 
-    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
         return eps
 
-    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
         check_shape("output", output, "z_t", z_t)
-        x = (jnp.asarray(z_t) - lookup(schedule.noise, t, z_t) * output) / lookup(schedule.signal, t, z_t)
+        x = (jnp.asarray(z_t) - lookup(process.noise, t, z_t) * output) / lookup(process.signal, t, z_t)
         return Prediction(x, jnp.asarray(output))
 
-    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        return take(schedule.snr, t)
+    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        return take(process.snr, t)
 
 
 @dataclass(frozen=True)
 class X(Target):
     """The data."""
 
-    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
         return x
 
-    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        return Prediction(jnp.asarray(output), noise_between(schedule, z_t, output, t))
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        return Prediction(jnp.asarray(output), noise_between(process, z_t, output, t))
 
-    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.ones_like(take(schedule.snr, t))
+    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        return jnp.ones_like(take(process.snr, t))
 
 
 @dataclass(frozen=True)
 class V(Target):
     """The velocity: the direction in which z moves as (signal, noise) turns along the unit circle."""
 
-    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
         check_shape("eps", eps, "x", x)
-        return lookup(schedule.signal, t, x) * eps - lookup(schedule.noise, t, x) * x
+        return lookup(process.signal, t, x) * eps - lookup(process.noise, t, x) * x
 
-    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
         check_shape("output", output, "z_t", z_t)
-        signal, noise = lookup(schedule.signal, t, z_t), lookup(schedule.noise, t, z_t)
+        signal, noise = lookup(process.signal, t, z_t), lookup(process.noise, t, z_t)
         return Prediction(signal * z_t - noise * output, noise * z_t + signal * output)
 
-    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        return 1 / take(schedule.noise_var, t)
+    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        return 1 / take(process.noise_var, t)
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ class Mean(Target):
     clips only the x that it reports: `clip=NoClipping()` gives that.
     """
 
-    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        a, b, _ = posterior_weights(schedule, t, None, x)
-        return a * diffuse(schedule, x, t, eps) + b * x
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        a, b, _ = posterior_weights(process, t, None, x)
+        return a * diffuse(process, x, t, eps) + b * x
 
-    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        a, b, _ = posterior_weights(schedule, t, None, z_t)
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        a, b, _ = posterior_weights(process, t, None, z_t)
         x = (jnp.asarray(output) - a * z_t) / b
-        return Prediction(x, noise_between(schedule, z_t, x, t))
+        return Prediction(x, noise_between(process, z_t, x, t))
 
-    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        _, b, _ = posterior_weights(schedule, t, None, take(schedule.snr, t))
+    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        _, b, _ = posterior_weights(process, t, None, take(process.snr, t))
         return b**2
 
 
@@ -128,22 +128,37 @@ class Mean(Target):
 class Score(Target):
     """The score, the gradient of log q(z_t | x) with respect to z_t."""
 
-    def encode(self, schedule: Chain, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        return -eps / lookup(schedule.noise, t, x)
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+        return -eps / lookup(process.noise, t, x)
 
-    def decode(self, schedule: Chain, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        return Eps().decode(schedule, -lookup(schedule.noise, t, z_t) * output, z_t, t)
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+        return Eps().decode(process, -lookup(process.noise, t, z_t) * output, z_t, t)
 
-    def error_ratio(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        return take(schedule.snr, t) / take(schedule.noise_var, t)
+    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        return take(process.snr, t) / take(process.noise_var, t)
 
 
-def convert(schedule: Chain, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
-    """The output of a network trained for `source`, as a network trained for `target` would give it; t in 1..T."""
-    check_built(schedule)
+def convert(process: Process, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
+    """The output of a network trained for `source`, as a network trained for `target` would give it.
+
+    Args:
+        process: the forward process.
+        output: the network's output at z_t, float32 [batch, ...].
+        z_t: the latent at time t, shaped like output.
+        t: int32, [batch] or one for all, in 1..T.
+        source: the target of the network.
+        target: the target to convert to.
+
+    Returns:
+        The converted output, float32 [batch, ...].
+
+    Raises:
+        ValueError: output is not shaped like z_t, a target is not a Target, or t is out of range.
+    """
+    check_process(process)
     require("source", source, isinstance(source, Target), "a Target, such as Eps()")
     require("target", target, isinstance(target, Target), "a Target, such as V()")
     check_shape("output", output, "z_t", z_t)
-    check_timesteps(t, 1, schedule.num_steps)
-    x, eps, _ = source.decode(schedule, output, z_t, t)
-    return target.encode(schedule, x, eps, t)
+    check_timesteps(t, 1, process.num_steps)
+    x, eps, _ = source.decode(process, output, z_t, t)
+    return target.encode(process, x, eps, t)

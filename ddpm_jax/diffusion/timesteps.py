@@ -12,6 +12,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.diffusion.arrays import Key, PerExample
@@ -123,3 +124,14 @@ class LossAwareTimesteps(TimestepRule):
         before = jnp.sum(same & (order[None, :] < order[:, None]), axis=1)  # how many of the batch have my t already
         after = jnp.sum(same & (order[None, :] > order[:, None]), axis=1)
         return jnp.where(after < self.length, index, len(count)), (count[index] + before) % self.length
+
+
+def strata(num_steps: int, count: int) -> Int[np.ndarray, " ends"]:
+    """1 = a_0 < a_1 < ... < a_K = T + 1, K = count: part k of 1..T is a_k, ..., a_{k+1} - 1.
+
+    Their lengths grow by one factor, as nearly as whole numbers allow.  If the error of the predicted x is about the
+    noise of z_t, term t of the bound is proportional to 1/t, so each part has about the same share of the sum.
+    """
+    ends = np.rint((num_steps + 1.0) ** (np.arange(count + 1) / count)).astype(int)
+    ends = np.maximum.accumulate(ends - np.arange(count + 1)) + np.arange(count + 1)  # each at least one longer
+    return np.minimum(ends, num_steps + 1 - np.arange(count, -1, -1))

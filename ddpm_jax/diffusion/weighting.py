@@ -1,6 +1,6 @@
 """How much each timestep counts in the loss.
 
-A weighting is a frozen dataclass called with (schedule, t); it returns one weight per timestep, which
+A weighting is a frozen dataclass called with (process, t); it returns one weight per timestep, which
 multiplies the squared error of the network's output, or, where `of_x` is set, of the x that the output
 stands for, so that it means the same whatever the network predicts.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ddpm_jax.devices.axes import take
 from ddpm_jax.diffusion.arrays import Timesteps
 from ddpm_jax.diffusion.forward import posterior_weights, time_before
-from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.targets import Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import convert_numbers, require
@@ -23,11 +23,11 @@ from ddpm_jax.errors import convert_numbers, require
 
 @dataclass(frozen=True)
 class Weighting:
-    """A function of (schedule, t); subclasses give `__call__`."""
+    """A function of (process, t); subclasses give `__call__`."""
 
     of_x: ClassVar[bool] = False
 
-    def __call__(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
         """The weight of each timestep, shaped like t."""
         raise NotImplementedError
 
@@ -36,8 +36,8 @@ class Weighting:
 class Simple(Weighting):
     """1 for every timestep: L_simple (Ho et al. 2020, equation 14)."""
 
-    def __call__(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.ones_like(take(schedule.snr, t))
+    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        return jnp.ones_like(take(process.snr, t))
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class MinSnr(Weighting):
         convert_numbers(self)
         require("gamma", self.gamma, self.gamma > 0, "more than 0")
 
-    def __call__(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.minimum(take(schedule.snr, t), self.gamma)
+    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        return jnp.minimum(take(process.snr, t), self.gamma)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Vlb(Weighting):
     """
 
     variance: Variance = FixedSmall()
-    """The decoder's variance, FixedSmall or FixedLarge: the experiment's own."""
+    """The model's variance, FixedSmall or FixedLarge: the experiment's own."""
 
     of_x: ClassVar[bool] = True
 
@@ -75,11 +75,11 @@ class Vlb(Weighting):
         fixed = isinstance(self.variance, Variance) and not self.variance.learned
         require("variance", self.variance, fixed, "FixedSmall() or FixedLarge()")
 
-    def __call__(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
+    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
         t = jnp.asarray(t)
-        like = take(schedule.snr, t)
-        _, b, _ = posterior_weights(schedule, t, t - 1, like)
-        return b**2 / (2 * self.variance(schedule, t, t - 1, time_before(schedule, t, t - 1), like))
+        like = take(process.snr, t)
+        _, b, _ = posterior_weights(process, t, t - 1, like)
+        return b**2 / (2 * self.variance(process, t, t - 1, time_before(process, t, t - 1), like))
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class P2(Weighting):
         require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "0 or more")
         require("k", self.k, 0 < self.k < float("inf"), "more than 0")
 
-    def __call__(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        snr = take(schedule.snr, t)
+    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        snr = take(process.snr, t)
         return snr / (self.k + snr) ** self.gamma
 
 
@@ -122,13 +122,13 @@ class Weights(Weighting):
         require("values", self.values, holds, "a list of T numbers, each finite and 0 or more")
         object.__setattr__(self, "values", tuple(values.tolist()))
 
-    def __call__(self, schedule: Chain, t: Timesteps) -> Float[Array, "..."]:
-        if len(self.values) != schedule.num_steps:
-            raise ValueError(f"there are {len(self.values)} weights; the schedule has {schedule.num_steps} steps")
+    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+        if len(self.values) != process.num_steps:
+            raise ValueError(f"there are {len(self.values)} weights; the process has {process.num_steps} steps")
         return take(jnp.asarray((0.0, *self.values), jnp.float32), t)
 
 
-def weights(weighting: Weighting, schedule: Chain, t: Timesteps, target: Target) -> Float[Array, "..."]:
+def weights(weighting: Weighting, process: Process, t: Timesteps, target: Target) -> Float[Array, "..."]:
     """The weights on the squared error of the output of a network that predicts `target`."""
-    weight = weighting(schedule, t)
-    return weight / target.error_ratio(schedule, t) if weighting.of_x else weight
+    weight = weighting(process, t)
+    return weight / target.error_ratio(process, t) if weighting.of_x else weight

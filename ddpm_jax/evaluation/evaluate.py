@@ -19,7 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.data.deferred import Deferred
-from ddpm_jax.data.sources import Source, image_shape
+from ddpm_jax.data.source import Source
+from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.devices.mesh import broadcast
 from ddpm_jax.errors import RunError, require, require_int
@@ -140,7 +141,7 @@ class EvaluationJob:
         """Raise ValueError where the network, the data or the features cannot give what is asked for."""
         run, evaluation = self.run, self.evaluation
         if "bpd" in evaluation.metrics:
-            terms, most = evaluation.bound_terms, run.schedule.num_steps
+            terms, most = evaluation.bound_terms, run.experiment.schedule.build().num_steps
             require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
             self._check_measured()
         if not self.draws:
@@ -175,7 +176,7 @@ class EvaluationJob:
     @cached_property
     def drawing(self) -> Drawing:
         """The images that are scored."""
-        num_classes, counts = getattr(self.run.experiment.net, "num_classes", None), None
+        num_classes, counts = self.run.experiment.net.num_classes, None
         if num_classes is not None and self.draws and self.evaluation.labels == "reference":
             counts = class_counts(num_classes, self._through(self.reference), self._training)
         return Drawing(self.run, self.evaluation.seed, self.evaluation.guidance, counts)
@@ -270,7 +271,7 @@ class EvaluationJob:
     def conditions(self) -> dict[str, Any]:
         """All that the scores depend on."""
         run, extractor, evaluation = self.run, self.extractor, self.evaluation
-        evaluations = run.experiment.sampler.evaluations(run.schedule)
+        evaluations = run.experiment.sampler.evaluations(run.experiment.schedule.build())
         features = None
         if self.draws and extractor is not None:
             how = {"digest": extractor.digest, "preprocessing": extractor.preprocessing}

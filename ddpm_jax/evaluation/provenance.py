@@ -12,7 +12,7 @@ import numpy as np
 
 import ddpm_jax
 from ddpm_jax.data.fingerprint import fingerprint
-from ddpm_jax.data.sources import Source
+from ddpm_jax.data.source import Source, split_of
 from ddpm_jax.storage import specs
 
 
@@ -40,7 +40,7 @@ def of_source(source: Source) -> dict[str, Any]:
     found = fingerprint(source, every_example=True)
     return {
         "data": specs.described(source),
-        "split": getattr(source, "split", None),
+        "split": split_of(source),
         "count": found.count,
         "digest": found.digest[:12],
     }

@@ -18,8 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32
 
-from ddpm_jax.data.sources import Source, image_shape
+from ddpm_jax.data.given import Given
+from ddpm_jax.data.source import HasArrays, Source, split_of
+from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.stream import gather
+from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.devices.mesh import broadcast
 from ddpm_jax.devices.precision import FULL, quoted_precision
 from ddpm_jax.errors import RunError, require
@@ -37,8 +40,9 @@ LABELS_AT_ONCE = 1024
 
 def name_of(source: Source) -> str:
     """The data and the split, in a few words."""
-    name, split = getattr(source, "name", None) or type(source).__name__, getattr(source, "split", None)
-    return f"{name} {split}" if split else str(name)
+    name = source.name if isinstance(source, Tfds | Given) else type(source).__name__
+    split = split_of(source)
+    return f"{name} {split}" if split else name
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,9 @@ class Reference:
     def _labels(self) -> Int32[np.ndarray, " n"] | None:
         if "label" not in self.source[0]:
             return None
-        arrays, count = getattr(self.source, "arrays", None), len(self.source)
-        if isinstance(arrays, dict):
-            return np.asarray(arrays["label"], np.int32)
+        count = len(self.source)
+        if isinstance(self.source, HasArrays):
+            return np.asarray(self.source.arrays["label"], np.int32)
         shards = Shards(self._folder / "labels")
         with ProgressBar(f"labels of {self.name}", count, len(shards)) as waiting:
             while len(shards) < count:

@@ -78,7 +78,7 @@ class Drawing:
     @property
     def num_classes(self) -> int | None:
         """How many classes the network knows; None for an unconditional one."""
-        return getattr(self.run.experiment.net, "num_classes", None)
+        return self.run.experiment.net.num_classes
 
     def labels(self, first_index: int, n: int) -> Int[np.ndarray, " n"] | None:
         """The labels of images first_index, ..., first_index + n - 1; None for an unconditional network."""

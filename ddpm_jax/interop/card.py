@@ -32,7 +32,7 @@ def card_text(run: Run, folder: RunPath, name: str, license: str | None) -> str:
         require("--license", license, known, "an identifier such as apache-2.0, cc-by-4.0 or other")
     height, width, channels = run.image_shape
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.params))
-    classes = getattr(run.experiment.net, "num_classes", None)
+    classes = run.experiment.net.num_classes
     kind = "" if classes is None else f" of {classes} classes"
     return "\n".join(
         [
@@ -151,8 +151,8 @@ def _table(head: tuple[str, ...], rows: Any) -> list[str]:
 
 def _use(run: Run, name: str) -> list[str]:
     """How to draw images with either library."""
-    steps = run.schedule.num_steps
-    classes = getattr(run.experiment.net, "num_classes", None)
+    steps = run.experiment.schedule.build().num_steps
+    classes = run.experiment.net.num_classes
     if classes is None:
         draw = [f"images = pipeline(batch_size=4, num_inference_steps={steps}).images"]
     else:
@@ -164,7 +164,7 @@ def _use(run: Run, name: str) -> list[str]:
             "    with torch.no_grad():",
             "        z = pipeline.scheduler.step(pipeline.unet(z, t, labels).sample, t, z).prev_sample",
         ]
-    null = getattr(run.experiment.net, "null_label", None)
+    null = run.experiment.net.null_label
     told = [] if null is None else ["", f"Class {null} stands for no class, for classifier-free guidance."]
     again = f" --label-dropout {run.experiment.net.label_dropout}" if null is not None else ""
     torch = [] if classes is None else ["import torch"]

@@ -3,7 +3,7 @@
     from ddpm_jax.interop import diffusers
 
     model = diffusers.read("ddpm-cifar10-32")
-    predict = model.net.bind(model.params)                       # predict(z_t, t) is what model.diffusion.target says
+    x = sample(key, model.denoiser(), model.sampler, shape=(16, 32, 32, 3))
     diffusers.write("mine", model)                               # DDPMPipeline.from_pretrained("mine")
 
 The same numbers in another layout (`names`), the same network (`unet_config`) and the same mathematics
@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.diffusion.variance import LearnedRange
+from ddpm_jax.diffusion.clipping import Clip, Clipping
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.schedule import Linear, Schedule
+from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.variance import FixedSmall, LearnedRange, Variance
 from ddpm_jax.errors import require
 from ddpm_jax.interop import folder as files
 from ddpm_jax.interop import scheduler_config, unet_config
 from ddpm_jax.interop.names import from_diffusers, to_diffusers
-from ddpm_jax.interop.scheduler_config import Diffusion
 from ddpm_jax.nets.unet import UNet
+from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.storage.paths import RunPath, is_remote, run_path
 
 # Where diffusers' training scripts save the average of the weights, beside `unet`.
@@ -42,8 +46,16 @@ class Model:
     """float32, as `net.bind` takes them."""
     image_shape: tuple[int, int, int]
     """(height, width, channels)."""
-    diffusion: Diffusion = Diffusion()
-    """The schedule, target, variance, clipping and sampler."""
+    schedule: Schedule = Linear()
+    target: Target = Eps()
+    variance: Variance = FixedSmall()
+    clip: Clipping = Clip()
+    sampler: Sampler = Ancestral()
+
+    def denoiser(self, labels: Any = None) -> Denoiser:
+        """The network as a denoiser; labels: int32 [batch] for a class-conditional network, None for another."""
+        predict = self.net.bind(self.params) if labels is None else self.net.bind(self.params, labels=labels)
+        return Denoiser(predict, self.schedule.build(), self.target, self.variance, self.clip)
 
 
 def read(
@@ -76,11 +88,11 @@ def read(
     if config.parent.name == "unet" and (folder / AVERAGE / files.CONFIG).exists():
         report(f"{folder} also has an average of the weights, which is not read; to have it, import {folder / AVERAGE}")
     net, image_shape = unet_config.read_config(files.read_json(config), str(config), size, label_dropout)
-    diffusion = _read_diffusion(folder, net, report)
+    parts = _read_parts(folder, net, report)
     state = files.read_weights(config.parent, variant)
     shapes = unet_config.parameter_shapes(net, image_shape)
     params = from_diffusers(state, shapes, len(net.channel_multipliers), str(config.parent))
-    return Model(net, params, image_shape, diffusion)
+    return Model(net, params, image_shape, **parts)
 
 
 def _is_hub(folder: RunPath) -> bool:
@@ -112,7 +124,7 @@ def _scheduler_above(folder: RunPath) -> RunPath | None:
     return None
 
 
-def _read_diffusion(folder: RunPath, net: UNet, report: Callable[[str], None]) -> Diffusion:
+def _read_parts(folder: RunPath, net: UNet, report: Callable[[str], None]) -> dict[str, Any]:
     """What the scheduler's config says; what diffusers would take where there is none."""
     path = files.part_file(folder, "scheduler", files.SCHEDULER)
     if path is None and (path := _scheduler_above(folder)) is not None:
@@ -125,14 +137,14 @@ def _read_diffusion(folder: RunPath, net: UNet, report: Callable[[str], None]) -
         )
         return scheduler_config.read_config({"variance_type": learned}, "the defaults")
     config = files.read_json(path)
-    diffusion = scheduler_config.read_config(config, str(path))
+    parts = scheduler_config.read_config(config, str(path))
     given = config.get("variance_type", "fixed_small")
-    holds = isinstance(diffusion.variance, LearnedRange) == (net.out_multiplier == 2)
+    holds = isinstance(parts["variance"], LearnedRange) == (net.out_multiplier == 2)
     expected = "'learned_range'" if net.out_multiplier == 2 else "a fixed one"
     require(
         f"{path}: variance_type", given, holds, f"{expected}, as out_channels is {net.out_multiplier} x in_channels"
     )
-    return diffusion
+    return parts
 
 
 def write(
@@ -151,8 +163,10 @@ def write(
     accepted, for what diffusers cannot say; nothing is written then.
     """
     config = unet_config.write_config(model.net, model.image_shape)
-    scheduler = scheduler_config.write_config(model.diffusion, report)
-    learned = isinstance(model.diffusion.variance, LearnedRange)
+    scheduler = scheduler_config.write_config(
+        model.schedule, model.target, model.variance, model.clip, model.sampler.grid, report
+    )
+    learned = isinstance(model.variance, LearnedRange)
     require("net.out_multiplier", model.net.out_multiplier, model.net.out_multiplier == 1 + learned, f"{1 + learned}")
     state = to_diffusers(model.params, len(model.net.channel_multipliers))
     index = {

@@ -18,7 +18,6 @@ from ddpm_jax.diffusion.objective import Hybrid, SquaredError
 from ddpm_jax.interop import diffusers
 from ddpm_jax.interop.card import ORIGIN, card_text
 from ddpm_jax.interop.folder import appearing, write_json
-from ddpm_jax.interop.scheduler_config import Diffusion
 from ddpm_jax.run import load_run
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
@@ -61,17 +60,16 @@ def import_run(
 
 def experiment_of(model: diffusers.Model, name: str, data: str | None = None) -> Experiment:
     """The experiment that goes on training a model: what it says, and the defaults for what it does not."""
-    of = model.diffusion
     return Experiment(
         name=name,
         data=Deferred(model.image_shape, data, labels=model.net.num_classes is not None),
         net=model.net,
-        schedule=of.schedule,
-        target=of.target,
-        variance=of.variance,
-        objective=Hybrid() if of.variance.learned else SquaredError(),
-        sampler=of.sampler,
-        clip=of.clip,
+        schedule=model.schedule,
+        target=model.target,
+        variance=model.variance,
+        objective=Hybrid() if model.variance.learned else SquaredError(),
+        sampler=model.sampler,
+        clip=model.clip,
     )
 
 
@@ -91,8 +89,8 @@ def export_run(
     """
     loaded, output = load_run(run, ema=ema), run_path(output)
     of = loaded.experiment
-    diffusion = Diffusion(of.schedule, of.target, of.variance, of.clip, of.sampler)
-    model = diffusers.Model(of.net, jax.tree.map(np.asarray, loaded.params), loaded.image_shape, diffusion)
+    parts = of.schedule, of.target, of.variance, of.clip, of.sampler
+    model = diffusers.Model(of.net, jax.tree.map(np.asarray, loaded.params), loaded.image_shape, *parts)
     card = card_text(loaded, run_path(run), output.name, license)
     diffusers.write(output, model, card=card, report=report)
     return output

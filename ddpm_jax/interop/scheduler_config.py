@@ -15,7 +15,6 @@ in z_T; here it becomes 1 - 2^-40, the same to float32's last digit.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from ddpm_jax.diffusion.targets import Eps, Target, V, X
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance
 from ddpm_jax.errors import require
 from ddpm_jax.interop.fields import Fields
-from ddpm_jax.sampling import Ancestral, Ddim, Sampler
+from ddpm_jax.sampling import Ancestral, Ddim
 
 # What diffusers takes for a field that a config leaves out.
 COMMON: dict[str, Any] = {
@@ -76,19 +75,8 @@ GRIDS: dict[str, type[Grid]] = {"leading": Leading, "linspace": Linspace, "trail
 NEARLY_ONE = 1 - 2.0**-40
 
 
-@dataclass(frozen=True)
-class Diffusion:
-    """What a network's outputs mean, and how images are drawn with it."""
-
-    schedule: Schedule = Linear()
-    target: Target = Eps()
-    variance: Variance = FixedSmall()
-    clip: Clipping = Clip()
-    sampler: Sampler = Ancestral()
-
-
-def read_config(config: Mapping[str, Any], where: str) -> Diffusion:
-    """What a scheduler's config says.
+def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The schedule, target, variance, clip and sampler that a scheduler's config describes, by their names in `Model`.
 
     Raises ValueError, naming the field in the file `where`, its value and what would be accepted, for what cannot be
     said here.
@@ -105,7 +93,8 @@ def read_config(config: Mapping[str, Any], where: str) -> Diffusion:
         sampler = Ddim(num_steps=min(50, fields["num_train_timesteps"]), grid=grid)  # 50: as its pipeline does
     else:
         sampler, variance = Ancestral(grid=grid), VARIANCES[fields.one_of("variance_type", tuple(VARIANCES))]
-    return Diffusion(schedule, _read_target(fields), variance, _read_clip(fields), sampler)
+    parts = {"schedule": schedule, "target": _read_target(fields), "variance": variance, "clip": _read_clip(fields)}
+    return {**parts, "sampler": sampler}
 
 
 def _with_new_names(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -176,13 +165,19 @@ def _read_grid(fields: Fields) -> Grid:
     return Leading(offset) if grid is Leading else grid()  # the others take no offset
 
 
-def write_config(diffusion: Diffusion, report: Callable[[str], None]) -> dict[str, Any]:
-    """The config of diffusers' `DDPMScheduler`, every field in it; its chain has all T steps.
+def write_config(
+    schedule: Schedule, target: Target, variance: Variance, clip: Clipping, grid: Grid, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """The config of diffusers' `DDPMScheduler`, with every field; its chain has all T steps.
 
-    report: takes a line where the sampler's timesteps cannot be said.  Raises ValueError, naming the field, its value
-    and what would be accepted, for what else cannot.
+    Args:
+        schedule, target, variance, clip: the parts of the denoiser.
+        grid: the grid of the sampler.
+        report: takes a line if the config cannot express the grid.
+
+    Raises:
+        ValueError: diffusers cannot express another part; the message names the field, its value and what is accepted.
     """
-    schedule, target, variance = diffusion.schedule, diffusion.target, diffusion.variance
     targets = {value: name for name, value in TARGETS.items()}
     require("target", target, target in targets, "Eps(), X() or V()")
     variances = {value: name for name, value in VARIANCES.items() if not name.endswith("_log")}
@@ -193,8 +188,8 @@ def write_config(diffusion: Diffusion, report: Callable[[str], None]) -> dict[st
         **_write_schedule(schedule),
         "prediction_type": targets[target],
         "variance_type": variances[variance],
-        **_write_clip(diffusion.clip),
-        **_write_grid(diffusion.sampler.grid, report),
+        **_write_clip(clip),
+        **_write_grid(grid, report),
     }
 
 
@@ -228,6 +223,6 @@ def _write_clip(clip: Clipping) -> dict[str, Any]:
 def _write_grid(grid: Grid, report: Callable[[str], None]) -> dict[str, Any]:
     for name, cls in GRIDS.items():
         if type(grid) is cls:
-            return {"timestep_spacing": name, "steps_offset": getattr(grid, "offset", 0)}
+            return {"timestep_spacing": name, "steps_offset": grid.offset if isinstance(grid, Leading) else 0}
     report(f"the sampler's grid is {grid}, which diffusers does not have; its timestep_spacing will be 'trailing'")
     return {"timestep_spacing": "trailing"}

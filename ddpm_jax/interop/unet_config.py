@@ -124,7 +124,7 @@ def read_config(
         pad_both_sides=fields.one_of("downsample_padding", (0, 1)) == 1,
         **_heads(fields, {width for width, listed in zip(widths, attends, strict=True) if listed}, widths[-1], middle),
     )
-    net.check_image_shape(image_shape)
+    net.check_shape(image_shape)
     return _with_group_size(fields, net, image_shape), image_shape
 
 
@@ -214,7 +214,7 @@ def write_config(net: UNet, image_shape: tuple[int, int, int]) -> dict[str, Any]
     """
     _check_known(net)
     height, width, channels = image_shape
-    net.check_image_shape(image_shape)
+    net.check_shape(image_shape)
     levels = range(len(net.channel_multipliers))
     attends = [height >> level in net.attention_resolutions for level in levels]
     first = net.channel_multipliers[0]

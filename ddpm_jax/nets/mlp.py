@@ -25,10 +25,11 @@ from ddpm_jax.nets.blocks import silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
 from ddpm_jax.nets.layers import dense
+from ddpm_jax.nets.network import Network
 
 
 @dataclass(frozen=True)
-class Mlp:
+class Mlp(Network):
     """A network for data [batch, ...] of few elements; the output is shaped like the data, all float32."""
 
     width: int = 128

@@ -129,6 +129,11 @@ class UNet:
         """The label that stands for none, num_classes; None where the network has no such label."""
         return self.num_classes if self.label_dropout > 0 else None
 
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws random numbers in the network."""
+        return self.dropout > 0 or self.label_dropout > 0
+
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Params:
         """Fresh float32 parameters for images of `image_shape` = (height, width, channels).
 
@@ -136,7 +141,7 @@ class UNet:
         """
         require_key(key)
         sizes = require_shape("image_shape", image_shape, "(height, width, channels)")
-        self.check_image_shape(sizes)
+        self.check_shape(sizes)
         heights = [(sizes[0] // self.patch_size) >> level for level in range(len(self.channel_multipliers))]
         if absent := set(self.attention_resolutions) - set(heights):
             message = f"attention_resolutions: no feature map has height {', '.join(map(str, sorted(absent)))}"
@@ -159,7 +164,7 @@ class UNet:
             labels = jnp.asarray(labels)
         return BoundNet(params, labels, dropout_key, self)
 
-    def check_image_shape(self, image_shape: tuple[int, ...]) -> None:
+    def check_shape(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError unless height and width halve evenly from level to level."""
         if len(image_shape) != 3:
             raise ValueError(f"image_shape is {image_shape}; expected (height, width, channels)")
@@ -205,7 +210,7 @@ class BoundNet:
         """The output at z_t, float32, with `out_multiplier` times its channels; t in 1..T, [batch] or a scalar."""
         if lies_explicitly(z_t):
             return evaluate_automatically(self, z_t, t)
-        self.spec.check_image_shape(z_t.shape[1:])
+        self.spec.check_shape(z_t.shape[1:])
         if self.labels is not None and len(self.labels) != len(z_t):
             raise ValueError(f"there are {len(self.labels)} labels for a batch of {len(z_t)}")
         module = self.spec._module(z_t.shape[-1], self.dropout_key is not None)

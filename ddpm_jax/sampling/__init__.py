@@ -1,4 +1,4 @@
-"""Drawing new data: the decoder run from z_T ~ N(0, I) to x.
+"""Drawing new data: the model run from z_T ~ N(0, I) to x.
 
 `sample` runs any `Sampler`, and `sample_path` shows the way; `invert` goes from x to z_T, `inpaint` fills in what is
 missing, `interpolate` mixes two images.

@@ -1,4 +1,4 @@
-"""Ancestral sampling: each z_s is drawn from the decoder p(z_s | z_t) (Ho et al. 2020, algorithm 2)."""
+"""Ancestral sampling: each z_s is drawn from p(z_s | z_t) (Ho et al. 2020, algorithm 2)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import per_example
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 
@@ -15,7 +15,7 @@ from ddpm_jax.sampling.sampler import Sampler, StepInput
 class Ancestral(Sampler):
     """z_s ~ N(mean of q(z_s | z_t, x predicted), var I); the last step, to s = 0, adds no noise."""
 
-    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        p = decoder.normal(now.prediction, now.z_t, now.t, now.earlier, now.later)
-        last = per_example(now.earlier == 0, now.z_t)
+    def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        p = model.normal(now.prediction, now.z_t, now.t, now.s, now.u)
+        last = per_example(now.s == 0, now.z_t)
         return jnp.where(last, p.mean, p.mean + p.std * now.noise), memory

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import lookup, root
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import posterior_weights
 from ddpm_jax.errors import require
 from ddpm_jax.sampling.sampler import Sampler, StepInput
@@ -43,10 +43,10 @@ class Ddim(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        schedule, z_t, (x, eps, _) = decoder.schedule, now.z_t, now.prediction
-        a, _, var = posterior_weights(schedule, now.t, now.earlier, z_t)
-        signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (now.t, now.earlier))
+    def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        process, z_t, (x, eps, _) = model.process, now.z_t, now.prediction
+        a, _, var = posterior_weights(process, now.t, now.s, z_t)
+        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (now.t, now.s))
         r = a * signal_t / signal_s
-        direction = lookup(schedule.noise, now.earlier, z_t) * jnp.sqrt(1 - self.eta**2 + self.eta**2 * r)
+        direction = lookup(process.noise, now.s, z_t) * jnp.sqrt(1 - self.eta**2 + self.eta**2 * r)
         return signal_s * x + direction * eps + self.eta * root(var) * now.noise, memory

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch, lookup, per_example
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import posterior
 from ddpm_jax.diffusion.grids import Grid, Quadratic
 from ddpm_jax.sampling.sampler import Sampler, StepInput
@@ -44,18 +44,18 @@ class DpmSolver(Sampler):
         # An infinitely long step before the first: the line through both predictions is then level.
         return jnp.zeros_like(z), jnp.full(z.shape[:1], jnp.inf)
 
-    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, earlier, x = now.z_t, now.t, now.earlier, now.prediction.x
-        schedule = decoder.schedule
+    def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        z_t, t, s, x = now.z_t, now.t, now.s, now.prediction.x
+        process = model.process
         x_before, length_before = memory
-        last = earlier == 0
-        log_snr_s = jnp.log(jnp.where(last, schedule.snr[t], schedule.snr[earlier]))
-        length = 0.5 * (log_snr_s - jnp.log(schedule.snr[t]))  # of the step in lambda; 0 for the last one
+        last = s == 0
+        log_snr_s = jnp.log(jnp.where(last, process.snr[t], process.snr[s]))
+        length = 0.5 * (log_snr_s - jnp.log(process.snr[t]))  # of the step in lambda; 0 for the last one
         slope = per_example(length / (2 * length_before), z_t)
         d = x + slope * (x - x_before)
         if self.sde:
-            q = posterior(schedule, z_t, d, t, earlier)
+            q = posterior(process, z_t, d, t, s)
             return q.mean + q.std * now.noise, (x, length)
-        signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
-        ratio = lookup(schedule.noise, earlier, z_t) / lookup(schedule.noise, t, z_t)
+        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (t, s))
+        ratio = lookup(process.noise, s, z_t) / lookup(process.noise, t, z_t)
         return ratio * z_t + (signal_s - signal_t * ratio) * d, (x, length)

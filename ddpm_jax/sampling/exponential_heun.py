@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import lookup, per_example
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Grid, Quadratic
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
@@ -43,20 +43,20 @@ class ExponentialHeun(Sampler):
     def stochastic(self) -> bool:
         return False
 
-    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, earlier, x = now.z_t, now.t, now.earlier, now.prediction.x
-        schedule = decoder.schedule
-        signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
-        ratio = lookup(schedule.noise, earlier, z_t) / lookup(schedule.noise, t, z_t)
+    def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        z_t, t, s, x = now.z_t, now.t, now.s, now.prediction.x
+        process = model.process
+        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (t, s))
+        ratio = lookup(process.noise, s, z_t) / lookup(process.noise, t, z_t)
         ddim = ratio * z_t + (signal_s - signal_t * ratio) * x
 
         def corrected() -> Array:
-            s = jnp.maximum(earlier, 1)
-            h = 0.5 * (jnp.log(schedule.snr[s]) - jnp.log(schedule.snr[t]))
-            weight = jnp.where(earlier > 0, phi(h), 0.0)
-            return ddim + signal_s * per_example(weight, z_t) * (decoder.denoise(ddim, s).x - x)
+            noisy = jnp.maximum(s, 1)  # at s = 0 the result is not used, but must be finite
+            h = 0.5 * (jnp.log(process.snr[noisy]) - jnp.log(process.snr[t]))
+            weight = jnp.where(s > 0, phi(h), 0.0)
+            return ddim + signal_s * per_example(weight, z_t) * (model.denoise(ddim, noisy).x - x)
 
-        return jax.lax.cond(jnp.any(earlier > 0), corrected, lambda: ddim), memory
+        return jax.lax.cond(jnp.any(s > 0), corrected, lambda: ddim), memory
 
 
 def phi(h: Float[Array, "..."]) -> Float[Array, "..."]:

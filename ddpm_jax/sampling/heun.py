@@ -24,12 +24,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.diffusion.arrays import lookup
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Grid, Karras
-from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
-# `times` warns of a step that multiplies errors by more.  The whole chain of a cosine schedule has 15, which is
+# `times` warns of a step that multiplies errors by more.  The whole chain of a cosine process has 15, which is
 # harmless; 18 steps of Uniform and Quadratic have 900 and 1,700, and an error 10 and 800 times that of ExponentialHeun.
 LARGEST_GAIN = 20.0
 
@@ -45,12 +45,12 @@ class Heun(Sampler):
 
     extra_evaluations: ClassVar[int] = 1
 
-    def times(self, schedule: Chain) -> Int[np.ndarray, " times"]:
+    def times(self, process: Process) -> Int[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0.  Warns if a step between them may multiply errors."""
-        times = super().times(schedule)
-        if isinstance(schedule.signal, jax.core.Tracer):
+        times = super().times(process)
+        if isinstance(process.signal, jax.core.Tracer):
             return times
-        signal, noise = (np.asarray(table, np.float64)[times[:-1]] for table in (schedule.signal, schedule.noise))
+        signal, noise = (np.asarray(table, np.float64)[times[:-1]] for table in (process.signal, process.noise))
         gains = signal[1:] * -np.diff(noise / signal) / 2
         if gains.size and gains.max() > LARGEST_GAIN:
             k = int(gains.argmax())
@@ -65,16 +65,16 @@ class Heun(Sampler):
     def stochastic(self) -> bool:
         return False
 
-    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, earlier, (x, eps, _) = now.z_t, now.t, now.earlier, now.prediction
-        schedule = decoder.schedule
-        signal_t, signal_s = (lookup(schedule.signal, time, z_t) for time in (t, earlier))
-        noise_t, noise_s = (lookup(schedule.noise, time, z_t) for time in (t, earlier))
+    def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        z_t, t, s, (x, eps, _) = now.z_t, now.t, now.s, now.prediction
+        process = model.process
+        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (t, s))
+        noise_t, noise_s = (lookup(process.noise, time, z_t) for time in (t, s))
         euler = signal_s * x + noise_s * eps
 
         def corrected() -> Array:
-            eps_there = decoder.denoise(euler, jnp.maximum(earlier, 1)).eps
+            eps_there = model.denoise(euler, jnp.maximum(s, 1)).eps
             heun = euler + 0.5 * (noise_s - signal_s * noise_t / signal_t) * (eps_there - eps)
             return jnp.where(noise_s > 0, heun, euler)
 
-        return jax.lax.cond(jnp.any(earlier > 0), corrected, lambda: euler), memory
+        return jax.lax.cond(jnp.any(s > 0), corrected, lambda: euler), memory

@@ -2,8 +2,8 @@
 
     z_s = mask known + (1 - mask) unknown,   known ~ q(z_s | x),   unknown ~ one step of the sampler    (equation 8)
 
-What is known is diffused anew at each time, so the two parts do not know of each other; going back to the noise
-of `jump` steps before and down again, `resamples` times in all, makes them agree (section 4.2, algorithm 1).
+The known part is diffused anew at each time, so the two parts do not depend on each other.  Going back by `jump` steps
+and down again, `resamples` times in all, makes them consistent (section 4.2, algorithm 1).
 """
 
 from functools import partial
@@ -15,14 +15,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ddpm_jax.devices.axes import with_automatic_axes
-from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Whole, as_data, example_keys, lookup, normals, type_of_array
-from ddpm_jax.diffusion.clipping import Clipping
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, lookup, normals, type_of_array
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.forward import diffuse, step_var
 from ddpm_jax.diffusion.grids import times_before
-from ddpm_jax.diffusion.schedule import Chain
-from ddpm_jax.diffusion.targets import Eps, Target
-from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import require, require_int, require_key
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
@@ -41,29 +37,37 @@ def repaint_times(times: Int[np.ndarray, " times"], jump: int, resamples: int) -
 
 def inpaint(
     key: Key,
-    predict: Predict,
-    schedule: Chain,
+    model: Denoiser,
     sampler: Sampler,
     x: Batch,
     mask: Mask,
     *,
     jump: Whole = 10,
     resamples: Whole = 10,
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
-    clip: bool | Clipping = True,
     first_index: Whole = 0,
 ) -> Float[Array, "batch *dims"]:
-    """Draw x where `mask` is False, given x where it is True: [batch, ...], equal to x where it is known.
+    """Draw x where `mask` is False, given x where it is True.
 
-    mask: bool, of x's shape, or with 1 for some of its axes ([height, width, 1] for one mask for all images).
-    sampler: one that keeps no memory from step to step, as Ancestral, Ddim and Heun do.  The network is evaluated about
-    `resamples` times for each of the sampler's steps.
+    The network is evaluated about `resamples` times for each step of the sampler.
 
-    Raises ValueError where the mask does not fit x, or the sampler keeps a memory.
+    Args:
+        key: the key; image i is a function of (key, i).
+        model: the denoiser.
+        sampler: one that keeps no memory from step to step, such as Ancestral, Ddim or Heun.
+        x: the known data, float32 [batch, ...]; its values where mask is False are not used.
+        mask: bool, of a shape that broadcasts to x's, such as [height, width, 1].
+        jump: the number of steps that the walk goes back at a time.
+        resamples: the number of times that each stretch of the walk is taken.
+        first_index: the number of the first image in the sequence of `key`.
+
+    Returns:
+        float32, shaped like x, and equal to x where mask is True.
+
+    Raises:
+        ValueError: the mask does not fit x, or the sampler keeps a memory.
     """
     require_key(key)
-    decoder = Decoder.of(predict, schedule, target, variance, clip)
+    check_denoiser(model)
     jump, resamples = require_int("jump", jump, 1), require_int("resamples", resamples, 1)
     mask, x = jnp.asarray(mask), as_data(x, scaled=True).astype(jnp.float32)
     if mask.dtype != bool:
@@ -77,25 +81,25 @@ def inpaint(
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ancestral()")
     memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
     require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
-    times = sampler.times(schedule)
+    times = sampler.times(model.process)
     walk = repaint_times(times, jump, resamples)
-    args = (key, decoder, x, mask, first_index, jnp.asarray(walk), jnp.asarray(times_before(times, walk[:-1])))
+    args = (key, model, x, mask, first_index, jnp.asarray(walk), jnp.asarray(times_before(times, walk[:-1])))
     return with_automatic_axes(partial(_inpaint, sampler=sampler), args, x, lambda spec: spec)
 
 
 @partial(jax.jit, static_argnames="sampler")
 def _inpaint(
-    key: Key, decoder: Decoder, x: Array, mask: Array, first_index: Any, walk: Array, later: Array, *, sampler: Sampler
+    key: Key, model: Denoiser, x: Array, mask: Array, first_index: Any, walk: Array, before: Array, *, sampler: Sampler
 ) -> Array:
-    keys, schedule = example_keys(key, first_index, len(x)), decoder.schedule
+    keys, process = example_keys(key, first_index, len(x)), model.process
 
     def down(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        unknown, _ = sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noises[0], u), ())
-        return jnp.where(mask, diffuse(schedule, x, s, noises[1]), unknown)
+        unknown, _ = sampler.step(model, StepInput(z, t, s, model.denoise(z, t), noises[0], u), ())
+        return jnp.where(mask, diffuse(process, x, s, noises[1]), unknown)
 
     def up(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        signal = lookup(schedule.signal, s, x) / lookup(schedule.signal, t, x)
-        return signal * z + jnp.sqrt(step_var(schedule, s, t, x)) * noises[0]
+        signal = lookup(process.signal, s, x) / lookup(process.signal, t, x)
+        return signal * z + jnp.sqrt(step_var(process, s, t, x)) * noises[0]
 
     def step(z: Array, item: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
         index, u, t, s = item
@@ -106,4 +110,4 @@ def _inpaint(
 
     moves = len(walk) - 1
     start = normals(keys, 2 * moves, x.shape)
-    return jax.lax.scan(step, start, (jnp.arange(moves), later, walk[:-1], walk[1:]))[0]
+    return jax.lax.scan(step, start, (jnp.arange(moves), before, walk[:-1], walk[1:]))[0]

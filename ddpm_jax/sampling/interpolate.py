@@ -11,20 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
-from ddpm_jax.diffusion.clipping import Clipping
+from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.forward import diffuse
-from ddpm_jax.diffusion.schedule import Chain, check_built
-from ddpm_jax.diffusion.targets import Eps, Target
-from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import as_int, as_numbers, require, require_key
 from ddpm_jax.sampling.sampler import Sampler, sample
 
 
 def interpolate(
     key: Key,
-    predict: Predict,
-    schedule: Chain,
+    model: Denoiser,
     sampler: Sampler,
     x_a: Batch,
     x_b: Batch,
@@ -32,20 +28,32 @@ def interpolate(
     weights: Float[np.ndarray, " weights"],
     *,
     shared_noise: bool = True,
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
-    clip: bool | Clipping = True,
     first_index: Whole = 0,
 ) -> Float[Array, "weights batch *dims"]:
-    """Images on the way from each of x_a to the same place of x_b, one for each weight w in [0, 1].
+    """Images between each of x_a and the same row of x_b, one for each weight w.
 
-    t in 1..T: how much is left free; small t mixes pixels, large t mixes what they show.  The noise of a pair is
-    the same for every w, that of the encoder and that of a stochastic sampler.
+    Args:
+        key: the key; the noise of a pair is the same for every w.
+        model: the denoiser.
+        sampler: the sampler.
+        x_a: the images at w = 0, float32 [batch, ...].
+        x_b: the images at w = 1, shaped like x_a.
+        t: how far both are diffused, in 1..T; a small t mixes pixels, a large t mixes content.
+        weights: numbers in [0, 1].
+        shared_noise: whether both images get the same noise.
+        first_index: the number of the first pair in the sequence of `key`.
+
+    Returns:
+        float32 [weights, batch, ...].
+
+    Raises:
+        ValueError: an argument has the wrong type, shape or range.
     """
     require_key(key)
-    check_built(schedule)
+    check_denoiser(model)
+    process = model.process
     level = as_int(t)
-    require("t", t, level is not None and 1 <= level <= schedule.num_steps, f"1 to {schedule.num_steps}")
+    require("t", t, level is not None and 1 <= level <= process.num_steps, f"1 to {process.num_steps}")
     assert level is not None
     x_a, x_b = as_data(x_a, "x_a", scaled=True), as_data(x_b, "x_b", scaled=True)
     if x_a.shape != x_b.shape:
@@ -56,11 +64,10 @@ def interpolate(
     keys = example_keys(key, first_index, len(x_a))
 
     # The sampler draws with the indices 0..T.
-    eps_a, eps_b = (normals(keys, schedule.num_steps + 1 + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
+    eps_a, eps_b = (normals(keys, process.num_steps + 1 + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
     images = []
     for w in levels.tolist():
         eps = eps_a if shared_noise else ((1 - w) * eps_a + w * eps_b) / np.hypot(1 - w, w)
-        z_t = diffuse(schedule, (1 - w) * x_a + w * x_b, level, eps)
-        options = {"target": target, "variance": variance, "clip": clip, "first_index": first_index}
-        images.append(sample(key, predict, schedule, sampler, x_a.shape, start=(z_t, level), **options))
+        z_t = diffuse(process, (1 - w) * x_a + w * x_b, level, eps)
+        images.append(sample(key, model, sampler, x_a.shape, start=(z_t, level), first_index=first_index))
     return jnp.stack(images)

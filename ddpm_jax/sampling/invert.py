@@ -19,57 +19,52 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import with_automatic_axes
-from ddpm_jax.diffusion.arrays import Batch, Predict, Whole, as_data, lookup
-from ddpm_jax.diffusion.denoiser import Decoder
-from ddpm_jax.diffusion.schedule import Chain
-from ddpm_jax.diffusion.targets import Eps, Target
-from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.diffusion.arrays import Batch, Whole, as_data, lookup
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.errors import require, require_int
 from ddpm_jax.sampling.ddim import Ddim
 from ddpm_jax.sampling.sampler import Sampler
 
 
-def invert(
-    predict: Predict,
-    schedule: Chain,
-    sampler: Sampler,
-    x: Batch,
-    *,
-    iterations: Whole = 1,
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
-) -> Float[Array, "batch *dims"]:
-    """z_T, or z at the first of the sampler's times, from which `sampler` with clip=False draws x: [batch, ...].
+def invert(model: Denoiser, sampler: Sampler, x: Batch, *, iterations: Whole = 1) -> Float[Array, "batch *dims"]:
+    """z_T, or z at the first of the sampler's times, from which `sampler` without clipping draws x.
 
-    sampler: a Ddim with eta = 0.  iterations: network evaluations in each step; 1 is inversion as usually done, a
-    few more give the exact inverse where the steps are short enough, and diverge where they are not.  variance: only
-    tells whether the network's output has its channels.
+    Args:
+        model: the denoiser; its clipping is ignored.
+        sampler: a Ddim with eta = 0.
+        x: the data, float32 [batch, ...].
+        iterations: the number of network evaluations in each step.  1 is the usual inversion.  More converge to the
+            exact inverse if the steps are short enough, and diverge if they are not.
 
-    Raises ValueError for any other sampler, which no inverse undoes.
+    Returns:
+        float32, shaped like x.
+
+    Raises:
+        ValueError: the sampler is another one, which cannot be inverted.
     """
+    check_denoiser(model)
     deterministic = isinstance(sampler, Ddim) and sampler.eta == 0
     require("sampler", sampler, deterministic, "a Ddim with eta=0: a sampler that adds noise cannot be inverted")
     iterations = require_int("iterations", iterations, 1)
-    decoder = Decoder.of(predict, schedule, target, variance, clip=False)
-    times = sampler.times(schedule)[::-1]
+    times = sampler.times(model.process)[::-1]
     x = as_data(x, scaled=True).astype(jnp.float32)
     run = partial(_invert, iterations=iterations)
-    return with_automatic_axes(run, (decoder, x, jnp.asarray(times)), x, lambda spec: spec)
+    return with_automatic_axes(run, (model.unclipped, x, jnp.asarray(times)), x, lambda spec: spec)
 
 
 @partial(jax.jit, static_argnames="iterations")
-def _invert(decoder: Decoder, x: Array, times: Array, *, iterations: int) -> Array:
-    schedule = decoder.schedule
+def _invert(model: Denoiser, x: Array, times: Array, *, iterations: int) -> Array:
+    process = model.process
 
     def step(z_s: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         s, t = (jnp.full(len(x), time) for time in pair)
         (signal_s, noise_s), (signal_t, noise_t) = (
-            (lookup(schedule.signal, time, x), lookup(schedule.noise, time, x)) for time in (s, t)
+            (lookup(process.signal, time, x), lookup(process.noise, time, x)) for time in (s, t)
         )
         sin, cos = noise_t * signal_s - signal_t * noise_s, signal_t * signal_s + noise_t * noise_s
 
         def substitute(_: Any, z_t: Array) -> Array:
-            prediction = decoder.denoise(z_t, t)
+            prediction = model.denoise(z_t, t)
             return (z_s + sin * (signal_t * prediction.eps - noise_t * prediction.x)) / cos
 
         return jax.lax.fori_loop(0, iterations, substitute, z_s), None

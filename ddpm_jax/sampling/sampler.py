@@ -20,30 +20,28 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.devices.axes import is_explicit, spec_of, with_automatic_axes
 from ddpm_jax.devices.compiler import jit
-from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Whole, as_data, example_keys, normals
-from ddpm_jax.diffusion.clipping import Clipping
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.grids import Grid, Uniform, tail, times_before
-from ddpm_jax.diffusion.schedule import Chain
-from ddpm_jax.diffusion.targets import Eps, Prediction, Target
-from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.diffusion.process import Process
+from ddpm_jax.diffusion.targets import Prediction
 from ddpm_jax.errors import as_int, convert_numbers, require, require_int, require_key, require_shape
 
 BATCH_SHAPE = "(batch, ...) with every size at least 1"
 
 
 class StepInput(NamedTuple):
-    """One step of a sampler: from t to earlier < t, each [batch]."""
+    """What one step of a sampler, from t to s < t, is computed from."""
 
     z_t: Float[Array, "batch *dims"]
     t: Int[Array, " batch"]
-    earlier: Int[Array, " batch"]
+    s: Int[Array, " batch"]
     prediction: Prediction
-    """decoder.denoise(z_t, t)."""
+    """model.denoise(z_t, t)."""
     noise: Float[Array, "batch *dims"]
-    """~ N(0, I); zeros where the sampler is not `stochastic`."""
-    later: Int[Array, " batch"] | None = None
-    """The time from which the chain came to t (t itself in its first step), for `Decoder.normal`."""
+    """~ N(0, I); zeros if the sampler is not `stochastic`."""
+    u: Int[Array, " batch"] | None = None
+    """The time before t in the chain (t itself in the first step), for `Denoiser.normal`."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ class Sampler:
             require_int("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
         require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")
 
-    def times(self, schedule: Chain) -> Int[np.ndarray, " times"]:
+    def times(self, process: Process) -> Int[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0."""
-        return self.grid.times(schedule, self.num_steps)
+        return self.grid.times(process, self.num_steps)
 
-    def evaluations(self, schedule: Chain) -> int:
+    def evaluations(self, process: Process) -> int:
         """How often the network is evaluated to draw a batch."""
-        steps = len(self.times(schedule)) - 1
+        steps = len(self.times(process)) - 1
         return steps + (steps - 1) * self.extra_evaluations
 
     @property
@@ -82,8 +80,17 @@ class Sampler:
         """What the first step is given as `memory`: any pytree of arrays (multistep methods keep one)."""
         return ()
 
-    def step(self, decoder: Decoder, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        """z at the time `now.earlier`, and the memory for the next step."""
+    def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
+        """One step from t to s.
+
+        Args:
+            model: the denoiser.
+            now: z_t, the times, the prediction at z_t, and the noise.
+            memory: what the step before returned, or `start`.
+
+        Returns:
+            (z_s, the memory for the next step).
+        """
         raise NotImplementedError
 
 
@@ -100,96 +107,102 @@ class Path:
 
 def sample(
     key: Key,
-    predict: Predict,
-    schedule: Chain,
+    model: Denoiser,
     sampler: Sampler,
     shape: tuple[Whole, ...],
     *,
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
-    clip: bool | Clipping = True,
     start: tuple[Batch, Whole] | None = None,
     first_index: Whole = 0,
     sharding: NamedSharding | None = None,
 ) -> Float[Array, "batch *dims"]:
-    """Draw a batch of x, float32 [batch, ...] = `shape`.
+    """Draw a batch of x (Ho et al. 2020, algorithm 2, for any sampler).
 
-    predict(z_t, t): the network, float32 [batch, ...] and int32 [batch] to an output that `target`
-    decodes.  variance: the decoder's, for samplers that use it.  clip: whether, or how, each predicted x is
-    clipped.  start: (z_t, t), where to begin instead of z_T ~ N(0, I): z_t of `shape`, and t in 1..T; the
-    sampler then visits t and those of its times that are earlier.  first_index: the images are number
-    first_index, first_index + 1, ... of the sequence that `key` stands for.  sharding: how the batch lies on
-    a mesh of devices, None for the default device.  The precision of products is JAX's default: for images that are
-    compared or scored, see `ddpm_jax.devices.precision`.
+    The program is compiled once for each sampler and shape, and for each model that differs in more than its arrays.
 
-    predict may be any callable, such as `net.bind(params)`, an Equinox or NNX module, or a functools.partial.  The
-    program is compiled once for each (sampler, shape, target, variance, clip) and each predict that differs in more
-    than its arrays (`ddpm_jax.devices.functions`): pass the same function, or an equal pytree with other arrays, and it is used
-    again.  It is traced with automatic axes, also if `sharding` is of a mesh with explicit ones (`ddpm_jax.devices.axes`).
+    Args:
+        key: the key; image i is a function of (key, i).
+        model: the denoiser.
+        sampler: the sampler.
+        shape: (batch, ...), the shape of the result.
+        start: (z_t, t), where to begin instead of z_T ~ N(0, I): z_t of `shape`, and t in 1..T.  The sampler then
+            visits t and those of its times that are below t.
+        first_index: the number of the first image in the sequence of `key`.
+        sharding: how the batch is placed on a mesh of devices; None for the default device.
 
-    Raises ValueError where an argument is of another kind, where the sampler's times do not fit the schedule, and where
-    a shape does not fit another.
+    Returns:
+        x, float32 of `shape`.
+
+    Raises:
+        ValueError: an argument has the wrong type or shape, or the sampler's times do not fit the process.
     """
-    require_key(key)
-    shape = require_shape("shape", shape, BATCH_SHAPE)
-    require("shape", shape, len(shape) > 0, BATCH_SHAPE)
-    decoder = Decoder.of(predict, schedule, target, variance, clip)
-    z, times, later = _begin(schedule, sampler, shape, start, sharding)
-    return _placed_run((key, decoder, first_index, z, times, later, ()), sampler, shape, sharding)[0]
+    shape = _checked(key, model, shape)
+    z, times, before = _begin(model, sampler, shape, start, sharding)
+    return _placed_run((key, model, first_index, z, times, before, ()), sampler, shape, sharding)[0]
 
 
 def sample_path(
     key: Key,
-    predict: Predict,
-    schedule: Chain,
+    model: Denoiser,
     sampler: Sampler,
     shape: tuple[Whole, ...],
     frames: Whole,
     *,
     of: Literal["z", "x"] = "z",
-    target: Target = Eps(),
-    variance: Variance = FixedSmall(),
-    clip: bool | Clipping = True,
     start: tuple[Batch, Whole] | None = None,
     first_index: Whole = 0,
     sharding: NamedSharding | None = None,
 ) -> Path:
-    """`sample`, with `frames` looks at the way: of="z" at z_t, of="x" at the x predicted there.
+    """`sample`, with the path to the images at `frames` times.
 
-    They lie in a buffer of [frames, batch, ...]; memory does not grow with the number of steps.
+    Args:
+        key, model, sampler, shape, start, first_index, sharding: as in `sample`.
+        frames: the number of times, evenly spread over the steps; at most the sampler's steps, plus one for of="z".
+        of: "z" for z_t, "x" for the x predicted at z_t.
+
+    Returns:
+        The images and the frames, which are kept in a buffer [frames, batch, ...].
+
+    Raises:
+        ValueError: as in `sample`, or frames or of is out of range.
     """
-    require_key(key)
-    shape = require_shape("shape", shape, BATCH_SHAPE)
-    require("shape", shape, len(shape) > 0, BATCH_SHAPE)
-    decoder = Decoder.of(predict, schedule, target, variance, clip)
-    z, times, later = _begin(schedule, sampler, shape, start, sharding)
+    shape = _checked(key, model, shape)
+    z, times, before = _begin(model, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
     frames = require_int("frames", frames, 1)
     require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
-    x, path = _placed_run((key, decoder, first_index, z, times, later, chosen), sampler, shape, sharding, of)
+    x, path = _placed_run((key, model, first_index, z, times, before, chosen), sampler, shape, sharding, of)
     return Path(x, jnp.asarray(times[chosen]), path)
 
 
+def _checked(key: Key, model: Denoiser, shape: tuple[Whole, ...]) -> tuple[int, ...]:
+    """The shape as ints; raises before anything is compiled."""
+    require_key(key)
+    check_denoiser(model)
+    sizes = require_shape("shape", shape, BATCH_SHAPE)
+    require("shape", shape, len(sizes) > 0, BATCH_SHAPE)
+    return sizes
+
+
 def _begin(
-    schedule: Chain,
+    model: Denoiser,
     sampler: Sampler,
     shape: tuple[int, ...],
     start: tuple[Batch, Whole] | None,
     sharding: NamedSharding | None,
 ) -> tuple[Batch | None, Int[np.ndarray, " times"], Int[np.ndarray, " steps"]]:
-    """(z to begin with or None, times, the time before each step); raises before anything is compiled."""
+    """(z to begin with or None, times, the time before each step's t); raises before anything is compiled."""
     require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
     if sharding is not None and math.prod(shape[:1]) % _parts(sharding):
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
-    times = sampler.times(schedule)
+    times = sampler.times(model.process)
     if start is None:
         return None, times, times_before(times, times[:-1])
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
     z, t = as_data(start[0], "z_t"), as_int(start[1])
-    in_chain = t is not None and 1 <= t <= schedule.num_steps
-    require("start", start[1], in_chain, f"(z_t, t) with a whole t in 1..{schedule.num_steps}")
+    in_chain = t is not None and 1 <= t <= model.process.num_steps
+    require("start", start[1], in_chain, f"(z_t, t) with a whole t in 1..{model.process.num_steps}")
     assert t is not None
     if tuple(z.shape) != tuple(shape):
         raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
@@ -220,11 +233,11 @@ def _placed_run(
 @partial(jit, static_argnames=("sampler", "shape", "sharding", "of"))
 def _run(
     key: Key,
-    decoder: Decoder,
+    model: Denoiser,
     first_index: Any,
     z: Array | None,
     times: Any,
-    later: Any,
+    before: Any,
     chosen: Any,
     *,
     sampler: Sampler,
@@ -245,12 +258,12 @@ def _run(
 
     def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array, Array]) -> tuple[Any, None]:
         z, memory, frames = carry
-        place, later, t, earlier = item
+        place, before, t, s = item
         noise = normals(keys, t, shape) if sampler.stochastic else jnp.zeros_like(z)
-        later, t, earlier = (jnp.full(shape[:1], time) for time in (later, t, earlier))
-        now = StepInput(z, t, earlier, decoder.denoise(z, t), noise, later)
+        before, t, s = (jnp.full(shape[:1], time) for time in (before, t, s))
+        now = StepInput(z, t, s, model.denoise(z, t), noise, before)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
-        z, memory = sampler.step(decoder, now, memory)
+        z, memory = sampler.step(model, now, memory)
         frames = keep(frames, place + 1, z) if of == "z" else frames
         return (z, memory, frames), None
 
@@ -261,6 +274,6 @@ def _run(
     assert z is not None
     frames = jnp.zeros((count, *shape), jnp.float32)
     frames = keep(frames, 0, z) if of == "z" else frames
-    steps = (jnp.arange(len(times) - 1), jnp.asarray(later), times[:-1], times[1:])
+    steps = (jnp.arange(len(times) - 1), jnp.asarray(before), times[:-1], times[1:])
     (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), steps)
     return x, frames

@@ -8,17 +8,24 @@ experiment's own file.
 """
 
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 from ddpm_jax.data.accept import as_label
 from ddpm_jax.data.given import Given
+from ddpm_jax.data.source import Source
 from ddpm_jax.data.sources import image_shape
+from ddpm_jax.devices.axes import automatic
 from ddpm_jax.devices.mesh import MeshShape
-from ddpm_jax.diffusion.clipping import Clip, Clipping, as_clipping
+from ddpm_jax.diffusion.clipping import Clipping, NoClipping
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.guidance import guided
 from ddpm_jax.diffusion.objective import Hybrid, Objective, SquaredError
 from ddpm_jax.diffusion.schedule import Linear, Schedule
 from ddpm_jax.diffusion.targets import Eps, Target
@@ -26,11 +33,12 @@ from ddpm_jax.diffusion.timesteps import TimestepRule, UniformTimesteps
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.diffusion.weighting import Vlb
 from ddpm_jax.errors import convert_numbers, require, require_int
+from ddpm_jax.nets.network import Network
 from ddpm_jax.sampling import Ancestral, Sampler
-from ddpm_jax.storage import specs
 from ddpm_jax.training import advice
 from ddpm_jax.training.average import Averaging, Ema
-from ddpm_jax.training.optimizer import Adam
+from ddpm_jax.training.optimizer import Adam, Optimizer
+from ddpm_jax.training.plan import Plan
 from ddpm_jax.training.step import Recipe
 
 SEEDS = "0 or more, less than 2^32"
@@ -41,7 +49,7 @@ PARTS = {
     "variance": Variance,
     "objective": Objective,
     "timesteps": TimestepRule,
-    "optimizer": Adam,
+    "optimizer": Optimizer,
     "ema": Averaging,
     "sampler": Sampler,
     "clip": Clipping,
@@ -56,27 +64,27 @@ class Experiment:
     name: str
     """Names the run's folder, runs/NAME, unless --workdir does."""
     data: Any
-    """The images to learn from: a Source.  One of a class that is no dataclass is kept as `Given`."""
+    """The images to learn from: a Source."""
     net: Any
-    """The network: a spec with init(key, image_shape) and bind(params)."""
+    """The network: a Network."""
     schedule: Schedule = Linear()
     """How much noise each step of the forward process adds."""
     target: Target = Eps()
     """What the network predicts."""
     variance: Variance = FixedSmall()
-    """The decoder's variance, in training, sampling and the bound."""
+    """The variance of p(z_s | z_t), in training, sampling and the bound."""
     objective: Objective = SquaredError()
     """The loss."""
     timesteps: TimestepRule = UniformTimesteps()
     """How the timesteps of a batch are drawn."""
-    optimizer: Adam = Adam()
+    optimizer: Optimizer = Adam()
     """How gradients become updates."""
     ema: Averaging = Ema()
     """The averages of the parameters, the first of which sampling uses."""
     sampler: Sampler = Ancestral()
     """How images are drawn, unless asked otherwise."""
-    clip: Clipping = Clip()
-    """What becomes of a predicted x beyond [-1, 1] in sampling."""
+    clip: Clipping = NoClipping()
+    """How a predicted x is clipped, in sampling and in the bound; Clip() for images."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
     batch_size: int = 128
@@ -104,21 +112,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         convert_numbers(self)
-        object.__setattr__(self, "clip", as_clipping(self.clip))
         for name, base in PARTS.items():
             part = getattr(self, name)
             require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")
-        for name, methods in {"data": ("__len__", "__getitem__"), "net": ("init", "bind")}.items():
-            part = getattr(self, name)
-            holds = not isinstance(part, type) and all(callable(getattr(part, method, None)) for method in methods)
-            require(name, part, holds, f"an object with the methods {' and '.join(methods)}")
+        is_source = isinstance(self.data, Source) and not isinstance(self.data, type)
+        require("data", self.data, is_source, "a Source, an object with the methods __len__ and __getitem__")
         if not dataclasses.is_dataclass(self.data):
             object.__setattr__(self, "data", Given.of(self.data))
-        if not dataclasses.is_dataclass(self.net):
-            raise ValueError(
-                f"net is a {type(self.net).__name__}; expected a frozen dataclass, whose fields experiment.json can "
-                "hold: put @dataclass(frozen=True) above its class and declare what it is made of as fields"
-            )
+        is_spec = dataclasses.is_dataclass(self.net) and not isinstance(self.net, type)
+        expected = "a Network: a frozen dataclass with init and bind, derived from ddpm_jax.nets.Network"
+        require("net", self.net, is_spec and isinstance(self.net, Network), expected)
         for name in (
             "batch_size",
             "accumulate",
@@ -141,19 +144,56 @@ class Experiment:
         """(height, width, channels) of the data; reads its first example."""
         return image_shape(self.data)
 
+    def model(self, params: Any, labels: Any = None, guidance: float | None = None) -> Denoiser:
+        """The denoiser of the network with these parameters.
+
+        Args:
+            params: the network's parameters.
+            labels: int32 [batch] for a class-conditional network; None for an unconditional one.
+            guidance: the scale of classifier-free guidance; None for none.
+
+        Raises:
+            ValueError: the labels do not fit the network, or guidance is given to a network without a null label.
+        """
+        with jax.ensure_compile_time_eval():  # arrays rather than tracers, also inside a jitted function
+            process = self.schedule.build()
+        net, parts = self.net, (process, self.target, self.variance, self.clip)
+        model = Denoiser(net.bind(params) if labels is None else net.bind(params, labels=labels), *parts)
+        if guidance is None:
+            return model
+        require("guidance", guidance, math.isfinite(guidance), "a finite number; 1 for none")
+        trained = net.null_label is not None and labels is not None
+        require(
+            "guidance", guidance, trained, "none, as the network has no null label: train one with label_dropout > 0"
+        )
+        null = net.bind(params, labels=np.full_like(labels, net.null_label))
+        return guided(model, Denoiser(null, *parts), guidance)
+
     def recipe(self) -> Recipe:
-        """What a training step is made of."""
+        """The parts of a training step, built."""
         update = self.optimizer.build(self.num_steps)
         parts = (self.target, self.variance, self.objective, self.timesteps, update, self.ema, self.flip)
         return Recipe(self.net, self.schedule.build(), *parts, self.accumulate)
 
+    def plan(self, mesh: Mesh | None = None) -> Plan:
+        """All that training needs to know of the data, the devices and the network; nothing is compiled.
+
+        Args:
+            mesh: the devices; None for those of the experiment.
+
+        Raises:
+            ValueError: the parts of the experiment do not fit together, or do not fit the data or the devices.
+        """
+        self.check()
+        return Plan.of(self, automatic(mesh or self.mesh.build()), self.image_shape)
+
     def check(self) -> None:
-        """Raise ValueError where the parts do not fit together, and warn of what is probably not meant.
+        """Raise ValueError if the parts do not fit together or the data; warn of what is probably a mistake.
 
         Reads one example, compiles nothing.
         """
         self.check_without_data(self.image_shape)
-        num_classes, first = getattr(self.net, "num_classes", None), self.data[0]
+        num_classes, first = self.net.num_classes, self.data[0]
         if num_classes is not None and "label" not in first:
             raise ValueError(f"net.num_classes is {num_classes}, but {type(self.data).__name__} has no labels")
         label = as_label(first["label"], 0) if "label" in first else None
@@ -161,66 +201,21 @@ class Experiment:
             raise ValueError(f"net.num_classes is {num_classes}, but the first example has label {label}")
 
     def check_without_data(self, image_shape: tuple[int, ...]) -> None:
-        """Raise ValueError where the parts do not fit images of this shape, or one another; warn as `check` does."""
-        if hasattr(self.net, "check_image_shape"):
-            self.net.check_image_shape(image_shape)
+        """`check`, for data that are not there yet but have this shape."""
+        self.net.check_shape(image_shape)
         self.sampler.times(self.schedule.build())
         self._check_variance()
         at_the_end = advice.of_average_at_the_end(self.ema, self.num_steps)
-        for concern in filter(None, (advice.of_schedule(self.schedule), at_the_end)):
-            warnings.warn(concern, stacklevel=2)
+        for told in filter(None, (advice.of_schedule(self.schedule), at_the_end)):
+            warnings.warn(told, stacklevel=2)
 
     def _check_variance(self) -> None:
-        """Raise ValueError where the loss does not teach a learned variance, or takes another one than the decoder."""
+        """Raise ValueError if the loss and the variance do not fit together."""
         name, learned = type(self.objective).__name__, self.variance.learned
         if learned and isinstance(self.objective, SquaredError):
-            raise ValueError(f"variance is {self.variance}, which {name} does not teach; use Hybrid() or FullBound()")
+            raise ValueError(f"variance is {self.variance}, which {name} does not train; use Hybrid() or FullBound()")
         if isinstance(self.objective, Hybrid) and not learned:
-            raise ValueError(f"objective is {name}, which teaches a variance; variance is {self.variance}, fixed")
-        weighting = getattr(self.objective, "weighting", None)
+            raise ValueError(f"objective is {name}, which trains a variance; variance is {self.variance}, fixed")
+        weighting = self.objective.weighting if isinstance(self.objective, SquaredError | Hybrid) else None
         if isinstance(weighting, Vlb) and not learned and weighting.variance != self.variance:
             raise ValueError(f"objective.weighting.variance is {weighting.variance}; variance is {self.variance}")
-
-    def parameter_shapes(self, image_shape: tuple[int, ...]) -> Any:
-        """The parameters' shapes and dtypes, at no cost."""
-        return jax.eval_shape(lambda key: self.net.init(key, image_shape), jax.random.key(0))
-
-
-# What may change when a run is resumed: how long it is, and what it writes.
-FREE_TO_CHANGE = frozenset(
-    {
-        "name",
-        "num_steps",
-        "accumulate",
-        "mesh",
-        "sampler",
-        "clip",
-        "log_every",
-        "checkpoint_every",
-        "keep_last",
-        "keep_every",
-    }
-    | {"sample_every", "num_samples"}
-)
-
-
-# What weights that were imported know; the rest may change until the first step is taken, and these fields of net.
-KNOWN_BY_WEIGHTS = ("net", "schedule", "target")
-UNKNOWN_TO_WEIGHTS = ("net.dropout:", "net.dtype:", "net.remat:")
-
-
-def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]:
-    """Why a run of `old` cannot be resumed as `new`: the fields that differ, none where it can.
-
-    The length may change only if the learning rate does not depend on it.  begun: False where no step is taken yet.
-    """
-    free = FREE_TO_CHANGE - ({"num_steps"} if old.optimizer.decay != "constant" else set())
-    fixed = [field.name for field in dataclasses.fields(old) if field.name not in free]
-    fixed = [name for name in fixed if begun or name in KNOWN_BY_WEIGHTS]
-    encoded_old, encoded_new = specs.encode(old), specs.encode(new)
-    lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
-    lines = [line for line in lines if begun or not line.startswith(UNKNOWN_TO_WEIGHTS)]
-    if isinstance(old.data, Given) and isinstance(new.data, Given):  # what they hold is compared by itself
-        lines = [line for line in lines if not line.startswith("data.digest:")]
-    changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
-    return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]

@@ -5,16 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
 from ddpm_jax.devices.axes import entered
 from ddpm_jax.devices.mesh import by_example, fetch, replicated
-from ddpm_jax.diffusion.arrays import Batch, Key, Predict, Timesteps, Whole
-from ddpm_jax.diffusion.guidance import guided
+from ddpm_jax.diffusion.arrays import Key, Whole
 from ddpm_jax.errors import require, require_int, require_key
+from ddpm_jax.nets.network import Network
 from ddpm_jax.sampling import sample
 from ddpm_jax.training.experiment import Experiment
 
@@ -36,58 +35,29 @@ def draw_images(
     chunk: Whole | None = None,
     reached: Callable[[int], None] | None = None,
 ) -> Float[np.ndarray, "n height width channels"]:
-    """`Run.sample` with the parameters given, on the devices of `mesh`."""
+    """`Run.sample` with the parameters given, on the devices of `mesh`; arguments as there."""
     require_key(key)
     n, first_index = require_int("n", n, 1), require_int("first_index", first_index, 0)
     chunk = None if chunk is None else require_int("chunk", chunk, 1, "None or at least 1")
     chunks = math.ceil(n / ((chunk or CHUNK) * mesh.size))
     size = math.ceil(n / (chunks * mesh.size)) * mesh.size
-    count = chunks * size  # what there is too much is cut off at the end
+    count = chunks * size  # the images beyond n are dropped at the end
     all_labels = _labels(experiment.net, labels, n, count, first_index)
     pieces = []
     with entered(mesh):
         params = jax.device_put(params, replicated(mesh))
         for start in range(0, count, size):
-            chunk_labels = None if all_labels is None else all_labels[start : start + size]
-            x = sample(
-                key,
-                bind(experiment, params, chunk_labels, guidance),
-                experiment.schedule.build(),
-                experiment.sampler,
-                (size, *image_shape),
-                target=experiment.target,
-                variance=experiment.variance,
-                clip=experiment.clip,
-                first_index=first_index + start,
-                sharding=by_example(mesh),
-            )
-            pieces.append(fetch(x))
+            model = experiment.model(params, None if all_labels is None else all_labels[start : start + size], guidance)
+            options = {"first_index": first_index + start, "sharding": by_example(mesh)}
+            pieces.append(fetch(sample(key, model, experiment.sampler, (size, *image_shape), **options)))
             if reached is not None:
                 reached(min(start + size, n))
     return np.concatenate(pieces)[:n]
 
 
-def bind(experiment: Experiment, params: Any, labels: Any, guidance: float | None = None) -> Predict:
-    """predict(z_t, t) for these labels, [batch] integers, guided towards them where a scale of guidance is given."""
-    net = experiment.net
-    if guidance is None:
-        return net.bind(params) if labels is None else net.bind(params, labels=labels)
-    null_label = getattr(net, "null_label", None)
-    require("guidance", guidance, math.isfinite(guidance), "a finite number; 1 for none")
-    trained = null_label is not None and labels is not None
-    require("guidance", guidance, trained, "none, as the network has no null label: train one with label_dropout > 0")
-    predict, null_predict = (net.bind(params, labels=given) for given in (labels, np.full_like(labels, null_label)))
-    return guided(predict, null_predict, guidance)
-
-
-def _classes_in_turn(net: Any, params: Any, z_t: Batch, t: Timesteps) -> Batch:
-    """The output of a class-conditional network, the classes 0, 1, ... in turn along the batch."""
-    return net.bind(params, labels=jnp.arange(len(z_t)) % net.num_classes)(z_t, t)
-
-
-def _labels(net: Any, labels: np.ndarray | None, n: int, count: int, first_index: int) -> np.ndarray | None:
+def _labels(net: Network, labels: np.ndarray | None, n: int, count: int, first_index: int) -> np.ndarray | None:
     """The labels of `count` >= n images, padded with 0; None for an unconditional network."""
-    num_classes = getattr(net, "num_classes", None)
+    num_classes = net.num_classes
     if num_classes is None:
         require("labels", labels, labels is None, "None, as the network is not class-conditional")
         return None

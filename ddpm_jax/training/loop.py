@@ -22,13 +22,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.data.accept import described_images
+from ddpm_jax.data.accept import check_labels
 from ddpm_jax.data.examine import reason_of
 from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.map_examples import numbers
 from ddpm_jax.data.stream import batches
-from ddpm_jax.devices.axes import automatic, entered
-from ddpm_jax.devices.mesh import broadcast, check_divides, global_batch, local_rows
+from ddpm_jax.devices.axes import entered
+from ddpm_jax.devices.mesh import broadcast, global_batch, local_rows
 from ddpm_jax.devices.preemption import Preempted, PreemptionListener, pack, unpack
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.errors import RunError
@@ -38,12 +38,14 @@ from ddpm_jax.storage.lock import locked
 from ddpm_jax.storage.log import Log
 from ddpm_jax.storage.paths import RunPath, require_folder, run_path
 from ddpm_jax.training import advice
-from ddpm_jax.training.cost import count_parameters, epochs, step_flops
+from ddpm_jax.training.cost import step_flops
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.generate import draw_images
-from ddpm_jax.training.metering import Meter, Profile, peak_flops
+from ddpm_jax.training.messages import diverged, opening
+from ddpm_jax.training.metering import Meter, Profile, peak_flops, summary
 from ddpm_jax.training.nans import explain
-from ddpm_jax.training.resume import as_trees, check_resumable, prepare_step, set_aside_lost, start_state
+from ddpm_jax.training.plan import Plan
+from ddpm_jax.training.resume import as_trees, check_resumable, set_aside_lost, start_state
 from ddpm_jax.training.same_data import check_data, expect_mending, write_fingerprint
 from ddpm_jax.training.snapshots import Snapshots
 from ddpm_jax.training.step import TrainStep
@@ -60,41 +62,44 @@ def train(
     profile: tuple[int, int] | None = None,
     debug_nans: bool = False,
 ) -> RunPath:
-    """Train in the folder `workdir`, from its newest checkpoint if there is one; returns the last picture's path.
+    """Train in a folder, from its newest valid checkpoint if there is one.
 
-    workdir: a local folder, or one of an object store, gs://bucket/run.  mesh: that of the experiment, over all
-    devices of all processes, unless given.  profile: the first and the last step of a profiler's trace, written to
-    `workdir`/profile.  debug_nans: look at the numbers after each step, and where they are not finite take it again
-    slowly, to say which line of code made them so; takes the memory of the state twice.
+    Args:
+        experiment: what is trained.
+        workdir: a local folder, or one of an object store, gs://bucket/run.
+        mesh: the devices; None for those of the experiment, all devices of all processes.
+        profile: the first and the last step of a profiler's trace, written to `workdir`/profile; None for none.
+        debug_nans: whether to check the numbers after each step, and to name the line of code that made the first
+            number that is not finite; takes the memory of the state twice.
 
-    Raises ValueError where the experiment does not fit together or the devices, or the data have faults that are
-    found at once, RunError where the folder holds another experiment's run, its run has learned from other data, or
-    another job trains in it: then nothing on disk has changed.
+    Returns:
+        The path of the last picture.
 
-    Raises ValueError also where an example cannot be read or has a label that is no class: then the state before it is
-    saved, unless there are several processes.  Raises RunError also where the loss is lost, or the last checkpoint
-    cannot be written; and Preempted where a SIGTERM ended it early: then all is saved, and calling it again goes on.
+    Raises:
+        ValueError: the experiment does not fit together, or does not fit the data or the devices: nothing on disk has
+            changed.  Also if an example cannot be read or has a wrong label: then the state before it has been saved,
+            unless there are several processes.
+        RunError: the folder holds a run of another experiment or of other data, or another job trains in it: nothing on
+            disk has changed.  Also if training diverged, or the last checkpoint cannot be written.
+        Preempted: a SIGTERM ended it early.  Everything is saved; the same call resumes it.
     """
-    workdir, mesh = run_path(workdir), automatic(mesh or experiment.mesh.build())
-    experiment.check()
-    check_divides(mesh, experiment.batch_size, experiment.accumulate)
+    workdir, plan = run_path(workdir), experiment.plan(mesh)
     check_resumable(experiment, workdir)
     require_folder(workdir, "choose another --workdir")
-    is_first = jax.process_index() == 0
     data = check_data(experiment, workdir, print)
     trace = Profile(workdir / "profile", profile)
-    with entered(mesh):
-        step, (shapes, *_) = prepare_step(experiment, mesh, experiment.image_shape, donate=not debug_nans)
+    with entered(plan.mesh):
+        step = plan.step(donate=not debug_nans)
         workdir.mkdir(parents=True, exist_ok=True)
         with locked(workdir, report=print) as check_lock, ExitStack() as stack:
-            check_resumable(experiment, workdir)  # again: the one who held the lock may have written
+            check_resumable(experiment, workdir)  # again: the process that held the lock may have written
             broadcast(0)  # every process has read the folder before the first one changes it
             try:
-                if is_first:
+                if jax.process_index() == 0:
                     set_aside_lost(workdir, report=print)
             finally:
                 broadcast(0)
-            training = Training(experiment, step, shapes, mesh, workdir, trace, debug_nans, check_lock, stack)
+            training = Training(plan, step, workdir, trace, debug_nans, check_lock, stack)
             if data is not None:
                 write_fingerprint(workdir, data)
             return training.run()
@@ -105,60 +110,39 @@ class Training:
 
     def __init__(
         self,
-        experiment: Experiment,
+        plan: Plan,
         step: TrainStep,
-        shapes: Any,
-        mesh: Mesh,
         workdir: RunPath,
         profile: Profile,
         debug_nans: bool,
         check_lock: Callable[[], None],
         stack: ExitStack,
     ) -> None:
-        self.check_lock, self.workdir = check_lock, workdir
-        self.experiment, self.step_once, self.mesh, self.profile = experiment, step, mesh, profile
-        self.debug_nans = debug_nans
+        experiment: Experiment = plan.experiment
+        self.plan, self.experiment, self.step_once, self.profile = plan, experiment, step, profile
+        self.check_lock, self.workdir, self.debug_nans = check_lock, workdir, debug_nans
         is_first = jax.process_index() == 0
         self.checkpoints = Checkpoints(workdir / "checkpoints", experiment.keep_last, experiment.keep_every)
         self.snapshots = Snapshots(workdir, experiment.ema, experiment.num_steps)
         stack.push(self._let_go)
         self.checkpoints.remove_leftovers()
         report = print if is_first else lambda text: None
-        self.state, about = start_state(experiment, shapes, self.checkpoints, report)
+        self.state, about = start_state(plan, self.checkpoints, report)
         self.start = int(self.state.step)
         if is_first:
             specs.save(experiment, workdir / "experiment.json")
         # The metrics of the steps since the last line of them.
         self.pending: deque[Any] = deque(unpack(about.get("unrecorded", [])))
         self.snapshots.resume(self.start, self.state.ema_params)
-        self.workdir = workdir
         self.log = Log(workdir, self.start, experiment.num_steps, quiet=not is_first)
         stack.callback(self.log.close)
         stack.callback(profile.close, self.log.say)
         self.checkpoints.report = self.snapshots.report = self.log.say
-        self.log.say(self.opening())
+        self.log.say(opening(plan, workdir, self.start))
         self.checkpoints.check_space(self.state)
-        self.meter = Meter(self.start, experiment.batch_size, mesh.size, flops_where_peak_is_known(experiment))
+        self.meter = Meter(self.start, experiment.batch_size, plan.mesh.size, _flops(plan))
         self.notice = PreemptionListener()
         stack.callback(self.notice.close)
-
-    def opening(self) -> str:
-        """What is trained, where, and from which step, in two lines; of a finished run, that it is finished."""
-        of, mesh, data = self.experiment, self.mesh, self.experiment.data
-        if self.start == of.num_steps:
-            longer = f"train longer with --num-steps {2 * of.num_steps}"
-            if of.optimizer.decay != "constant":
-                longer = "its learning rate ends at that step, so train longer in a new --workdir"
-            return (
-                f"{self.workdir} is at step {self.start} of {of.num_steps} already: nothing is left to train; {longer}"
-            )
-        start = f"resuming at step {self.start}" if self.start else "starting at step 0"
-        images = f"{type(data).__name__}, {described_images(len(data), of.image_shape)}"
-        return (
-            f"{of.name}: {count_parameters(self.state.params):,} parameters on {mesh.size} x "
-            f"{mesh.devices.flat[0].device_kind}, {start} of {of.num_steps}, in {self.workdir}\n"
-            f"data: {images}, {of.batch_size} in a step, {epochs(of, len(data)):,.1f} epochs"
-        )
 
     def run(self) -> RunPath:
         """Take the steps that are left; raises Preempted where they are cut short."""
@@ -178,13 +162,14 @@ class Training:
     def batches(self) -> Iterator[dict[str, np.ndarray]]:
         """This process's part of the batches that are left."""
         of = self.experiment
-        rows = local_rows(self.mesh, of.batch_size)
+        rows = local_rows(self.plan.mesh, of.batch_size)
         found = batches(of.data, of.batch_size, of.seed, start_step=self.start, rows=rows)
         for step in range(self.start + 1, of.num_steps + 1):
             try:
                 with self.meter.waiting():
                     batch = next(found)
-                batch = checked(batch, of)
+                batch = numbers(batch)
+                check_labels(batch, of.net.num_classes)
             except Exception as error:  # whatever the code of a source raises
                 self.stop_for_data(step - 1, error)
             yield batch
@@ -192,7 +177,7 @@ class Training:
     def take(self, step: int, batch: dict[str, np.ndarray]) -> None:
         """Begin one step; a few may be under way."""
         of = self.experiment
-        arguments = self.state, global_batch(self.mesh, batch, of.batch_size), jax.random.key(of.seed)
+        arguments = self.state, global_batch(self.plan.mesh, batch, of.batch_size), jax.random.key(of.seed)
         with self.profile.step(step):
             self.state, metrics = self.step_once(*arguments)
         if self.debug_nans:
@@ -272,25 +257,19 @@ class Training:
             if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])):
                 self.checkpoints.wait()
                 good = next(iter(self.checkpoints.steps()), None)
-                raise RunError(
-                    f"the loss is lost: at step {number} it is {metrics['loss']}, the gradient's norm "
-                    f"{metrics['gradient_norm']}. "
-                    + (f"The last good checkpoint is that of step {good}. " if good else "There is no checkpoint yet. ")
-                    + "Try a lower --optimizer.learning-rate, a longer --optimizer.warmup-steps or a smaller "
-                    "--optimizer.clip-norm in a new --workdir."
-                )
+                raise RunError(diverged(number, metrics, good))
         return fetched
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint says of itself: what is needed to read it."""
-        return {"image_shape": list(self.experiment.image_shape)}
+        return {"image_shape": list(self.plan.image_shape)}
 
     def draw_picture(self) -> None:
         """Sample with the averaged parameters, always from the same noise, and save the images as one picture."""
         count = self.experiment.num_samples
         self.log.doing(f"drawing {count} sample{'s' if count > 1 else ''}")
         of, key = self.experiment, stream(jax.random.key(self.experiment.seed), "picture")
-        x = draw_images(of, self.state.ema_params[0], of.image_shape, key, of.num_samples, self.mesh)
+        x = draw_images(of, self.state.ema_params[0], self.plan.image_shape, key, of.num_samples, self.plan.mesh)
         step = int(self.state.step)
         self.log.images(step, to_pixels(x), advice.of_average(of.ema, step, of.ema.profiles[0]))
 
@@ -301,30 +280,6 @@ class Training:
             self.checkpoints.close()
 
 
-def checked(batch: dict[str, np.ndarray], experiment: Experiment) -> dict[str, np.ndarray]:
-    """The images and labels of a batch.
-
-    Raises ValueError where a label is not a class of the network, which compiled code would not notice.
-    """
-    num_classes = getattr(experiment.net, "num_classes", None)
-    if num_classes is not None:
-        wrong = batch["label"][(batch["label"] < 0) | (batch["label"] >= num_classes)]
-        if wrong.size:
-            raise ValueError(f"the data have the label {wrong[0]}; net.num_classes is {num_classes}")
-    return numbers(batch)
-
-
-def summary(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The metrics of several steps as one number each: means; the loss in a quarter of t over all its examples."""
-    whole = {name: np.mean([one[name] for one in metrics]) for name in metrics[0] if np.ndim(metrics[0][name]) == 0}
-    total, count = (np.sum([one[name] for one in metrics], 0) for name in ("quarter_sum", "quarter_count"))
-    quarters = {f"loss_quarter_{i + 1}": total[i] / count[i] for i in range(4) if count[i]}
-    return {name: float(value) for name, value in {"loss": whole["loss"], **whole, **quarters}.items()}
-
-
-def flops_where_peak_is_known(experiment: Experiment) -> int | None:
+def _flops(plan: Plan) -> int | None:
     """Floating-point operations of a step, on devices whose peak is known; counting takes a second or two."""
-    if peak_flops(jax.devices()[0]) is None:
-        return None
-    shape = experiment.image_shape
-    return step_flops(experiment, experiment.parameter_shapes(shape), (experiment.batch_size, *shape))
+    return None if peak_flops(jax.devices()[0]) is None else step_flops(plan)

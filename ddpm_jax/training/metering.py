@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 
 from ddpm_jax.errors import require
 from ddpm_jax.storage.paths import RunPath
@@ -131,3 +132,11 @@ class Profile:
             self._running, self._steps = False, None
         elif self._steps:
             report(f"steps {self._steps[0]} to {self._steps[1]}, which were to be profiled, were not among those taken")
+
+
+def summary(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The metrics of several steps as one number each: means; the loss in a quarter of t over all its examples."""
+    whole = {name: np.mean([one[name] for one in metrics]) for name in metrics[0] if np.ndim(metrics[0][name]) == 0}
+    total, count = (np.sum([one[name] for one in metrics], 0) for name in ("quarter_sum", "quarter_count"))
+    quarters = {f"loss_quarter_{i + 1}": total[i] / count[i] for i in range(4) if count[i]}
+    return {name: float(value) for name, value in {"loss": whole["loss"], **whole, **quarters}.items()}

@@ -1,11 +1,27 @@
 """How gradients become updates: Adam with warm-up, decay and clipping."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import optax
 
 from ddpm_jax.errors import require
+
+__all__ = ["Adam", "Optimizer"]
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """The specification of an optimizer: a frozen dataclass that builds an optax transformation."""
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the updates depend on num_steps, so that a run cannot be made longer later."""
+        ...
+
+    def build(self, num_steps: int) -> optax.GradientTransformation:
+        """The transformation for a training of `num_steps` steps."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,11 @@ class Adam:
         require("eps", self.eps, self.eps > 0, "more than 0")
         require("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
         require("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "None or more than 0")
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the learning rate ends at the last step."""
+        return self.decay != "constant"
 
     def schedule(self, num_steps: int) -> optax.Schedule:
         """The learning rate as a function of the step, for a training of `num_steps` steps."""

@@ -1,23 +1,47 @@
 """How a training starts: what must hold before anything is written, the step, and the state to go on from."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
-from ddpm_jax.devices.mesh import by_example, shardings, with_sharding
-from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.data.given import Given
 from ddpm_jax.errors import RunError, require
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints, steps_in
 from ddpm_jax.storage.paths import RunPath, move_tree, write_bytes
-from ddpm_jax.training.experiment import Experiment, conflicts
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.plan import Plan
 from ddpm_jax.training.snapshots import as_items, from_items
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.step import Recipe, TrainStep, compile_step
+
+# Fields that may change when a run is resumed: its length, and what it writes.
+FREE_TO_CHANGE = frozenset((
+    "name", "num_steps", "accumulate", "mesh", "sampler", "clip", "log_every", "checkpoint_every", "keep_last",
+    "keep_every", "sample_every", "num_samples",
+))  # fmt: skip
+
+
+# What weights that were imported know; the rest may change until the first step is taken, and these fields of net.
+KNOWN_BY_WEIGHTS = ("net", "schedule", "target")
+UNKNOWN_TO_WEIGHTS = ("net.dropout:", "net.dtype:", "net.remat:")
+
+
+def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]:
+    """Why a run of `old` cannot be resumed as `new`: the fields that differ, none where it can.
+
+    The length may change only if the learning rate does not depend on it.  begun: False where no step is taken yet.
+    """
+    free = FREE_TO_CHANGE - ({"num_steps"} if old.optimizer.depends_on_length else set())
+    fixed = [field.name for field in dataclasses.fields(old) if field.name not in free]
+    fixed = [name for name in fixed if begun or name in KNOWN_BY_WEIGHTS]
+    encoded_old, encoded_new = specs.encode(old), specs.encode(new)
+    lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
+    lines = [line for line in lines if begun or not line.startswith(UNKNOWN_TO_WEIGHTS)]
+    if isinstance(old.data, Given) and isinstance(new.data, Given):  # what they hold is compared by itself
+        lines = [line for line in lines if not line.startswith("data.digest:")]
+    changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
+    return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]
 
 
 def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
@@ -88,53 +112,26 @@ def set_aside_lost(workdir: RunPath, report: Callable[[str], None]) -> None:
     )
 
 
-def fresh_state(experiment: Experiment, recipe: Recipe, image_shape: tuple[int, int, int]) -> TrainState:
-    """The state before the first step."""
-    return recipe.start(experiment.net.init(stream(jax.random.key(experiment.seed), "init"), image_shape))
-
-
-def prepare_step(
-    experiment: Experiment, mesh: Mesh, image_shape: tuple[int, int, int], donate: bool = True
-) -> tuple[TrainStep, Any]:
-    """The step for a mesh, and the shapes, dtypes and shardings of what it takes: (state, batch, key).
-
-    It is traced but not compiled: what does not fit is an error now.  donate: the state given to it is lost.
-    """
-    recipe = experiment.recipe()
-    state = jax.eval_shape(lambda: fresh_state(experiment, recipe, image_shape))
-    state = with_sharding(state, experiment.mesh.place(mesh, state))
-    size = experiment.batch_size
-    batch = {"image": jax.ShapeDtypeStruct((size, *image_shape), np.uint8)}
-    if getattr(experiment.net, "num_classes", None):
-        batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
-    # With their shardings: otherwise the first step, whose arrays have them, would be traced once more.
-    shapes = state, with_sharding(batch, by_example(mesh)), jax.eval_shape(lambda: jax.random.key(0))
-    step = compile_step(recipe, shardings(state), donate)
-    jax.eval_shape(step, *shapes)
-    return step, shapes
-
-
 def start_state(
-    experiment: Experiment, shapes: Any, checkpoints: Checkpoints, report: Callable[[str], None]
+    plan: Plan, checkpoints: Checkpoints, report: Callable[[str], None]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state on disk and what is said about it, or a new one; with the shardings of `shapes`.
+    """The newest valid state on disk and what its checkpoint says of itself, or a fresh state.
 
-    Of weights that were imported a new one, too, which starts at them.
+    A run whose weights were imported starts from these weights.
     """
 
     def wanted(about: dict[str, Any]) -> dict[str, Any]:
-        return as_items(shapes.ema_params[:1]) if "imported" in about else as_trees(shapes)
+        return as_items(plan.state.ema_params[:1]) if "imported" in about else as_trees(plan.state)
 
     found = checkpoints.restore_newest(wanted, report)
     if found is None:
         checkpoints.set_aside(after=0)  # one that was not finished
-        fresh = fresh_state(experiment, experiment.recipe(), experiment.image_shape)
-        return jax.device_put(fresh, shardings(shapes)), {}
+        return plan.fresh_state(), {}
     step, trees = found
     checkpoints.set_aside(after=step)
     if "training" not in trees:
         (params,) = from_items(trees)
-        return jax.device_put(experiment.recipe().start(params), shardings(shapes)), trees["about"]
+        return plan.on_devices(plan.recipe.start(params)), trees["about"]
     return TrainState(ema_params=from_items(trees), **trees["training"]), trees["about"]
 
 

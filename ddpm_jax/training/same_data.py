@@ -54,7 +54,7 @@ def _looked_at(experiment: Experiment, workdir: RunPath, report: Callable[[str],
     there = _read(workdir) if reached > 0 else None
     here = fingerprint(experiment.data, report=report)
     if there is None:
-        problems = quick_problems(experiment.data, getattr(experiment.net, "num_classes", None))
+        problems = quick_problems(experiment.data, experiment.net.num_classes)
         if problems:
             raise ValueError(as_message(problems))
         if reached > 0:

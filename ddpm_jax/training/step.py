@@ -3,7 +3,6 @@
 The draws are made for the global batch from (seed, step), so any number of devices sees the same numbers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,12 +16,13 @@ from ddpm_jax.data.images import random_flip, to_unit
 from ddpm_jax.devices.compiler import compiler_options, usual_promotion
 from ddpm_jax.devices.mesh import by_example
 from ddpm_jax.diffusion.arrays import Key, PerExample, stream
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.objective import Draws, Objective, SquaredError, draw_noise
-from ddpm_jax.diffusion.schedule import Chain
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.targets import Eps, Target
 from ddpm_jax.diffusion.timesteps import TimestepRule, UniformTimesteps
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
+from ddpm_jax.nets.network import Network
 from ddpm_jax.training.average import Averaging, Ema
 from ddpm_jax.training.state import TrainState, new_state
 
@@ -35,8 +35,8 @@ TrainStep = Any  # (state, batch, seed key) to (state, metrics), jitted
 class Recipe:
     """All that a step is made of; `update` is the optimizer, built."""
 
-    net: Any
-    schedule: Chain
+    net: Network
+    process: Process
     target: Target = Eps()
     variance: Variance = FixedSmall()
     objective: Objective = SquaredError()
@@ -48,22 +48,21 @@ class Recipe:
 
     def start(self, params: Any) -> TrainState:
         """The state before the first step."""
-        remembered = self.timesteps.start(self.schedule.num_steps)
+        remembered = self.timesteps.start(self.process.num_steps)
         return new_state(params, self.update, remembered, len(self.ema.profiles))
 
-    def bind(self, params: Any, batch: dict[str, Array], key: Key) -> Callable[[Array, Array], Array]:
-        """predict(z_t, t) in training: with labels where the network takes them, with dropout where it has it."""
+    def model(self, params: Any, batch: dict[str, Array], key: Key) -> Denoiser:
+        """The denoiser in training: with labels and a dropout key, if the network takes them."""
         options = {}
-        if getattr(self.net, "num_classes", None):
+        if self.net.num_classes is not None:
             options["labels"] = batch["label"]
-        if getattr(self.net, "dropout", 0) or getattr(self.net, "label_dropout", 0):
+        if self.net.is_random:
             options["dropout_key"] = stream(key, "dropout")
-        return self.net.bind(params, **options)
+        return Denoiser(self.net.bind(params, **options), self.process, self.target, self.variance)
 
     def losses(self, params: Any, batch: dict[str, Array], x: Array, draws: Draws, key: Key) -> Float[Array, " batch"]:
         """The loss of each example."""
-        predict: Any = self.bind(params, batch, key)
-        return self.objective(Decoder(predict, self.schedule, self.target, self.variance), x, draws)
+        return self.objective(self.model(params, batch, key), x, draws)
 
     def gradient(self, params: Any, examples: Examples, key: Key) -> tuple[PerExample, Any]:
         """(losses, gradient of their weighted mean) of a batch."""
@@ -116,7 +115,7 @@ class Recipe:
         if self.flip:
             x = random_flip(stream(key, "flip"), x)
         draws_key = stream(key, "draws")
-        t, weight = self.timesteps.draw(stream(draws_key, "t"), state.timesteps, self.schedule.num_steps, len(x))
+        t, weight = self.timesteps.draw(stream(draws_key, "t"), state.timesteps, self.process.num_steps, len(x))
         examples = batch, x, Draws(t, draw_noise(draws_key, x.shape)), weight
 
         take = self.gradient if self.accumulate == 1 else self.accumulated_gradient
@@ -137,7 +136,7 @@ class Recipe:
             "loss": jnp.mean(weight * losses),
             "gradient_norm": optax.tree.norm(gradient),
             "parameter_norm": optax.tree.norm(params),
-            **by_quarter(losses, t, self.schedule.num_steps),
+            **by_quarter(losses, t, self.process.num_steps),
         }
 
 
