@@ -11,33 +11,37 @@ One difference: the published code clips the gradient on each replica before ave
 of the whole batch is clipped.
 """
 
-from ddpm_jax.cli.main import launch
-from ddpm_jax.data import Tfds
-from ddpm_jax.diffusion.objective import SquaredError
-from ddpm_jax.diffusion.schedule import Linear
-from ddpm_jax.diffusion.targets import Eps
-from ddpm_jax.diffusion.variance import FixedLarge
-from ddpm_jax.diffusion.weighting import Simple
-from ddpm_jax.nets.unet import UNet
-from ddpm_jax.sampling import Ancestral
-from ddpm_jax.training.average import Ema
-from ddpm_jax.training.experiment import Experiment
-from ddpm_jax.training.optimizer import Adam
+from ddpm_jax import (
+    Experiment,
+    average,
+    clipping,
+    data,
+    launch,
+    nets,
+    objective,
+    optimizer,
+    sampling,
+    schedule,
+    targets,
+    variance,
+    weighting,
+)
 
 experiment = Experiment(
     name="cifar10",
-    data=Tfds("cifar10", split="train"),
+    data=data.Tfds("cifar10", split="train"),
     # Appendix B: four levels from 32x32 to 4x4, two residual blocks each, attention at 16x16; 35.7M parameters.
-    net=UNet(
+    net=nets.UNet(
         channels=128, channel_multipliers=(1, 2, 2, 2), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1
     ),
-    schedule=Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),  # section 4
-    target=Eps(),  # section 3.2
-    objective=SquaredError(weighting=Simple()),  # section 3.4
-    optimizer=Adam(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up, clip: the code
-    ema=Ema(decay=0.9999, warmup=False),  # appendix B
-    variance=FixedLarge(),  # the code: fixedlarge with the simple loss
-    sampler=Ancestral(),
+    schedule=schedule.Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),  # section 4
+    target=targets.Eps(),  # section 3.2
+    objective=objective.SquaredError(weighting=weighting.Simple()),  # section 3.4
+    optimizer=optimizer.Adam(2e-4, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up and clip_norm: the code
+    ema=average.Ema(decay=0.9999, warmup=False),  # appendix B
+    variance=variance.FixedLarge(),  # the code: fixedlarge with the simple loss
+    sampler=sampling.Ancestral(),
+    clip=clipping.Clip(),  # in sampling and in the bound
     flip=True,  # appendix B
     batch_size=128,  # appendix B
     num_steps=800_000,  # appendix B

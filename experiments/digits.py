@@ -5,21 +5,13 @@
 Trains for one to two minutes on 2 CPU cores and ends with a picture, runs/digits/samples/00003200.png.
 """
 
-from ddpm_jax.cli.main import launch
-from ddpm_jax.data import Digits
-from ddpm_jax.diffusion.schedule import Cosine
-from ddpm_jax.diffusion.targets import V
-from ddpm_jax.nets.unet import UNet
-from ddpm_jax.sampling import Ancestral
-from ddpm_jax.training.average import Ema
-from ddpm_jax.training.experiment import Experiment
-from ddpm_jax.training.optimizer import Adam
+from ddpm_jax import Experiment, average, clipping, data, launch, nets, optimizer, sampling, schedule, targets
 
 experiment = Experiment(
     name="digits",
-    data=Digits(split="train"),
+    data=data.Digits(split="train"),
     # Two levels, 8x8 and 4x4; small batches and many steps learn most in a minute of CPU.
-    net=UNet(
+    net=nets.UNet(
         channels=24,
         channel_multipliers=(1, 2),
         num_res_blocks=1,
@@ -29,11 +21,12 @@ experiment = Experiment(
         label_dropout=0.1,  # so that it can be guided
         norm_groups=8,
     ),
-    schedule=Cosine(num_steps=1000),
-    target=V(),
-    optimizer=Adam(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
-    ema=Ema(decay=0.995, warmup=False),
-    sampler=Ancestral(num_steps=100),
+    schedule=schedule.Cosine(num_steps=1000),
+    target=targets.V(),
+    optimizer=optimizer.Adam(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
+    ema=average.Ema(decay=0.995, warmup=False),
+    sampler=sampling.Ancestral(num_steps=100),
+    clip=clipping.Clip(),  # in sampling and in the bound
     batch_size=16,
     num_steps=3200,
     log_every=200,

@@ -5,21 +5,13 @@
 Needs the data set prepared once, as experiments/mnist.py says.
 """
 
-from ddpm_jax.cli.main import launch
-from ddpm_jax.data import Tfds
-from ddpm_jax.diffusion.schedule import Cosine
-from ddpm_jax.diffusion.targets import V
-from ddpm_jax.nets.unet import UNet
-from ddpm_jax.sampling import DpmSolver, Uniform
-from ddpm_jax.training.average import Ema
-from ddpm_jax.training.experiment import Experiment
-from ddpm_jax.training.optimizer import Adam
+from ddpm_jax import Experiment, average, clipping, data, launch, nets, optimizer, sampling, schedule, targets
 
 experiment = Experiment(
     name="mnist_cpu",
-    data=Tfds("mnist", split="train", label_key="label"),
+    data=data.Tfds("mnist", split="train", label_key="label"),
     # Two levels, 14 and 7 places wide.
-    net=UNet(
+    net=nets.UNet(
         channels=32,
         channel_multipliers=(1, 2),
         num_res_blocks=1,
@@ -30,11 +22,12 @@ experiment = Experiment(
         norm_groups=8,
         patch_size=2,
     ),
-    schedule=Cosine(num_steps=1000),
-    target=V(),
-    optimizer=Adam(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
-    ema=Ema(decay=0.999, warmup=True),
-    sampler=DpmSolver(num_steps=20, grid=Uniform()),
+    schedule=schedule.Cosine(num_steps=1000),
+    target=targets.V(),
+    optimizer=optimizer.Adam(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
+    ema=average.Ema(decay=0.999, warmup=True),
+    sampler=sampling.DpmSolver(num_steps=20, grid=sampling.Uniform()),
+    clip=clipping.Clip(),  # in sampling and in the bound
     batch_size=32,
     num_steps=14_000,
     checkpoint_every=1000,

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from diffusers_reference import numbers
 
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.interop import diffusers as exchange
 from ddpm_jax.interop import scheduler_config, unet_config
 from ddpm_jax.sampling import Ancestral, StepInput
@@ -231,7 +231,7 @@ def their_run(pipeline: Any, eps: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def our_step(decoder: Decoder, z: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+def our_step(decoder: Denoiser, z: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
     """One step of ancestral sampling, t -> t - 1, with a noise that is given."""
     t = jnp.full(z.shape[:1], t)
     return Ancestral().step(decoder, StepInput(z, t, t - 1, decoder.denoise(z, t), noise), ())[0]
@@ -240,7 +240,7 @@ def our_step(decoder: Decoder, z: jax.Array, t: jax.Array, noise: jax.Array) -> 
 def our_run(model: exchange.Model, eps: np.ndarray) -> np.ndarray:
     """The image that our sampler draws with these noises, over all T steps."""
     of, predict = model.diffusion, model.net.bind(model.params)
-    decoder = Decoder.of(predict, of.schedule.build(), of.target, of.variance, of.clip)
+    decoder = Denoiser(predict, of.schedule.build(), of.target, of.variance, clip=of.clip)
     z, steps = jnp.asarray(eps[0]), of.schedule.build().num_steps
     for index, t in enumerate(range(steps, 0, -1), 1):
         z = our_step(decoder, z, jnp.int32(t), eps[index])

@@ -29,6 +29,7 @@ from ddpm_jax import run as runs
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.diffusion.bound import Bound, bound
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.likelihood import log_likelihood
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, Variance
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
@@ -172,13 +173,15 @@ def chain_bound(run: runs.Run, x: np.ndarray, labels: np.ndarray, num_steps: int
     """The bound of the chain with that many steps."""
     options = {"target": run.experiment.target, "clip": run.experiment.clip}
     predict, key = network(run, labels), jax.random.key(SEED)
-    return bound(key, predict, run.schedule, x, num_steps=num_steps, variance=variance, **options)
+    return bound(key, Denoiser(predict, run.schedule, variance=variance, **options), x, num_steps=num_steps)
 
 
 def flow_bits(run: runs.Run, x: np.ndarray, labels: np.ndarray) -> float:
     """Bits/dim of the probability flow."""
     options = {"target": run.experiment.target, "variance": run.experiment.variance}
-    flow = log_likelihood(jax.random.key(SEED), network(run, labels), run.schedule, x, tolerance=1e-4, **options)
+    flow = log_likelihood(
+        jax.random.key(SEED), Denoiser(network(run, labels), run.schedule, **options), x, tolerance=0.0001
+    )
     return float(flow.bits_per_dim.mean())
 
 

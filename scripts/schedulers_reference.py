@@ -25,7 +25,8 @@ import numpy as np
 from diffusers_reference import numbers
 
 from ddpm_jax.diffusion.arrays import lookup
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.clipping import Clip, NoClipping
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Given
 from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear, Schedule
 from ddpm_jax.diffusion.targets import Eps, Target, V, X
@@ -132,7 +133,7 @@ def _our_steps(case: Steps) -> jax.Array:
 
 def _step(sampler: Sampler, target: Target, variance: Variance, clip: bool, schedule: Chain, *arrays: Any) -> jax.Array:
     t, s, z, output, noise = arrays
-    decoder = Decoder.of(lambda z_t, t: output, schedule, target, variance, clip)
+    decoder = Denoiser(lambda z_t, t: output, schedule, target, variance, Clip() if clip else NoClipping())
     return sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
@@ -148,7 +149,7 @@ def _our_run(case: Run) -> jax.Array:
 
 def _scan(sde: bool, schedule: Chain, z: Any, begins: Any, ends: Any, noises: Any) -> jax.Array:
     sampler = DpmSolver(sde=sde)
-    decoder = Decoder.of(jax.tree_util.Partial(model, schedule), schedule, X(), FixedSmall(), clip=False)
+    decoder = Denoiser(jax.tree_util.Partial(model, schedule), schedule, X(), FixedSmall())
 
     def step(carry: Any, item: Any) -> Any:
         (z, memory), (t, s, noise) = carry, item

@@ -30,6 +30,7 @@ from jax.sharding import AxisType, Mesh
 
 from ddpm_jax.data import Digits
 from ddpm_jax.diffusion import schedule
+from ddpm_jax.diffusion.clipping import Clip
 from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ddim
 from ddpm_jax.training.average import Ema
@@ -91,6 +92,7 @@ def tiny() -> Experiment:
         optimizer=Adam(learning_rate=3e-3, warmup_steps=2),
         ema=Ema(decay=0.9),
         sampler=Ddim(num_steps=2),
+        clip=Clip(),
         flip=True,
         batch_size=16,
         num_steps=6,

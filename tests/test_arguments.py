@@ -15,13 +15,15 @@ from ddpm_jax.diffusion import forward, grids, objective, schedule, targets, tim
 from ddpm_jax.diffusion.arrays import as_data
 from ddpm_jax.diffusion.bound import bound, discretised_log_prob, estimate, prior, term
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.guidance import guided, steered
 from ddpm_jax.diffusion.likelihood import log_likelihood
 from ddpm_jax.diffusion.mixture import Mixture
-from ddpm_jax.diffusion.objective import Draws, draw, draw_noise, loss
+from ddpm_jax.diffusion.objective import Draws, SquaredError, draw, draw_noise
 from ddpm_jax.errors import as_int, require_int, short_repr
 from ddpm_jax.features.extractor import extract, of_function
+from ddpm_jax.nets import Network
 from ddpm_jax.nets.classifier import ConvClassifier
 from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.nets.unet import UNet
@@ -47,13 +49,16 @@ def net(z_t, t):
     return 0.3 * z_t
 
 
+MODEL = Denoiser(net, S)
+
+
 def run(tiny, one, **changes):
     experiment = dataclasses.replace(tiny, net=Free(), **changes)
     return Run(experiment, 0, {}, (8, 8, 1), one, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
-class Free:
+class Free(Network):
     """A network without parameters."""
 
     def init(self, key, image_shape):
@@ -64,13 +69,13 @@ class Free:
 
 
 KEYS = {
-    "sample": lambda key: sample(key, net, S, Ddim(5), SHAPE),
-    "sample_path": lambda key: sample_path(key, net, S, Ddim(5), SHAPE, 2),
-    "bound": lambda key: bound(key, net, S, X),
-    "estimate": lambda key: estimate(key, net, S, X, 2),
-    "log_likelihood": lambda key: log_likelihood(key, net, S, X),
-    "inpaint": lambda key: inpaint(key, net, S, Ancestral(), X, MASK),
-    "interpolate": lambda key: interpolate(key, net, S, Ddim(5), X, X, 5, [0.5]),
+    "sample": lambda key: sample(key, Denoiser(net, S, clip=Clip()), Ddim(5), SHAPE),
+    "sample_path": lambda key: sample_path(key, Denoiser(net, S, clip=Clip()), Ddim(5), SHAPE, 2),
+    "bound": lambda key: bound(key, Denoiser(net, S, clip=Clip()), X),
+    "estimate": lambda key: estimate(key, Denoiser(net, S, clip=Clip()), X, 2),
+    "log_likelihood": lambda key: log_likelihood(key, Denoiser(net, S), X),
+    "inpaint": lambda key: inpaint(key, Denoiser(net, S, clip=Clip()), Ancestral(), X, MASK),
+    "interpolate": lambda key: interpolate(key, Denoiser(net, S, clip=Clip()), Ddim(5), X, X, 5, [0.5]),
     "draw": lambda key: draw(key, S, SHAPE),
     "draw_noise": lambda key: draw_noise(key, SHAPE),
     "chain": lambda key: forward.chain(key, S, X),
@@ -131,19 +136,19 @@ SCHEDULES = {
        for grid in (grids.Uniform(), grids.Leading(), grids.LogSnr(), grids.Karras(), grids.Given((5, 2)))},
     "Sampler.times": lambda s: Ddim(5).times(s),
     "draw": lambda s: draw(KEY, s, SHAPE),
-    "loss": lambda s: loss(net, s, X, Draws(T, X)),
+    "loss": lambda s: SquaredError()(Denoiser(net, s), X, Draws(T, X)),
     "prior": lambda s: prior(s, X),
-    "term": lambda s: term(net, s, X, T, X),
-    "bound": lambda s: bound(KEY, net, s, X),
-    "estimate": lambda s: estimate(KEY, net, s, X, 2),
-    "log_likelihood": lambda s: log_likelihood(KEY, net, s, X),
-    "sample": lambda s: sample(KEY, net, s, Ddim(5), SHAPE),
-    "inpaint": lambda s: inpaint(KEY, net, s, Ancestral(), X, MASK),
-    "invert": lambda s: invert(net, s, Ddim(5), X),
-    "interpolate": lambda s: interpolate(KEY, net, s, Ddim(5), X, X, 5, [0.5]),
-    "steered": lambda s: steered(net, s, jnp.sum),
+    "term": lambda s: term(Denoiser(net, s, clip=Clip()), X, T, X),
+    "bound": lambda s: bound(KEY, Denoiser(net, s, clip=Clip()), X),
+    "estimate": lambda s: estimate(KEY, Denoiser(net, s, clip=Clip()), X, 2),
+    "log_likelihood": lambda s: log_likelihood(KEY, Denoiser(net, s), X),
+    "sample": lambda s: sample(KEY, Denoiser(net, s, clip=Clip()), Ddim(5), SHAPE),
+    "inpaint": lambda s: inpaint(KEY, Denoiser(net, s, clip=Clip()), Ancestral(), X, MASK),
+    "invert": lambda s: invert(Denoiser(net, s), Ddim(5), X),
+    "interpolate": lambda s: interpolate(KEY, Denoiser(net, s, clip=Clip()), Ddim(5), X, X, 5, [0.5]),
+    "steered": lambda s: steered(Denoiser(net, s), jnp.sum),
     "Mixture.diffused": lambda s: MIXTURE.diffused(s, 3),
-    "Mixture.denoiser": lambda s: MIXTURE.denoiser(s),
+    "Mixture.denoiser": lambda s: MIXTURE.denoiser(s).predict,
     "Mixture.reverse": lambda s: MIXTURE.reverse(s, X[:, 0, :2, 0], T),
 }  # fmt: skip
 
@@ -151,14 +156,14 @@ SCHEDULES = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_that_is_not_built(name):
     """The message says so; and any other value is named, too, by the functions that are called most."""
-    with pytest.raises(ValueError, match=r"^schedule is Linear\(num_steps=10.*\(call its build\(\)\)$"):
+    with pytest.raises(ValueError, match=r"^process is Linear\(num_steps=10.*\(call its build\(\)\)$"):
         SCHEDULES[name](SPEC)
 
 
 @pytest.mark.parametrize("name", ["diffuse", "marginal", "posterior", "convert", "loss", "bound", "sample", "draw"])
 def test_what_is_no_schedule(name):
     for value in (None, 10, X, net):
-        with pytest.raises(ValueError, match=r"^schedule is .*; expected a Chain, such as Linear"):
+        with pytest.raises(ValueError, match=r"^process is .*; expected a process, such as Linear"):
             SCHEDULES[name](value)
 
 
@@ -180,26 +185,26 @@ def test_a_spec_lacks_attributes_as_any_object():
 FIVE = [np.int64(5), np.array(5, np.uint8), jnp.asarray(5)]
 WHOLE = {
     "t of diffuse": lambda n: forward.diffuse(S, X, n, X),
-    "t of posterior": lambda n: forward.posterior(S, X, X, n, earlier=np.int64(2)).mean,
+    "t of posterior": lambda n: forward.posterior(S, X, X, n, s=np.int64(2)).mean,
     "Linear": lambda n: schedule.Linear(n).build().snr,
     "Cosine": lambda n: schedule.Cosine(n).build().snr,
     "Sigmoid": lambda n: schedule.Sigmoid(n).build().snr,
     "Grid.times": lambda n: grids.Uniform().times(S, n),
     "Leading": lambda n: grids.Leading(n).times(S, 2),
-    "Sampler": lambda n: sample(KEY, net, S, Ddim(n), (2, 3)),
-    "shape": lambda n: sample(KEY, net, S, Ddim(2), (2, n)),
-    "start": lambda n: sample(KEY, net, S, Ddim(2), (2, 3), start=(np.ones((2, 3), np.float32), n)),
-    "first_index": lambda n: sample(KEY, net, S, Ancestral(2), (2, 3), first_index=n),
-    "frames": lambda n: sample_path(KEY, net, S, Ddim(5), (2, 3), n).frames,
-    "interpolate": lambda n: interpolate(KEY, net, S, Ddim(2), X, -X, n, [0.5]),
-    "iterations": lambda n: invert(net, S, Ddim(2), X, iterations=n),
-    "jump": lambda n: inpaint(KEY, net, S, Ddim(2), X, MASK, jump=n, resamples=np.int64(2)),
-    "num_steps of bound": lambda n: bound(KEY, net, S, X, num_steps=n).total,
-    "bins": lambda n: bound(KEY, net, S, X, num_steps=2, bins=n).total,
-    "num_terms": lambda n: estimate(KEY, net, S, X, n),
+    "Sampler": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(n), (2, 3)),
+    "shape": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), (2, n)),
+    "start": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), (2, 3), start=(np.ones((2, 3), np.float32), n)),
+    "first_index": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ancestral(2), (2, 3), first_index=n),
+    "frames": lambda n: sample_path(KEY, Denoiser(net, S, clip=Clip()), Ddim(5), (2, 3), n).frames,
+    "interpolate": lambda n: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, -X, n, [0.5]),
+    "iterations": lambda n: invert(Denoiser(net, S), Ddim(2), X, iterations=n),
+    "jump": lambda n: inpaint(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, MASK, jump=n, resamples=np.int64(2)),
+    "num_steps of bound": lambda n: bound(KEY, Denoiser(net, S, clip=Clip()), X, num_steps=n).total,
+    "bins": lambda n: bound(KEY, Denoiser(net, S, clip=Clip()), X, num_steps=2, bins=n).total,
+    "num_terms": lambda n: estimate(KEY, Denoiser(net, S, clip=Clip()), X, n),
     "levels": lambda n: discretised_log_prob(Normal(jnp.zeros(3), jnp.ones(3)), jnp.zeros(3), n),
-    "max_steps": lambda n: log_likelihood(KEY, net, S, X[:, 0, 0], max_steps=n).latent,
-    "interval": lambda n: guided(net, net, 2.0, interval=(np.int64(2), n))(X, T),
+    "max_steps": lambda n: log_likelihood(KEY, Denoiser(net, S), X[:, 0, 0], max_steps=n).latent,
+    "interval": lambda n: guided(MODEL, MODEL, 2.0, interval=(np.int64(2), n)).predict(X, T),
     "draw": lambda n: draw(KEY, S, (2, n)).eps,
     "Mixture.sample": lambda n: MIXTURE.sample(KEY, n),
     "Mixture.diffused": lambda n: MIXTURE.diffused(S, n).means,
@@ -226,10 +231,10 @@ def test_what_is_no_whole_number(value):
     for call in (
         lambda: require_int("n", value, 1),
         lambda: schedule.Cosine(value),
-        lambda: sample(KEY, net, S, Ddim(2), (2, value)),
+        lambda: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), (2, value)),
         lambda: grids.Uniform().times(S, [value]),
-        lambda: guided(net, net, 1.0, interval=(1, value)),
-        lambda: interpolate(KEY, net, S, Ddim(2), X, X, value, [0.5]),
+        lambda: guided(MODEL, MODEL, 1.0, interval=(1, value)),
+        lambda: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, X, value, [0.5]),
         lambda: MIXTURE.sample(KEY, value),
         lambda: Experiment("own", Digits(), Mlp(), num_steps=value),
     ):
@@ -290,15 +295,15 @@ def test_a_class_of_the_user_with_numpy_numbers():
 
 
 DATA = {
-    "loss": lambda x: loss(net, S, x, Draws(T, X)),
-    "term": lambda x: term(net, S, x, T, X),
-    "bound": lambda x: bound(KEY, net, S, x, num_steps=2),
-    "estimate": lambda x: estimate(KEY, net, S, x, 2),
-    "log_likelihood": lambda x: log_likelihood(KEY, net, S, x, max_steps=4),
-    "inpaint": lambda x: inpaint(KEY, net, S, Ancestral(2), x, MASK, resamples=1),
-    "invert": lambda x: invert(net, S, Ddim(2), x),
-    "interpolate": lambda x: interpolate(KEY, net, S, Ddim(2), x, X, 5, [0.5]),
-    "interpolate to": lambda x: interpolate(KEY, net, S, Ddim(2), X, x, 5, [0.5]),
+    "loss": lambda x: SquaredError()(Denoiser(net, S), x, Draws(T, X)),
+    "term": lambda x: term(Denoiser(net, S, clip=Clip()), x, T, X),
+    "bound": lambda x: bound(KEY, Denoiser(net, S, clip=Clip()), x, num_steps=2),
+    "estimate": lambda x: estimate(KEY, Denoiser(net, S, clip=Clip()), x, 2),
+    "log_likelihood": lambda x: log_likelihood(KEY, Denoiser(net, S), x, max_steps=4),
+    "inpaint": lambda x: inpaint(KEY, Denoiser(net, S, clip=Clip()), Ancestral(2), x, MASK, resamples=1),
+    "invert": lambda x: invert(Denoiser(net, S), Ddim(2), x),
+    "interpolate": lambda x: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), x, X, 5, [0.5]),
+    "interpolate to": lambda x: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, x, 5, [0.5]),
 }
 RNG = np.random.default_rng(0)
 PIXELS = [
@@ -359,8 +364,8 @@ OTHER = [X[:1], X[:, :1], X[0], X[..., None], np.float32(1.0), np.zeros((3, 4, 4
 SHAPES = {
     "eps": [
         lambda y: forward.diffuse(S, X, T, y),
-        lambda y: loss(net, S, X, Draws(T, y)),
-        lambda y: term(net, S, X, T, y),
+        lambda y: SquaredError()(Denoiser(net, S), X, Draws(T, y)),
+        lambda y: term(Denoiser(net, S, clip=Clip()), X, T, y),
         lambda y: targets.V().encode(S, X, y, T),
         lambda y: targets.Mean().encode(S, X, y, T),
     ],
@@ -369,8 +374,8 @@ SHAPES = {
         *(functools.partial(lambda of, y: of.decode(S, y, X, T), of) for of in (targets.Eps(), targets.V())),
         lambda y: targets.convert(S, y, X, T, targets.X(), targets.Eps()),
     ],
-    "x_b": [lambda y: interpolate(KEY, net, S, Ddim(2), X, y, 5, [0.5])],
-    "mask": [lambda y: inpaint(KEY, net, S, Ddim(2), X, np.ones((*SHAPE, 2), bool))],
+    "x_b": [lambda y: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, y, 5, [0.5])],
+    "mask": [lambda y: inpaint(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, np.ones((*SHAPE, 2), bool))],
 }
 
 
@@ -384,17 +389,17 @@ def test_arrays_of_another_shape(name):
 
 
 SWAPPED = {
-    "predict is a Chain; expected a function": lambda: sample(KEY, S, net, Ddim(2), SHAPE),
-    "sampler is .2, 4, 4, 1.; expected a Sampler": lambda: sample(KEY, net, S, SHAPE, (2, 3)),
-    "shape is Ddim.*; expected .batch, ....": lambda: sample(KEY, net, S, SHAPE, Ddim(2)),
-    "key is an array of float32": lambda: bound(X, net, S, KEY),
-    "predict is an array of float32": lambda: bound(KEY, X, S, net),
-    "x is .*; expected an array of floats": lambda: invert(net, S, Ddim(2), KEY),
-    "sampler is an array": lambda: invert(net, S, X, Ddim(2)),
-    "mask has dtype float32": lambda: inpaint(KEY, net, S, Ddim(2), X, X),
-    "draws is an array": lambda: loss(net, S, Draws(T, X), X),
-    "draws is a tuple": lambda: loss(net, S, X, (T, X)),
-    "schedule is an array": lambda: forward.diffuse(X, S, T, X),
+    "predict is a Chain; expected a function": lambda: sample(KEY, Denoiser(S, net, clip=Clip()), Ddim(2), SHAPE),
+    "sampler is .2, 4, 4, 1.; expected a Sampler": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), SHAPE, (2, 3)),
+    "shape is Ddim.*; expected .batch, ....": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), SHAPE, Ddim(2)),
+    "key is an array of float32": lambda: bound(X, Denoiser(net, S, clip=Clip()), KEY),
+    "predict is an array of float32": lambda: bound(KEY, Denoiser(X, S, clip=Clip()), net),
+    "x is .*; expected an array of floats": lambda: invert(Denoiser(net, S), Ddim(2), KEY),
+    "sampler is an array": lambda: invert(Denoiser(net, S), X, Ddim(2)),
+    "mask has dtype float32": lambda: inpaint(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, X),
+    "draws is an array": lambda: SquaredError()(Denoiser(net, S), Draws(T, X), X),
+    "draws is a tuple": lambda: SquaredError()(Denoiser(net, S), X, (T, X)),
+    "process is an array": lambda: forward.diffuse(X, S, T, X),
     "eps has shape .2,.; expected that of x": lambda: forward.diffuse(S, X, X, T),
     "t has dtype float32": lambda: forward.transition(S, X, X),
     "recipe is <function": lambda: fit(KEY, lambda key: X, RECIPE, 2),
@@ -403,12 +408,12 @@ SWAPPED = {
     "image_shape is .8, 8.5, 1.": lambda: UNet().init(KEY, (8, 8.5, 1)),
     "count is a PRNGKeyArray": lambda: MIXTURE.sample(KEY, KEY),
     "target is an array": lambda: targets.convert(S, X, X, T, targets.Eps(), X),
-    "interval is 5": lambda: guided(net, net, 1.0, interval=5),
-    "null_predict is 2.0": lambda: guided(net, 2.0, net),
-    "log_likelihood is an array": lambda: steered(net, S, X),
-    "grid is 5": lambda: bound(KEY, net, S, X, grid=5),
-    "start is 'int'": lambda: sample(KEY, net, S, Ddim(2), SHAPE, start=3),
-    "start is 0": lambda: sample(KEY, net, S, Ddim(2), SHAPE, start=(X, 0)),
+    "interval is 5": lambda: guided(MODEL, MODEL, 1.0, interval=5),
+    "null_model is 2.0": lambda: guided(MODEL, 2.0, MODEL),
+    "log_likelihood is an array": lambda: steered(Denoiser(net, S), X),
+    "grid is 5": lambda: bound(KEY, Denoiser(net, S, clip=Clip()), X, grid=5),
+    "start is 'int'": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), SHAPE, start=3),
+    "start is 0": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), SHAPE, start=(X, 0)),
 }  # fmt: skip
 
 
@@ -424,7 +429,7 @@ RAGGED = {
     "betas is": lambda ragged: schedule.Betas(ragged),
     "values is": lambda ragged: weighting.Weights(ragged),
     "timesteps is": lambda ragged: grids.Given(ragged),
-    "weights is": lambda ragged: interpolate(KEY, net, S, Ddim(2), X, X, 5, ragged),
+    "weights is": lambda ragged: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, X, 5, ragged),
     "means is": lambda ragged: Mixture.of([0.5, 0.5], ragged, 0.1),
     "x is": lambda ragged: forward.marginal(S, ragged, T),
 }

@@ -73,7 +73,7 @@ def test_the_weights_are_the_profile_integrated_over_each_step(width):
 def test_the_newest_share_is_accurate_in_float32_after_ten_million_steps():
     for width in WIDTHS:
         for step in (1, 2, 1000, 123_457, 10_000_000):
-            (share,) = PowerEma(width, ()).shares(jnp.int32(step))
+            (share,) = PowerEma(width, ()).var_fractions(jnp.int32(step))
             exact = -np.expm1((gamma_of(width) + 1) * np.log1p(-1 / step)) if step > 1 else 1.0
             assert share.dtype == jnp.float32
             assert float(share) == pytest.approx(exact, rel=1e-6), (width, step)

@@ -18,10 +18,13 @@ from ddpm_jax.data.map_examples import over_examples
 from ddpm_jax.devices.axes import automatic, take
 from ddpm_jax.diffusion import forward, schedule, targets, weighting
 from ddpm_jax.diffusion.bound import bound, estimate, term
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import guided, steered
 from ddpm_jax.diffusion.likelihood import log_likelihood
-from ddpm_jax.diffusion.objective import Draws, loss
+from ddpm_jax.diffusion.objective import Draws, SquaredError
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
+from ddpm_jax.nets import Network
 from ddpm_jax.nets.mlp import Mlp
 from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, inpaint, interpolate, invert, sample, sample_path
@@ -52,20 +55,24 @@ FORMULAS = {
     "real t": lambda x, t, eps: forward.noise_between(S, eps, x, jnp.asarray(t) * 1.5),
     "targets": lambda x, t, eps: [targets.convert(S, x, eps, t, a, b) for a in EVERY_TARGET for b in EVERY_TARGET[1:3]],
     "weights": lambda x, t, eps: [weighting.weights(w, S, t, targets.Mean()) for w in EVERY_WEIGHTING],
-    "loss": lambda x, t, eps: loss(NET, S, x, Draws(t, eps)),
-    "gradient": lambda x, t, eps: jax.grad(lambda x: loss(NET, S, x, Draws(t, eps)).sum())(x),
-    "term": lambda x, t, eps: term(NET, S, x, t, eps),
-    "guided": lambda x, t, eps: guided(NET, NET, 2.0, interval=(3, 9))(x, t),
-    "steered": lambda x, t, eps: steered(NET, S, lambda x: jnp.sum(x, (1, 2, 3)))(x, t),
+    "loss": lambda x, t, eps: SquaredError()(Denoiser(NET, S), x, Draws(t, eps)),
+    "gradient": lambda x, t, eps: jax.grad(lambda x: SquaredError()(Denoiser(NET, S), x, Draws(t, eps)).sum())(x),
+    "term": lambda x, t, eps: term(Denoiser(NET, S, clip=Clip()), x, t, eps),
+    "guided": lambda x, t, eps: guided(*[Denoiser(NET, S)] * 2, 2.0, interval=(3, 9)).predict(x, t),
+    "steered": lambda x, t, eps: steered(Denoiser(NET, S), lambda x: jnp.sum(x, (1, 2, 3))).predict(x, t),
 }
 LOOPS = {
-    "bound": lambda x, t, eps: bound(KEY, NET, S, x, num_steps=3),
-    "estimate": lambda x, t, eps: estimate(KEY, NET, S, x, 3),
-    "likelihood": lambda x, t, eps: log_likelihood(KEY, NET, S, x, max_steps=64, tolerance=1e-2),
-    "invert": lambda x, t, eps: invert(NET, S, Ddim(3), x),
-    "inpaint": lambda x, t, eps: inpaint(KEY, NET, S, Heun(2), x, np.eye(4, dtype=bool)[..., None], resamples=2),
-    "interpolate": lambda x, t, eps: interpolate(KEY, NET, S, Ddim(3), x, eps, 9, np.float32([0.0, 0.5])),
-    "start": lambda x, t, eps: sample(KEY, NET, S, DpmSolver(3), SHAPE, start=(x, 9)),
+    "bound": lambda x, t, eps: bound(KEY, Denoiser(NET, S, clip=Clip()), x, num_steps=3),
+    "estimate": lambda x, t, eps: estimate(KEY, Denoiser(NET, S, clip=Clip()), x, 3),
+    "likelihood": lambda x, t, eps: log_likelihood(KEY, Denoiser(NET, S), x, max_steps=64, tolerance=0.01),
+    "invert": lambda x, t, eps: invert(Denoiser(NET, S), Ddim(3), x),
+    "inpaint": lambda x, t, eps: inpaint(
+        KEY, Denoiser(NET, S, clip=Clip()), Heun(2), x, np.eye(4, dtype=bool)[..., None], resamples=2
+    ),
+    "interpolate": lambda x, t, eps: interpolate(
+        KEY, Denoiser(NET, S, clip=Clip()), Ddim(3), x, eps, 9, np.float32([0.0, 0.5])
+    ),
+    "start": lambda x, t, eps: sample(KEY, Denoiser(NET, S, clip=Clip()), DpmSolver(3), SHAPE, start=(x, 9)),
 }
 
 
@@ -129,12 +136,16 @@ def test_samples_lie_as_asked(kind, by_user):
     """Also with a function that closes over arrays of the mesh, which can be traced with explicit axes only."""
     mesh = MESHES[kind]
     cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ([mesh.axis_names], []))
-    expected = sample(KEY, NET, S, Ancestral(2), SHAPE)
+    expected = sample(KEY, Denoiser(NET, S, clip=Clip()), Ancestral(2), SHAPE)
     with entered(mesh, by_user):
         weight = jax.device_put(NET.args[0], whole)
-        x = sample(KEY, NET, S, Ancestral(2), SHAPE, sharding=cut)
-        enclosed = sample(KEY, lambda z_t, t: product(weight, z_t, t), S, Ancestral(2), SHAPE, sharding=cut)
-        path = sample_path(KEY, Partial(product, weight), S, Ancestral(2), SHAPE, 2, sharding=cut)
+        x = sample(KEY, Denoiser(NET, S, clip=Clip()), Ancestral(2), SHAPE, sharding=cut)
+        enclosed = sample(
+            KEY, Denoiser(lambda z_t, t: product(weight, z_t, t), S, clip=Clip()), Ancestral(2), SHAPE, sharding=cut
+        )
+        path = sample_path(
+            KEY, Denoiser(Partial(product, weight), S, clip=Clip()), Ancestral(2), SHAPE, 2, sharding=cut
+        )
     for found in (x, enclosed, path.x, path.frames[-1]):
         same(found, expected)
     assert x.sharding.is_equivalent_to(cut, 4)
@@ -151,7 +162,7 @@ def test_networks(net):
     mesh, params = MESHES["explicit"], net.init(KEY, SHAPE[1:])
 
     def loss_of(params, x, t, eps):
-        return loss(net.bind(params), S, x, Draws(t, eps)).mean()
+        return SquaredError()(Denoiser(net.bind(params), S), x, Draws(t, eps)).mean()
 
     @jax.jit
     def run(params, x, t, eps):
@@ -168,7 +179,7 @@ def test_networks(net):
 
 
 @dataclasses.dataclass(frozen=True)
-class Scale:
+class Scale(Network):
     """A network of one parameter."""
 
     def init(self, key, image_shape):

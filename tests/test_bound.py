@@ -18,14 +18,16 @@ import scipy.stats
 from jax.tree_util import Partial
 
 from ddpm_jax.diffusion.arrays import example_keys, lookup
-from ddpm_jax.diffusion.bound import bits_per_dim, bound, discretised_log_prob, estimate, parts, prior, term
-from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.bound import bits_per_dim, bound, discretised_log_prob, estimate, prior, term
+from ddpm_jax.diffusion.clipping import Clip, NoClipping
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import diffuse, posterior_weights
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.grids import Given, Karras, Quadratic, Uniform
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Cosine, Linear, from_betas
 from ddpm_jax.diffusion.targets import V, X
+from ddpm_jax.diffusion.timesteps import strata
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, lower, upper
 
 MEAN = np.array([0.7, -0.3, 0.1], np.float32)  # Gaussian data: x ~ N(MEAN, diag VAR)
@@ -61,7 +63,7 @@ MIXTURE = Mixture.of(WEIGHTS, MEANS[:, None], STDS)
 
 def mixture_x(schedule, z_t, t):
     """E[x | z_t], z_t [batch, 1]."""
-    return MIXTURE.denoiser(schedule)(z_t, t)
+    return MIXTURE.denoiser(schedule).predict(z_t, t)
 
 
 def mixture_nll(x):
@@ -79,8 +81,7 @@ def some_terms(schedule, x, t, earlier, eps, posterior_mean, variance):
     def predict(z_t, t):
         return posterior_mean(schedule, z_t, t)
 
-    options = {"earlier": earlier, "target": X(), "variance": variance, "clip": False, "bins": None}
-    return term(predict, schedule, x, t, eps, **options).nats
+    return term(Denoiser(predict, schedule, X(), variance), x, t, eps, s=earlier, bins=None).nats
 
 
 def expected_bound(num_steps, x, nodes: int, posterior_mean, variance) -> np.ndarray:
@@ -167,9 +168,9 @@ def exact_decoder(schedule):
 
 @jax.jit
 def exact_terms(schedule, x, t, eps):
-    options = {"target": X(), "variance": LearnedRange(), "clip": False, "bins": None}
     spread = exact_decoder(schedule)(diffuse(schedule, x, t, eps), t)[:, x.shape[1] :]
-    return term(exact_decoder(schedule), schedule, x, t, eps, **options).nats, spread
+    model = Denoiser(exact_decoder(schedule), schedule, X(), LearnedRange())
+    return term(model, x, t, eps, bins=None).nats, spread
 
 
 @pytest.mark.parametrize("spec", [Cosine(30), Linear(num_steps=40, beta_start=1e-3, beta_end=0.1)], ids=str)
@@ -254,8 +255,17 @@ def batch():
     return x.astype(np.float32), np.resize(np.arange(1, 21), 40), rng.normal(size=(40, 6)).astype(np.float32)
 
 
-network_term = jax.jit(partial(term, network), static_argnames=("target", "variance", "clip", "bins"))
-OPTIONS = [(FixedSmall(), False, None), (FixedLarge(), True, 256), (FixedSmall(), True, 256), (FixedLarge(), False, 17)]
+@partial(jax.jit, static_argnames=("variance", "clip", "bins"))
+def network_term(schedule, x, t, eps, variance=FixedSmall(), clip=Clip(), **options):
+    return term(Denoiser(network, schedule, variance=variance, clip=clip), x, t, eps, **options)
+
+
+OPTIONS = [
+    (FixedSmall(), NoClipping(), None),
+    (FixedLarge(), Clip(), 256),
+    (FixedSmall(), Clip(), 256),
+    (FixedLarge(), NoClipping(), 17),
+]
 
 
 @pytest.mark.parametrize(("variance", "clip", "bins"), OPTIONS)
@@ -263,7 +273,7 @@ def test_a_term_is_its_formula(schedule, batch, variance, clip, bins):
     x, t, eps = batch
     got = network_term(schedule, x, t, eps, variance=variance, clip=clip, bins=bins)
     exact = (values.astype(np.float64) for values in (x, eps))
-    nats, x_mse, eps_mse = numpy_term(SPEC, next(exact), t, t - 1, next(exact), variance, clip, bins)
+    nats, x_mse, eps_mse = numpy_term(SPEC, next(exact), t, t - 1, next(exact), variance, clip == Clip(), bins)
     assert {value.dtype for value in jax.tree.leaves(got)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(got.nats, nats, rtol=2e-4, atol=1e-4)
     np.testing.assert_allclose(got.x_mse, x_mse, rtol=1e-4, atol=1e-6)
@@ -273,7 +283,7 @@ def test_a_term_is_its_formula(schedule, batch, variance, clip, bins):
 def test_a_term_of_any_step_is_its_formula(schedule, batch):
     x, t, eps = batch
     s = np.maximum(t - 4, 0)
-    got = network_term(schedule, x, t, eps, earlier=s, variance=FixedLarge())
+    got = network_term(schedule, x, t, eps, s=s, variance=FixedLarge())
     nats, _, _ = numpy_term(SPEC, x.astype(np.float64), t, s, eps.astype(np.float64), FixedLarge(), True, 256)
     np.testing.assert_allclose(got.nats, nats, rtol=2e-4, atol=1e-4)
 
@@ -290,8 +300,7 @@ def test_a_term_keeps_its_digits_where_x_is_predicted_well(spec):
     @jax.jit
     @jax.value_and_grad
     def nats(predicted):
-        options = {"target": X(), "clip": False, "bins": None}
-        return term(lambda z_t, t: predicted, schedule, x, t, eps, **options).nats.sum()
+        return term(Denoiser(lambda z_t, t: predicted, schedule, X()), x, t, eps, bins=None).nats.sum()
 
     for size in (1e-3, 0.1, 1.0):
         predicted = (x + size * np.where(eps > 0, 1, -1)).astype(np.float32)
@@ -322,7 +331,7 @@ def test_one_timestep_for_all_or_one_for_each(schedule, batch):
 
 def test_the_errors_of_x_and_of_the_noise_differ_by_snr(schedule, batch):
     x, t, eps = batch
-    for clip in (False, True):
+    for clip in (NoClipping(), Clip()):
         got = network_term(schedule, x, t, eps, clip=clip)
         np.testing.assert_allclose(got.eps_mse, np.asarray(schedule.snr)[t] * got.x_mse, rtol=1e-4, atol=1e-6)
 
@@ -333,7 +342,7 @@ def test_clipping_changes_an_example_only_where_its_x_leaves_the_data_range(sche
     predicted = (z - np.asarray(schedule.noise)[t, None] * 0.5 * np.tanh(z)) / np.asarray(schedule.signal)[t, None]
     outside = (np.abs(predicted) > 1).any(1)
     assert 0 < outside.sum() < len(x)
-    free, clipped = (network_term(schedule, x, t, eps, clip=clip) for clip in (Clip(-1e6, 1e6), True))
+    free, clipped = (network_term(schedule, x, t, eps, clip=clip) for clip in (Clip(-1e6, 1e6), Clip()))
     np.testing.assert_allclose(free.nats[~outside], clipped.nats[~outside], rtol=1e-4, atol=1e-4)
     assert np.all(free.x_mse[outside] > clipped.x_mse[outside])
 
@@ -350,7 +359,7 @@ def noise_of(key, t):
 def test_it_is_the_sum_of_its_terms(schedule, batch, key):
     """Each with the noise of its example's own key and its own t."""
     x = batch[0][:4]
-    got = bound(key, network, schedule, x)
+    got = bound(key, Denoiser(network, schedule, clip=Clip()), x)
     terms = [network_term(schedule, x, np.int32(t), noise_of(key, t)) for t in range(20, 0, -1)]
     for name in ("nats", "x_mse", "eps_mse"):
         expected = np.stack([getattr(each, name) for each in terms])
@@ -364,11 +373,17 @@ def test_it_is_the_sum_of_its_terms(schedule, batch, key):
 
 def test_an_example_is_the_same_in_any_batch(schedule, batch, key):
     x, some = batch[0], slice(2, 6)
-    bounds = [bound(key, network, schedule, x[part], first_index=part.start).nats for part in (slice(0, 4), some)]
+    bounds = [
+        bound(key, Denoiser(network, schedule, clip=Clip()), x[part], first_index=part.start).nats
+        for part in (slice(0, 4), some)
+    ]
     np.testing.assert_allclose(bounds[0][:, 2:], bounds[1][:, :2], rtol=1e-5, atol=1e-6)
-    estimates = [estimate(key, network, schedule, x[part], 4, first_index=part.start) for part in (slice(0, 4), some)]
+    estimates = [
+        estimate(key, Denoiser(network, schedule, clip=Clip()), x[part], 4, first_index=part.start)
+        for part in (slice(0, 4), some)
+    ]
     np.testing.assert_allclose(estimates[0][2:], estimates[1][:2], rtol=1e-5)
-    other = bound(jax.random.key(1), network, schedule, x[:4])
+    other = bound(jax.random.key(1), Denoiser(network, schedule, clip=Clip()), x[:4])
     assert np.all(np.asarray(other.nats) != bounds[0])
 
 
@@ -377,7 +392,9 @@ def test_a_strided_chain_has_the_bound_of_its_own_steps(schedule, batch, key, gr
     """The same formulas between its neighbours; the prior's is that of the t where the chain begins."""
     x = batch[0][:4]
     times = grid.times(schedule, None if isinstance(grid, Given) else 5)
-    got = bound(key, network, schedule, x, num_steps=len(times) - 1, grid=grid, variance=FixedLarge())
+    got = bound(
+        key, Denoiser(network, schedule, variance=FixedLarge(), clip=Clip()), x, num_steps=len(times) - 1, grid=grid
+    )
     np.testing.assert_array_equal(got.t, times[:-1])
     nats = []
     for u, t, s in zip((times[0], *times), times[:-1], times[1:], strict=False):
@@ -393,8 +410,8 @@ def test_a_strided_chain_has_the_bound_of_its_own_steps(schedule, batch, key, gr
 def test_a_chain_of_every_step_is_the_whole_chain(schedule, batch, key):
     x = batch[0][:4]
     for grid in (Uniform(), Quadratic()):
-        strided = bound(key, network, schedule, x, num_steps=20, grid=grid)
-        np.testing.assert_array_equal(strided.nats, bound(key, network, schedule, x).nats)
+        strided = bound(key, Denoiser(network, schedule, clip=Clip()), x, num_steps=20, grid=grid)
+        np.testing.assert_array_equal(strided.nats, bound(key, Denoiser(network, schedule, clip=Clip()), x).nats)
 
 
 def displaced(x, z_t, t):
@@ -405,9 +422,10 @@ def displaced(x, z_t, t):
 @pytest.fixture(scope="module")
 def fixed_terms(schedule, batch):
     """(x, the bound of that network, its estimate from a key and a number of terms)."""
-    x, options = jnp.asarray(batch[0][:4]), {"target": X(), "clip": False, "bins": None}
-    whole = bound(jax.random.key(0), Partial(displaced, x), schedule, x, **options).total
-    return whole, lambda key, num_terms: estimate(key, Partial(displaced, x), schedule, x, num_terms, **options)
+    x = jnp.asarray(batch[0][:4])
+    model = Denoiser(Partial(displaced, x), schedule, X())
+    whole = bound(jax.random.key(0), model, x, bins=None).total
+    return whole, lambda key, num_terms: estimate(key, model, x, num_terms, bins=None)
 
 
 def test_an_estimate_with_as_many_terms_as_steps_visits_each_once(fixed_terms):
@@ -418,13 +436,15 @@ def test_an_estimate_with_as_many_terms_as_steps_visits_each_once(fixed_terms):
 
 @pytest.mark.parametrize(("num_steps", "count"), [(1000, 1), (1000, 20), (1000, 999), (20, 20), (5, 3), (1, 1)])
 def test_the_parts_of_an_estimate_hold_every_timestep_once_and_grow(num_steps, count):
-    ends = parts(num_steps, count)
+    ends = strata(num_steps, count)
     lengths = np.diff(ends)
     assert (len(ends), ends[0], ends[-1]) == (count + 1, 1, num_steps + 1)
     assert lengths.min() >= 1
     assert np.all(np.diff(lengths) >= -1)  # rounding apart
     with pytest.raises(ValueError, match="num_terms is 6; expected at most 5"):
-        estimate(jax.random.key(0), lambda z, t: z, from_betas(np.full(5, 0.1)), jnp.zeros((2, 3)), 6)
+        estimate(
+            jax.random.key(0), Denoiser(lambda z, t: z, from_betas(np.full(5, 0.1)), clip=Clip()), jnp.zeros((2, 3)), 6
+        )
 
 
 def test_an_estimate_is_unbiased(fixed_terms):
@@ -445,7 +465,9 @@ def test_an_estimate_with_its_own_noise_is_unbiased(schedule, batch):
     @jax.jit
     @jax.vmap
     def both(key):
-        return estimate(key, network, schedule, x, 8), bound(key, network, schedule, x).total
+        return estimate(key, Denoiser(network, schedule, clip=Clip()), x, 8), bound(
+            key, Denoiser(network, schedule, clip=Clip()), x
+        ).total
 
     estimates, wholes = map(np.asarray, both(keys))
     error = np.sqrt((estimates.var(0) + wholes.var(0)) / len(keys))
@@ -459,7 +481,11 @@ def test_memory_does_not_grow_with_the_steps(key):
     needed = {}
     for num_steps in (50, 500):
         schedule = Cosine(num_steps).build()
-        compiled = jax.jit(lambda x, schedule=schedule: bound(key, network, schedule, x)).lower(x).compile()
+        compiled = (
+            jax.jit(lambda x, schedule=schedule: bound(key, Denoiser(network, schedule, clip=Clip()), x))
+            .lower(x)
+            .compile()
+        )
         needed[num_steps] = compiled.memory_analysis().temp_size_in_bytes
     curves = 450 * (3 * 8 + 8) * 4
     assert needed[500] - needed[50] < 2 * curves < x.nbytes * 10
@@ -469,7 +495,7 @@ def test_memory_does_not_grow_with_the_steps(key):
 
 
 def test_the_rate_is_what_has_been_sent_before(schedule, batch, key):
-    got = bound(key, network, schedule, batch[0][:4])
+    got = bound(key, Denoiser(network, schedule, clip=Clip()), batch[0][:4])
     rate, distortion = got.rate_distortion()
     bit = 6 * math.log(2)
     assert float(rate[0]) == pytest.approx(float(got.prior.mean()) / bit, rel=1e-4)
@@ -481,8 +507,8 @@ def test_the_rate_is_what_has_been_sent_before(schedule, batch, key):
 
 def test_the_distortion_of_the_exact_denoiser_is_the_posteriors_std(schedule, key):
     x = gaussian_examples(8000)
-    options = {"target": X(), "clip": False, "bins": None}
-    _, distortion = bound(key, partial(gaussian_x, schedule), schedule, x, **options).rate_distortion()
+    model = Denoiser(partial(gaussian_x, schedule), schedule, X())
+    _, distortion = bound(key, model, x, bins=None).rate_distortion()
     alpha_bar = np.cumprod(np.append(1.0, 1 - SPEC.betas()))[20:0:-1, None]
     var_x = VAR * (1 - alpha_bar) / (alpha_bar * VAR + 1 - alpha_bar)
     np.testing.assert_allclose(distortion, 127.5 * np.sqrt(var_x.mean(1)), rtol=0.02)
@@ -557,9 +583,7 @@ def test_a_batch_that_mixes_last_and_other_steps_has_finite_gradients(schedule, 
             output = parameters[0] * jnp.tanh(z_t)
             return jnp.concatenate([output, parameters[1] + parameters[2] * z_t], axis=-1)
 
-        return term(
-            predict, schedule, x, t, eps, target=V(), variance=LearnedRange(), clip=False, bins=bins
-        ).nats.mean()
+        return term(Denoiser(predict, schedule, target=V(), variance=LearnedRange()), x, t, eps, bins=bins).nats.mean()
 
     at, h = jnp.array([0.5, 0.1, 0.2]), 1e-2
     moved = at + h * jnp.concatenate([jnp.eye(3), -jnp.eye(3)])
@@ -577,7 +601,7 @@ def test_the_exact_answer_leaves_nothing_to_send(schedule, batch):
     @jax.jit
     @jax.value_and_grad
     def nats(shift):
-        each = term(lambda z_t, t: x + shift, schedule, x, t, eps, target=X(), bins=None).nats
+        each = term(Denoiser(lambda z_t, t: x + shift, schedule, target=X(), clip=Clip()), x, t, eps, bins=None).nats
         return jnp.where(t > 1, each, 0.0).sum()
 
     value, slope = nats(0.0)
@@ -587,14 +611,21 @@ def test_the_exact_answer_leaves_nothing_to_send(schedule, batch):
 
 def test_it_vmaps(schedule, batch):
     x, t, eps = batch
-    mapped = jax.jit(jax.vmap(lambda x, t, eps: term(network, schedule, x[None], t, eps[None]).nats[0]))(x, t, eps)
+    mapped = jax.jit(
+        jax.vmap(lambda x, t, eps: term(Denoiser(network, schedule, clip=Clip()), x[None], t, eps[None]).nats[0])
+    )(x, t, eps)
     np.testing.assert_allclose(mapped, network_term(schedule, x, t, eps).nats, rtol=1e-4, atol=1e-5)
 
 
 def test_images_and_bfloat16_networks(schedule, key):
     x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
     shape = (2, 4, 4, 6)
-    got = bound(key, lambda z, t: jnp.zeros(shape, jnp.bfloat16), schedule, x, variance=LearnedRange(), num_steps=4)
+    got = bound(
+        key,
+        Denoiser(lambda z, t: jnp.zeros(shape, jnp.bfloat16), schedule, variance=LearnedRange(), clip=Clip()),
+        x,
+        num_steps=4,
+    )
     assert got.nats.shape == (4, 2)
     assert got.total.dtype == jnp.float32
     assert np.all(np.isfinite(got.total))
@@ -603,24 +634,27 @@ def test_images_and_bfloat16_networks(schedule, key):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, x: term(network, s, x, 0, x), r"t = 0 is outside 1\.\.20"),
-        (lambda s, x: term(network, s, x, np.array([3, 21]), x), r"t = 21 is outside 1\.\.20"),
+        (lambda s, x: term(Denoiser(network, s, clip=Clip()), x, 0, x), r"t = 0 is outside 1\.\.20"),
+        (lambda s, x: term(Denoiser(network, s, clip=Clip()), x, np.array([3, 21]), x), r"t = 21 is outside 1\.\.20"),
         (lambda s, x: prior(s, x, 21), r"t = 21 is outside 0\.\.20"),
         (
             lambda s, x: discretised_log_prob(Normal(jnp.zeros(2), jnp.ones(2)), x[0], 1),
             "bins is 1; expected a whole number",
         ),
-        (lambda s, x: bound(jax.random.key(0), network, s, x, num_steps=21), "num_steps is 21; expected 1 to 20"),
         (
-            lambda s, x: bound(jax.random.key(0), network, s, x, bins=1),
+            lambda s, x: bound(jax.random.key(0), Denoiser(network, s, clip=Clip()), x, num_steps=21),
+            "num_steps is 21; expected 1 to 20",
+        ),
+        (
+            lambda s, x: bound(jax.random.key(0), Denoiser(network, s, clip=Clip()), x, bins=1),
             "bins is 1; expected a whole number",
         ),
         (
-            lambda s, x: estimate(jax.random.key(0), network, s, x, 0),
+            lambda s, x: estimate(jax.random.key(0), Denoiser(network, s, clip=Clip()), x, 0),
             "num_terms is 0; expected a whole number",
         ),
         (
-            lambda s, x: bound(jax.random.key(0), network, s, x, variance=LearnedRange()),
+            lambda s, x: bound(jax.random.key(0), Denoiser(network, s, variance=LearnedRange(), clip=Clip()), x),
             r"returned shape \(2, 2\) for data of shape \(2, 2\); LearnedRange takes \(2, 4\)",
         ),
     ],

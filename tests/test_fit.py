@@ -32,8 +32,8 @@ def test_it_learns_the_denoiser(recipe):
     t = jnp.repeat(jnp.arange(1, 21), 50)
     x = DATA.sample(jax.random.key(1), len(t))
     eps = jax.random.normal(jax.random.key(2), x.shape)
-    z_t = recipe.schedule.signal[t, None] * x + recipe.schedule.noise[t, None] * eps
-    best = DATA.denoiser(recipe.schedule)(z_t, t)
+    z_t = recipe.process.signal[t, None] * x + recipe.process.noise[t, None] * eps
+    best = DATA.denoiser(recipe.process).predict(z_t, t)
     learned = NET.bind(state.params)(z_t, t)
     assert float(losses[0]) > 0.15
     assert float(jnp.mean((learned - best) ** 2)) < 0.05 * float(jnp.mean(x**2))

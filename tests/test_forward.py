@@ -205,9 +205,9 @@ def test_formulas_vmap_and_differentiate():
         (lambda schedule, x: forward.marginal(schedule, x, -1), r"t = -1 is outside 0\.\.20"),
         (lambda schedule, x: forward.diffuse(schedule, x, np.array([21, 0]), x), r"t = 21 is outside 0\.\.20"),
         (lambda schedule, x: forward.posterior(schedule, x, x, 0), r"t = 0 is outside 1\.\.20"),
-        (lambda schedule, x: forward.posterior(schedule, x, x, 3, -1), r"earlier = -1 is outside 0\.\.19"),
-        (lambda schedule, x: forward.posterior(schedule, x, x, 3, 3), "earlier must be smaller than t"),
-        (lambda schedule, x: forward.posterior(schedule, x, x, np.array([5, 3]), 4), "earlier must be smaller than t"),
+        (lambda schedule, x: forward.posterior(schedule, x, x, 3, -1), r"s = -1 is outside 0\.\.19"),
+        (lambda schedule, x: forward.posterior(schedule, x, x, 3, 3), "s must be smaller than t"),
+        (lambda schedule, x: forward.posterior(schedule, x, x, np.array([5, 3]), 4), "s must be smaller than t"),
     ],
 )
 def test_timesteps_outside_the_chain_are_errors(call, message):
@@ -224,10 +224,10 @@ def test_timesteps_are_integers(unchecked):
 def test_times_known_inside_jit_are_checked_too():
     """Plain numbers stay plain under jit: the posterior takes them, and refuses those in the wrong order."""
     schedule, x = Linear(num_steps=20).build(), jnp.ones((2, 3))
-    inside = jax.jit(lambda x: forward.posterior(schedule, x, x, 5, earlier=3).mean)
-    np.testing.assert_allclose(inside(x), forward.posterior(schedule, x, x, 5, earlier=3).mean, rtol=1e-6)
-    with pytest.raises(ValueError, match="earlier is 5 and t is 5"):
-        jax.jit(lambda x: forward.posterior(schedule, x, x, 5, earlier=5).mean)(x)
+    inside = jax.jit(lambda x: forward.posterior(schedule, x, x, 5, s=3).mean)
+    np.testing.assert_allclose(inside(x), forward.posterior(schedule, x, x, 5, s=3).mean, rtol=1e-6)
+    with pytest.raises(ValueError, match="s is 5 and t is 5"):
+        jax.jit(lambda x: forward.posterior(schedule, x, x, 5, s=5).mean)(x)
 
 
 def test_a_walk_is_the_chain_that_its_noises_make():

@@ -16,9 +16,12 @@ import ddpm_jax
 from ddpm_jax.devices.functions import as_pytree
 from ddpm_jax.diffusion import schedule
 from ddpm_jax.diffusion.bound import bound
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import guided, steered
 from ddpm_jax.diffusion.likelihood import log_likelihood
-from ddpm_jax.diffusion.objective import draw, loss
+from ddpm_jax.diffusion.objective import SquaredError, draw
+from ddpm_jax.nets import Network
 from ddpm_jax.sampling import Ddim, sample
 from ddpm_jax.training.loop import train
 
@@ -132,7 +135,7 @@ def _by_name(z_t, t, weight, name):
 
 
 def drawn(predict):
-    return sample(KEY, predict, S, Ddim(2), SHAPE, clip=False)
+    return sample(KEY, Denoiser(predict, S), Ddim(2), SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -215,11 +218,16 @@ def test_objects_that_cannot_be_taken_apart():
 
 
 WHERE = {
-    "loss": lambda predict, x: loss(predict, S, x, draw(KEY, S, SHAPE)),
-    "guided": lambda predict, x: drawn(guided(predict, predict, 2.0)),
-    "steered": lambda predict, x: drawn(steered(predict, S, Partial(lambda w, x: jnp.sum(w * x, 1), jnp.float32(2.0)))),
-    "bound": lambda predict, x: bound(KEY, predict, S, x, num_steps=2).total,
-    "likelihood": lambda predict, x: log_likelihood(KEY, predict, S, x, max_steps=32, tolerance=1e-1).log_prob,
+    "loss": lambda predict, x: SquaredError()(Denoiser(predict, S), x, draw(KEY, S, SHAPE)),
+    "guided": lambda predict, x: sample(KEY, guided(*[Denoiser(predict, S)] * 2, 2.0), Ddim(2), SHAPE),
+    "steered": lambda predict, x: sample(
+        KEY,
+        steered(Denoiser(predict, S), Partial(lambda w, x: jnp.sum(w * x, 1), jnp.float32(2.0))),
+        Ddim(2),
+        SHAPE,
+    ),
+    "bound": lambda predict, x: bound(KEY, Denoiser(predict, S, clip=Clip()), x, num_steps=2).total,
+    "likelihood": lambda predict, x: log_likelihood(KEY, Denoiser(predict, S), x, max_steps=32, tolerance=0.1).log_prob,
 }
 
 
@@ -236,7 +244,7 @@ def test_modules_are_taken_everywhere(make, name):
 @pytest.mark.parametrize("make", [Module, nnx_module], ids=["Equinox", "NNX"])
 def test_the_gradient_of_a_module(make):
     x, draws, weight = jnp.full(SHAPE, 0.5), draw(KEY, S, SHAPE), jnp.float32(0.3)
-    gradient = eqx.filter_grad(lambda predict: loss(predict, S, x, draws).sum())
+    gradient = eqx.filter_grad(lambda predict: SquaredError()(Denoiser(predict, S), x, draws).sum())
     found = [jax.tree.leaves(gradient(predict))[0] for predict in (make(weight), Partial(product, weight))]
     np.testing.assert_allclose(*found, rtol=1e-5)
 
@@ -280,7 +288,7 @@ class ConvNet(eqx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class EquinoxSpec:
+class EquinoxSpec(Network):
     """A spec whose parameters are the arrays of an Equinox module, and whose `bind` returns the module."""
 
     def init(self, key, image_shape):
@@ -297,10 +305,10 @@ def test_a_spec_that_binds_a_module(tiny, one, tmp_path):
     experiment = dataclasses.replace(tiny, net=EquinoxSpec(), num_steps=2, checkpoint_every=2)
     train(experiment, tmp_path, one)
     run = ddpm_jax.load_run(tmp_path, one)
-    assert isinstance(run.predict, ConvNet)
+    assert isinstance(run.experiment.net.bind(run.params), ConvNet)
     first = experiment.net.init(KEY, (8, 8, 1))
     assert jax.tree.structure(run.params) == jax.tree.structure(first)
     x = run.sample(KEY, 3)
     assert x.shape == (3, 8, 8, 1)
-    direct = sample(KEY, run.predict, run.schedule, experiment.sampler, x.shape, clip=experiment.clip)
+    direct = sample(KEY, run.model(), experiment.sampler, x.shape)
     np.testing.assert_allclose(x, direct, atol=1e-5)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import (
     Given,
     Grid,
@@ -171,14 +173,14 @@ def test_the_time_before_is_the_nearest_of_the_chain_above():
 @pytest.mark.parametrize("grid", GRIDS, ids=repr)
 @pytest.mark.parametrize("count", [21, 0, -3])
 def test_a_chain_has_only_so_many_steps(grid, count):
-    with pytest.raises(ValueError, match=f"num_steps is {count}; expected 1 to 20, the number of steps of the sch"):
+    with pytest.raises(ValueError, match=f"num_steps is {count}; expected 1 to 20, the number of steps of the process"):
         grid.times(Linear(num_steps=20).build(), count)
 
 
 @pytest.mark.parametrize(
     ("timesteps", "count", "message"),
     [
-        ((21, 3), None, "timesteps is 21; expected at most 20, the schedule's last step"),
+        ((21, 3), None, "timesteps is 21; expected at most 20, the process's last step"),
         ((20, 7, 3), 5, "num_steps is 5; expected None, or 3, the number of timesteps given"),
     ],
 )
@@ -212,9 +214,11 @@ def test_under_jit_these_grids_need_the_schedule_as_a_constant(sampler):
     schedule = Linear(num_steps=20).build()
 
     def draw(schedule):
-        return sample(jax.random.key(0), lambda z, t: jnp.zeros_like(z), schedule, sampler, (2, 3))
+        return sample(
+            jax.random.key(0), Denoiser(lambda z, t: jnp.zeros_like(z), schedule, clip=Clip()), sampler, (2, 3)
+        )
 
-    with pytest.raises(ValueError, match="build the schedule outside the jitted function"):
+    with pytest.raises(ValueError, match="build the process outside the jitted function"):
         jax.jit(draw)(schedule)
     assert jax.eval_shape(lambda: draw(schedule)).shape == (2, 3)
 
@@ -222,7 +226,9 @@ def test_under_jit_these_grids_need_the_schedule_as_a_constant(sampler):
 @pytest.mark.parametrize("sampler", [Ancestral(), Ddim(num_steps=4, grid=Quadratic())], ids=repr)
 def test_under_jit_the_others_take_any_schedule(sampler):
     shape = jax.eval_shape(
-        lambda schedule: sample(jax.random.key(0), lambda z, t: jnp.zeros_like(z), schedule, sampler, (2, 3)),
+        lambda schedule: sample(
+            jax.random.key(0), Denoiser(lambda z, t: jnp.zeros_like(z), schedule, clip=Clip()), sampler, (2, 3)
+        ),
         Linear(num_steps=20).build(),
     )
     assert shape.shape == (2, 3)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.arrays import lookup
-from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping, as_clipping
+from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import noise_between
 from ddpm_jax.diffusion.grids import Karras
 from ddpm_jax.diffusion.guidance import guided, steered
@@ -54,7 +55,8 @@ LABEL, NULL = (0.8, 0.04), (0.1, 0.5)  # (mean, variance) of the data with the l
 
 def two(target: Target, schedule: Chain):
     """The network with its label and with the null label."""
-    return tuple(jax.tree_util.Partial(partial(answer, target), schedule, *moments) for moments in (LABEL, NULL))
+    networks = (jax.tree_util.Partial(partial(answer, target), schedule, *moments) for moments in (LABEL, NULL))
+    return tuple(Denoiser(network, schedule, target) for network in networks)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=repr)
@@ -64,7 +66,7 @@ def test_guidance_mixes_scores_whatever_the_target(schedule, points, target):
 
     @jax.jit
     def x_of(scale):
-        output = guided(*two(target, schedule), scale)(z, t)
+        output = guided(*two(target, schedule), scale).predict(z, t)
         return target.decode(schedule, output, z, t).x
 
     conditional, null = (normal_x(schedule, *moments, z, t) for moments in (LABEL, NULL))
@@ -78,7 +80,8 @@ def test_guided_samples_follow_the_product_of_the_densities(schedule):
     """At scale w each z_t has the score of p(z | label)^w p(z)^(1 - w): for equal variances a shift of the mean."""
     label, null, var, scale = 0.4, -0.1, 0.25, 3.0
     networks = (jax.tree_util.Partial(normal_x, schedule, mean, var) for mean in (label, null))
-    x = sample(jax.random.key(0), guided(*networks, scale), schedule, Ancestral(), (20, 400), target=X(), clip=False)
+    models = (Denoiser(network, schedule, target=X()) for network in networks)
+    x = sample(jax.random.key(0), guided(*models, scale), Ancestral(), (20, 400))
     assert abs(float(x.mean()) - (null + scale * (label - null))) < 4 * np.sqrt(var / 8000) + 5e-3
     assert abs(float(x.var()) - var) < 4 * var * np.sqrt(2 / 8000) + 5e-3
 
@@ -93,7 +96,9 @@ def test_outside_its_interval_guidance_is_off_and_the_null_network_rests(schedul
     def conditional(z_t, t):
         return jnp.ones_like(z_t)
 
-    network = jax.jit(guided(conditional, null, 3.0, interval=(50, 100)))
+    models = (Denoiser(network, schedule, clip=Clip()) for network in (conditional, null))
+    mixture = guided(*models, 3.0, interval=(50, 100))
+    network = jax.jit(mixture.predict)
     z, asked = jnp.zeros((2, 3)), (1, 49, 50, 75, 100, 101, 200)
     outputs = [float(network(z, jnp.full(2, t))[0, 0]) for t in asked]
     jax.effects_barrier()
@@ -104,45 +109,77 @@ def test_outside_its_interval_guidance_is_off_and_the_null_network_rests(schedul
     np.testing.assert_array_equal(mixed[:, 0], [1.0, 3.0])
     sampler = Ddim(num_steps=20)
     evaluated.clear()
-    jax.block_until_ready(sample(jax.random.key(0), network, schedule, sampler, (2, 3)))
+    jax.block_until_ready(sample(jax.random.key(0), mixture, sampler, (2, 3)))
     jax.effects_barrier()
     assert evaluated == [t for t in sampler.times(schedule) if 50 <= t <= 100]
 
 
-def test_a_learned_variance_stays_that_of_the_conditional_network(points):
+def test_a_learned_variance_stays_that_of_the_conditional_network(schedule, points):
     z, t = points
 
     def network(value, z_t, t):
         return jnp.concatenate([jnp.full_like(z_t, value), jnp.full_like(z_t, 10 * value)], axis=-1)
 
-    networks = partial(network, 0.5), partial(network, 0.2)
-    output = guided(*networks, 2.0)(z, t)
+    models = [Denoiser(partial(network, value), schedule, variance=LearnedRange()) for value in (0.5, 0.2)]
+    output = guided(*models, 2.0).predict(z, t)
     np.testing.assert_allclose(output[:, :3], 0.8, atol=1e-6)
     np.testing.assert_allclose(output[:, 3:], 5.0)
-    each = guided(*networks, jnp.arange(len(z), dtype=jnp.float32))(z, t)  # a scale for each example
+    each = guided(*models, jnp.arange(len(z), dtype=jnp.float32)).predict(z, t)  # a scale for each example
     np.testing.assert_allclose(each[:, :3], np.repeat(0.2 + 0.3 * np.arange(len(z)), 3).reshape(-1, 3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (2, 2, 4, 3), (2, 8, 6, 1), (2, 5), (2, 3, 4)], ids=str)
-def test_a_learned_variance_is_the_second_half_of_the_last_axis(shape):
+def test_a_learned_variance_is_the_second_half_of_the_last_axis(schedule, shape):
     """Whatever the height, the width and the channels are."""
     rng = np.random.default_rng(0)
     conditional, null = (rng.normal(size=(*shape[:-1], 2 * shape[-1])).astype(np.float32) for _ in range(2))
-    output = guided(lambda z, t: jnp.asarray(conditional), lambda z, t: jnp.asarray(null), 3.0)(jnp.zeros(shape), 5)
+    networks = (lambda z, t: jnp.asarray(conditional), lambda z, t: jnp.asarray(null))
+    models = (Denoiser(network, schedule, variance=LearnedRange()) for network in networks)
+    output = guided(*models, 3.0).predict(jnp.zeros(shape), 5)
     mean, variance = np.split(conditional, 2, -1)
     expected = null[..., : shape[-1]] + 3 * (mean - null[..., : shape[-1]])
     np.testing.assert_allclose(output, np.concatenate([expected, variance], -1), rtol=1e-4, atol=1e-5)
 
 
-def test_guidance_needs_a_null_network():
-    with pytest.raises(ValueError, match=r"null_predict is None; .*label_dropout > 0"):
-        guided(lambda z, t: z, None, 2.0)
+def test_guidance_needs_a_null_network(schedule):
+    with pytest.raises(ValueError, match=r"null_model is None; .*label_dropout > 0"):
+        guided(Denoiser(lambda z, t: z, schedule), None, 2.0)
+
+
+def test_guidance_needs_one_process(schedule):
+    model, other = (Denoiser(lambda z, t: z, process) for process in (schedule, Cosine(num_steps=7).build()))
+    with pytest.raises(ValueError, match="null_model.process is .* expected the process of model"):
+        guided(model, other, 2.0)
+    same = Denoiser(lambda z, t: z, jax.tree.map(jnp.array, schedule))
+    guided(model, same, 2.0)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=repr)
+def test_the_two_networks_may_have_other_targets(schedule, points, target):
+    z, t = points
+    conditional, _ = two(Eps(), schedule)
+    _, null = two(target, schedule)
+    expected = guided(*two(Eps(), schedule), 2.0).denoise(z, t).x
+    got = guided(conditional, null, 2.0).denoise(z, t).x
+    np.testing.assert_allclose(got, expected, rtol=2e-3, atol=5e-4)
+
+
+def test_unclipped_outputs_are_mixed_and_the_result_is_clipped_as_the_first(schedule):
+    """x = 2 and 1.5, mixed to 2 + 3 (2 - 1.5) = 3.5 and clipped to 2.5; clipped before, they would be mixed to 1."""
+    z, t = jnp.zeros((2, 3)), jnp.full(2, 90)
+    models = [
+        Denoiser(lambda z, t, value=value: jnp.full_like(z, value), schedule, X(), clip=Clip(-high, high))
+        for value, high in ((2.0, 2.5), (1.5, 1.0))
+    ]
+    model = guided(*models, 4.0)
+    np.testing.assert_allclose(model.denoise(z, t).x, 2.5)
+    np.testing.assert_allclose(model.unclipped.denoise(z, t).x, 3.5)
 
 
 @pytest.mark.parametrize("interval", [(5, 3), (-1, 3)])
-def test_an_interval_has_a_first_and_a_last_timestep(interval):
+def test_an_interval_has_a_first_and_a_last_timestep(schedule, interval):
     with pytest.raises(ValueError, match=r"interval is .*; expected \(first, last\), two timesteps"):
-        guided(lambda z, t: z, lambda z, t: z, 2.0, interval=interval)
+        guided(*[Denoiser(lambda z, t: z, schedule)] * 2, 2.0, interval=interval)
 
 
 # Guidance by the gradient of a log likelihood.
@@ -153,7 +190,7 @@ def test_steering_by_a_linear_function_is_exact_for_normal_data(schedule, points
     """p(x) exp(c x) is N(m + c v, v), so the steered network is the perfect network of these data."""
     (mean, var), c, (z, t) = NULL, 0.6, points
     network = jax.tree_util.Partial(partial(answer, target), schedule, mean, var)
-    steer = steered(network, schedule, lambda x: c * x.sum(-1), target=target)
+    steer = steered(Denoiser(network, schedule, target=target), lambda x: c * x.sum(-1)).predict
     got, expected = jax.jit(
         lambda: tuple(
             target.decode(schedule, output, z, t).x
@@ -167,8 +204,8 @@ def test_steering_by_a_linear_function_is_exact_for_normal_data(schedule, points
 def test_steered_samples_follow_the_posterior(schedule):
     (mean, var), c, count = NULL, 0.6, 8000
     network = jax.tree_util.Partial(partial(answer, Eps()), schedule, mean, var)
-    steer = steered(network, schedule, lambda x: x.sum(-1), scale=c)
-    x = np.asarray(sample(jax.random.key(0), steer, schedule, Ancestral(), (20, count // 20), clip=False), np.float64)
+    steer = steered(Denoiser(network, schedule), lambda x: x.sum(-1), scale=c)
+    x = np.asarray(sample(jax.random.key(0), steer, Ancestral(), (20, count // 20)), np.float64)
     assert abs(x.mean() - (mean + c * var)) < 4 * np.sqrt(var / count) + 5e-3
     assert abs(x.var() - var) < 4 * var * np.sqrt(2 / count) + 1e-2
 
@@ -180,7 +217,7 @@ def test_steering_leaves_a_learned_variance_alone(schedule, points):
         return jnp.concatenate([0.5 * z_t, jnp.full_like(z_t, 0.3)], axis=-1)
 
     options = {"target": X(), "variance": LearnedRange()}
-    output = jax.jit(steered(network, schedule, lambda x: x.sum(-1), **options))(z, t)
+    output = jax.jit(steered(Denoiser(network, schedule, **options), lambda x: x.sum(-1)).predict)(z, t)
     np.testing.assert_allclose(output[:, 3:], 0.3, atol=1e-6)
     assert np.all(output[:, :3] > 0.5 * z)
 
@@ -232,8 +269,8 @@ def test_filling_in_has_the_moments_of_theory(key, jump, resamples, variance):
     schedule, shape = spec.build(), (10, 400, 2)  # 400 points to an example: a key for each would cost time
     x = jnp.tile(jnp.array([KNOWN, 0.0]), (*shape[:2], 1))
     predict = jax.tree_util.Partial(correlated_x, schedule)
-    options = {"mask": np.array([True, False]), "target": X(), "clip": False, "variance": variance}
-    got = inpaint(key, predict, schedule, Ancestral(), x, jump=jump, resamples=resamples, **options)
+    model, mask = Denoiser(predict, schedule, X(), variance), np.array([True, False])
+    got = inpaint(key, model, Ancestral(), x, mask, jump=jump, resamples=resamples)
     np.testing.assert_array_equal(got[..., 0], x[..., 0])
     drawn, (mean, var) = np.asarray(got[..., 1], np.float64), filled_in(spec, jump, resamples, variance)
     assert abs(drawn.mean() - mean) < 4 * np.sqrt(var / drawn.size)
@@ -289,7 +326,7 @@ def test_a_walk_takes_each_step_of_the_chain_as_often_as_asked(jump, resamples):
 )
 def test_a_mask_fits_x(schedule, key, unchecked, mask, message):
     with pytest.raises(ValueError, match=message):
-        inpaint(key, lambda z, t: z, schedule, Ancestral(), jnp.zeros((2, 3)), mask)
+        inpaint(key, Denoiser(lambda z, t: z, schedule, clip=Clip()), Ancestral(), jnp.zeros((2, 3)), mask)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +341,7 @@ def test_a_mask_fits_x(schedule, key, unchecked, mask, message):
 def test_filling_in_says_what_it_takes(schedule, key, change, message):
     arguments = {"sampler": Ancestral(), "x": jnp.zeros((2, 3)), "mask": np.array([True, False, True]), **change}
     with pytest.raises(ValueError, match=message):
-        inpaint(key, lambda z, t: z, schedule, **arguments)
+        inpaint(key, Denoiser(lambda z, t: z, schedule), **arguments)
 
 
 def tanh(z_t, t):
@@ -317,7 +354,7 @@ def test_image_i_is_filled_in_the_same_way_in_any_batch(schedule, key, sampler):
     x = jax.random.uniform(jax.random.key(1), (3, 4, 4, 1), minval=-1)
     mask = np.zeros((4, 4, 1), bool)
     mask[:2] = True
-    fill = partial(inpaint, key, tanh, schedule, sampler, mask=mask, jump=2, resamples=2, target=X())
+    fill = partial(inpaint, key, Denoiser(tanh, schedule, X(), clip=Clip()), sampler, mask=mask, jump=2, resamples=2)
     got = fill(x=x)
     np.testing.assert_array_equal(got[:, :2], x[:, :2])
     assert np.abs(got[:, 2:] - x[:, 2:]).min() > 0
@@ -334,9 +371,8 @@ def between(schedule: Chain, t: int, weights, **options):
     def predict(z_t, t):
         return jnp.zeros_like(z_t)
 
-    given = {"clip": False, **options}
-    sampler = Ddim(num_steps=1)
-    return interpolate(jax.random.key(0), predict, schedule, sampler, x_a, x_b, t, np.array(weights), **given)
+    model, sampler = Denoiser(predict, schedule), Ddim(num_steps=1)
+    return interpolate(jax.random.key(0), model, sampler, x_a, x_b, t, np.array(weights), **options)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "independent"])
@@ -364,11 +400,25 @@ def test_the_ends_of_an_interpolation_are_the_images(schedule, key, shared):
     x_a, x_b = jax.random.uniform(jax.random.key(1), (2, 5, 3), minval=-1)
     predict = jax.tree_util.Partial(normal_x, schedule, 0.0, 1.0)
     ends = interpolate(
-        key, predict, schedule, Ddim(), x_a, x_b, 1, np.array([0.0, 1.0]), target=X(), shared_noise=shared
+        key,
+        Denoiser(predict, schedule, target=X(), clip=Clip()),
+        Ddim(),
+        x_a,
+        x_b,
+        1,
+        np.array([0.0, 1.0]),
+        shared_noise=shared,
     )
     np.testing.assert_allclose(ends, [x_a, x_b], atol=5 * float(schedule.noise[1]))
     far = interpolate(
-        key, predict, schedule, Ddim(), x_a, x_b, 199, np.array([0.0, 1.0]), target=X(), shared_noise=shared
+        key,
+        Denoiser(predict, schedule, target=X(), clip=Clip()),
+        Ddim(),
+        x_a,
+        x_b,
+        199,
+        np.array([0.0, 1.0]),
+        shared_noise=shared,
     )
     assert np.abs(far - np.stack([x_a, x_b])).max() > 0.5
 
@@ -388,7 +438,7 @@ def test_the_ends_of_an_interpolation_are_the_images(schedule, key, shared):
 def test_an_interpolation_says_what_it_takes(schedule, key, unchecked, change, message):
     arguments = {"x_a": jnp.zeros((2, 3)), "x_b": jnp.ones((2, 3)), "t": 10, "weights": np.array([0.5]), **change}
     with pytest.raises(ValueError, match=message):
-        interpolate(key, lambda z, t: z, schedule, Ddim(), **arguments)
+        interpolate(key, Denoiser(lambda z, t: z, schedule), Ddim(), **arguments)
 
 
 # Clipping.
@@ -417,17 +467,17 @@ def test_the_dynamic_threshold_is_a_quantile_of_each_example(wide, quantile):
     assert np.abs(got).max() <= 1 + 1e-6
 
 
-def test_booleans_stand_for_clipping():
-    assert as_clipping(True) == Clip(-1.0, 1.0)
-    assert as_clipping(False) == NoClipping()
-    assert as_clipping(DynamicThreshold(0.9)) == DynamicThreshold(0.9)
+def test_nothing_is_clipped_unless_asked(schedule, key):
+    model = Denoiser(lambda z, t: jnp.full_like(z, 3.0), schedule, target=X())
+    assert model.clip == NoClipping()
+    np.testing.assert_allclose(sample(key, model, Ddim(num_steps=5), (2, 3)), 3.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("clip", [True, Clip(-0.5, 0.5), DynamicThreshold(0.9)], ids=repr)
+@pytest.mark.parametrize("clip", [Clip(), Clip(-0.5, 0.5), DynamicThreshold(0.9)], ids=repr)
 def test_samplers_clip_as_they_are_told(schedule, key, clip):
     """The last step returns the x predicted last, clipped."""
     sampler = Ddim(num_steps=5, grid=Karras())
-    x = sample(key, lambda z, t: 3 * jnp.tanh(9 * z), schedule, sampler, (8, 6), target=X(), clip=clip)
+    x = sample(key, Denoiser(lambda z, t: 3 * jnp.tanh(9 * z), schedule, target=X(), clip=clip), sampler, (8, 6))
     assert abs(np.abs(x).max() - (0.5 if clip == Clip(-0.5, 0.5) else 1.0)) < 1e-5
 
 

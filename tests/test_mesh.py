@@ -276,8 +276,7 @@ def test_the_bound_of_a_split_is_the_same_on_any_mesh(tiny, key):
     bits = one.bits_per_dim(key, source, num_steps=3, chunk=4)
     assert bits.shape == (11,)
     np.testing.assert_allclose(eight.bits_per_dim(key, source, num_steps=3), bits, rtol=1e-5)
-    x, predict = to_unit(source.arrays["image"]), experiment.net.bind(params)
-    direct = bound(key, predict, one.schedule, x, num_steps=3, clip=experiment.clip).bits_per_dim
+    direct = bound(key, one.model(), to_unit(source.arrays["image"]), num_steps=3).bits_per_dim
     np.testing.assert_allclose(bits, direct, rtol=1e-5)
     with pytest.raises(ValueError, match=r"source is .*; expected one with labels"):
         dataclasses.replace(one, experiment=tiny).bits_per_dim(key, source)

@@ -74,7 +74,7 @@ def test_bayes_rule_by_quadrature(schedule, t):
     p = np.trapezoid(joint, GRID)
     np.testing.assert_allclose(ON_THE_LINE.diffused(schedule, t).log_prob(z), np.log(p), atol=2e-3, rtol=1e-4)
     x = np.trapezoid(GRID * joint, GRID) / p
-    np.testing.assert_allclose(ON_THE_LINE.denoiser(schedule)(z, t), x, atol=1e-3)
+    np.testing.assert_allclose(ON_THE_LINE.denoiser(schedule).predict(z, t), x, atol=1e-3)
     np.testing.assert_allclose(jax.vmap(Mixture.moments)(ON_THE_LINE.reverse(schedule, z, t, 0)).mean, x, atol=1e-3)
 
 
@@ -98,9 +98,9 @@ def test_one_denoiser_for_all_shapes(schedule):
     z = jnp.linspace(-1, 1, 5)
     column = Mixture(ON_THE_LINE.weights, ON_THE_LINE.means[:, None], ON_THE_LINE.stds)
     t = jnp.array([1, 10, 20, 30, 50])
-    expected = ON_THE_LINE.denoiser(schedule)(z, t)
-    np.testing.assert_allclose(column.denoiser(schedule)(z[:, None], t)[:, 0], expected, rtol=1e-5)
-    np.testing.assert_allclose(ON_THE_LINE.denoiser(schedule)(z, t.astype(jnp.float32)), expected, rtol=1e-5)
+    expected = ON_THE_LINE.denoiser(schedule).predict(z, t)
+    np.testing.assert_allclose(column.denoiser(schedule).predict(z[:, None], t)[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(ON_THE_LINE.denoiser(schedule).predict(z, t.astype(jnp.float32)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("distance", "count"), [(1.9, 1), (2.1, 2), (4.0, 2)])

@@ -11,9 +11,9 @@ import scipy.stats
 
 from ddpm_jax.diffusion.arrays import example_keys
 from ddpm_jax.diffusion.bound import bits_per_dim, bound, prior, term
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import diffuse
-from ddpm_jax.diffusion.objective import Draws, FullBound, Hybrid, SquaredError, draw, loss
+from ddpm_jax.diffusion.objective import Draws, FullBound, Hybrid, SquaredError, draw
 from ddpm_jax.diffusion.schedule import Cosine, Linear
 from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X, convert
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
@@ -22,7 +22,13 @@ from ddpm_jax.storage import specs
 
 TARGETS = (Eps(), X(), V(), Mean(), Score())
 BATCH = (64, 3)
-compiled_loss = jax.jit(loss, static_argnames=("predict", "target", "weighting"))
+
+
+@partial(jax.jit, static_argnames=("predict", "target", "weighting"))
+def compiled_loss(predict, schedule, x, draws, target=Eps(), weighting=Simple()):
+    return SquaredError(weighting)(Denoiser(predict, schedule, target), x, draws)
+
+
 weight = jax.jit(lambda weighting, *arguments: weighting(*arguments), static_argnums=0)
 
 
@@ -84,7 +90,7 @@ def test_the_exact_answer_costs_nothing(schedule, x, draws, target, weighting):
     def exact(z_t, t):
         return target.encode(schedule, x, draws.eps, t)
 
-    np.testing.assert_array_equal(loss(exact, schedule, x, draws, target, weighting), 0.0)
+    np.testing.assert_array_equal(SquaredError(weighting)(Denoiser(exact, schedule, target=target), x, draws), 0.0)
 
 
 WEIGHTINGS_OF_X = {
@@ -104,7 +110,10 @@ def test_a_weighting_of_the_data_is_the_same_number_for_every_target(schedule, x
         def predict(target, z_t, t):
             return convert(schedule, guess_x(z_t, t), z_t, t, X(), target)
 
-        return [loss(partial(predict, target), schedule, x, draws, target, weighting) for target in TARGETS]
+        return [
+            SquaredError(weighting)(Denoiser(partial(predict, target), schedule, target=target), x, draws)
+            for target in TARGETS
+        ]
 
     t = np.maximum(draws.t, 2)
     draws = Draws(jnp.asarray(t), draws.eps)
@@ -127,7 +136,7 @@ def test_the_gradient_of_the_bound_is_the_same_for_every_target(schedule, x, dra
             def predict(z_t, t):
                 return convert(schedule, parameters[0] * guess_x(z_t, t) + parameters[1], z_t, t, X(), target)
 
-            return loss(predict, schedule, x, draws, target, Vlb(variance)).mean()
+            return SquaredError(Vlb(variance))(Denoiser(predict, schedule, target=target), x, draws).mean()
 
         return [jax.grad(mean_loss)(parameters, target) for target in TARGETS]
 
@@ -146,10 +155,9 @@ def test_the_weighted_error_is_the_term_of_the_bound(schedule, x, draws, varianc
     @jax.jit
     def both(eps):
         def nats(predict):
-            options = {"target": X(), "variance": variance, "clip": False, "bins": None}
-            return term(predict, schedule, x, t, eps, **options).nats
+            return term(Denoiser(predict, schedule, X(), variance), x, t, eps, bins=None).nats
 
-        error = loss(guess_x, schedule, x, Draws(t, eps), X(), Vlb(variance))
+        error = SquaredError(Vlb(variance))(Denoiser(guess_x, schedule, target=X()), x, Draws(t, eps))
         return 3 * error, nats(guess_x), nats(lambda z_t, t: x)
 
     error, guessed, exact = map(np.asarray, both(draws.eps))
@@ -187,7 +195,7 @@ def test_any_weights_of_the_output(schedule, x, draws, make):
 
 
 def test_weights_for_another_chain_are_an_error(schedule):
-    with pytest.raises(ValueError, match="there are 99 weights; the schedule has 100 steps"):
+    with pytest.raises(ValueError, match="there are 99 weights; the process has 100 steps"):
         Weights(np.ones(99))(schedule, np.array([1]))
 
 
@@ -209,7 +217,7 @@ def test_its_minimum_is_the_conditional_expectation(schedule):
     @jax.jit
     @jax.value_and_grad
     def mean_loss(k):
-        return loss(lambda z_t, t: k * z_t, schedule, x, draws).mean()
+        return SquaredError()(Denoiser(lambda z_t, t: k * z_t, schedule), x, draws).mean()
 
     value, slope = mean_loss(best)
     assert float(value) == pytest.approx(alpha_bar * v / (alpha_bar * v + noise_var), rel=0.02)
@@ -226,7 +234,7 @@ def test_it_is_float32_whatever_the_network_returns(schedule, x, draws):
 
 def test_an_output_of_another_shape_is_an_error(schedule, x, draws):
     with pytest.raises(ValueError, match=r"returned shape \(64, 1\) for data of shape \(64, 3\)"):
-        loss(lambda z_t, t: z_t[:, :1], schedule, x, draws)
+        SquaredError()(Denoiser(lambda z_t, t: z_t[:, :1], schedule), x, draws)
 
 
 # Objectives that know of the variance.
@@ -250,7 +258,7 @@ def test_hybrid_teaches_the_mean_by_the_squared_error_and_the_variance_by_the_bo
     @jax.jit
     def all_gradients(parameters):
         def mean_loss(parameters, objective):
-            decoder = Decoder(partial(outputs, parameters), schedule, V(), LearnedRange())
+            decoder = Denoiser(partial(outputs, parameters), schedule, V(), LearnedRange())
             return objective(decoder, x, draws).mean()
 
         return [jax.value_and_grad(mean_loss)(parameters, objective) for objective in objectives]
@@ -270,13 +278,13 @@ def test_the_full_bound_over_all_timesteps_is_the_bound(bins, key):
     schedule = Cosine(num_steps=12).build()
     x = np.random.default_rng(0).integers(0, 256, (3, 4)).astype(np.float32) / 127.5 - 1
     predict = partial(outputs, PARAMETERS)
-    whole = bound(key, predict, schedule, x, target=V(), variance=LearnedRange(), clip=False, bins=bins)
+    whole = bound(key, Denoiser(predict, schedule, target=V(), variance=LearnedRange()), x, bins=bins)
 
     @jax.jit
     def of_each_timestep(keys):
         def one(t):
             eps = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), (4,)))(keys)
-            decoder = Decoder(predict, schedule, V(), LearnedRange())
+            decoder = Denoiser(predict, schedule, V(), LearnedRange())
             return FullBound(bins)(decoder, x, Draws(jnp.full(3, t), eps))
 
         return jax.vmap(one)(jnp.arange(1, 13))
@@ -294,7 +302,7 @@ def test_the_full_bound_is_finite_for_any_output(schedule, x, draws):
     @jax.jit
     @partial(jax.grad, has_aux=True)
     def gradient(output):
-        losses = FullBound()(Decoder(lambda z_t, t: output, schedule, Eps(), LearnedRange()), x, draws)
+        losses = FullBound()(Denoiser(lambda z_t, t: output, schedule, Eps(), LearnedRange()), x, draws)
         return losses.mean(), losses
 
     for size in (0.0, 1.0, 30.0):
@@ -334,7 +342,7 @@ def test_a_wrong_value_is_named(make, message):
 def test_timesteps_outside_the_chain_are_an_error(schedule, x, t):
     draws = Draws(jnp.full(len(x), t), jnp.zeros_like(x))
     for call in (
-        lambda: loss(lambda z_t, t: z_t, schedule, x, draws),
+        lambda: SquaredError()(Denoiser(lambda z_t, t: z_t, schedule), x, draws),
         lambda: convert(schedule, x, x, draws.t, Eps(), V()),
     ):
         with pytest.raises(ValueError, match=rf"t = {t} is outside 1..100"):

@@ -8,6 +8,8 @@ from test_bfloat16 import equations
 
 from ddpm_jax.devices.precision import quoted, quoted_precision
 from ddpm_jax.diffusion import bound, likelihood
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import guided
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Cosine
@@ -32,7 +34,7 @@ IMAGES, POINTS, ROWS = np.zeros((2, 8, 8, 1), np.float32), np.zeros((2, 3), np.f
 def unet():
     net, params = UNET, UNET.init(KEY, (8, 8, 1))
     labels = np.zeros(2, int)
-    return guided(net.bind(params, labels), net.bind(params, labels + 2), 2.0)
+    return guided(*(Denoiser(net.bind(params, n), SCHEDULE) for n in (labels, labels + 2)), 2.0).predict
 
 
 def mlp():
@@ -45,15 +47,17 @@ def classify():
 
 def gradient_of_bound():
     params = MLP.init(KEY, (3,))
-    return jax.grad(lambda p: bound.estimate(KEY, MLP.bind(p), SCHEDULE, POINTS, 2, bins=None).sum())(params)
+    return jax.grad(
+        lambda p: bound.estimate(KEY, Denoiser(MLP.bind(p), SCHEDULE, clip=Clip()), POINTS, 2, bins=None).sum()
+    )(params)
 
 
 QUOTED = {
-    "bound": lambda: bound.bound(KEY, unet(), SCHEDULE, IMAGES).total,
-    "one term": lambda: bound.term(mlp(), SCHEDULE, POINTS, 2, POINTS).nats,
-    "drawn terms": lambda: bound.estimate(KEY, mlp(), SCHEDULE, POINTS, 2),
+    "bound": lambda: bound.bound(KEY, Denoiser(unet(), SCHEDULE, clip=Clip()), IMAGES).total,
+    "one term": lambda: bound.term(Denoiser(mlp(), SCHEDULE, clip=Clip()), POINTS, 2, POINTS).nats,
+    "drawn terms": lambda: bound.estimate(KEY, Denoiser(mlp(), SCHEDULE, clip=Clip()), POINTS, 2),
     "drawn terms, gradient": gradient_of_bound,
-    "likelihood": lambda: likelihood.log_likelihood(KEY, mlp(), SCHEDULE, POINTS),
+    "likelihood": lambda: likelihood.log_likelihood(KEY, Denoiser(mlp(), SCHEDULE), POINTS),
     "classifier": classify,
 }
 EXACT = {
@@ -96,7 +100,7 @@ def test_samples_have_the_precision_that_jax_is_set_to():
     network = mlp()
 
     def drawn():
-        return sample(KEY, network, SCHEDULE, Ddim(num_steps=2), POINTS.shape)
+        return sample(KEY, Denoiser(network, SCHEDULE, clip=Clip()), Ddim(num_steps=2), POINTS.shape)
 
     assert precisions(drawn) == {DEFAULT}
     with jax.default_matmul_precision("highest"):

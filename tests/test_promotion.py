@@ -12,7 +12,7 @@ from test_bfloat16 import NETWORKS, case
 from ddpm_jax.data.images import random_flip, to_pixels, to_unit
 from ddpm_jax.diffusion import bound, forward, likelihood, objective, targets, weighting
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import guided, steered
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Cosine
@@ -102,8 +102,8 @@ VARIANCES = {"small": FixedSmall(), "large": FixedLarge(), "learned": LearnedRan
 def test_targets_variances_and_terms(target, variance):
     network = twice if variance == "learned" else predict
     how = {"target": TARGETS[target], "variance": VARIANCES[variance]}
-    traced(lambda: bound.term(network, SCHEDULE, X, T, X, **how))
-    traced(lambda: bound.term(network, SCHEDULE, X, 3, X, **how, bins=None, clip=False, earlier=jnp.int32(0)))
+    traced(lambda: bound.term(Denoiser(network, SCHEDULE, **how), X, T, X))
+    traced(lambda: bound.term(Denoiser(network, SCHEDULE, **how), X, 3, X, bins=None, s=jnp.int32(0)))
     traced(lambda: targets.convert(SCHEDULE, X, X, T, TARGETS[target], targets.V()))
 
 
@@ -123,25 +123,29 @@ WEIGHTINGS.append(weighting.Weights(tuple(np.linspace(0, 1, 8))))
 def test_losses(weight):
     draws = objective.Draws(jnp.asarray(T), jnp.asarray(X))
     for target in TARGETS.values():
-        traced(partial(objective.loss, predict, SCHEDULE, X, draws, target, weight))
+        traced(partial(objective.SquaredError(weight), Denoiser(predict, SCHEDULE, target), X, draws))
 
 
 @pytest.mark.parametrize("loss", [objective.FullBound(), objective.FullBound(None), objective.Hybrid()], ids=str)
 def test_bounds_as_losses(loss):
-    decoder = Decoder.of(twice, SCHEDULE, targets.Eps(), LearnedRange(), False)
+    decoder = Denoiser(twice, SCHEDULE, targets.Eps(), LearnedRange())
     traced(lambda: loss(decoder, X, objective.draw(KEY, SCHEDULE, X.shape)))
 
 
 def test_bounds():
-    traced(lambda: bound.bound(KEY, predict, SCHEDULE, X, num_steps=3).rate_distortion())
-    traced(lambda: bound.bits_per_dim(bound.estimate(KEY, predict, SCHEDULE, X, 3, first_index=2), X))
+    traced(lambda: bound.bound(KEY, Denoiser(predict, SCHEDULE, clip=Clip()), X, num_steps=3).rate_distortion())
+    traced(
+        lambda: bound.bits_per_dim(
+            bound.estimate(KEY, Denoiser(predict, SCHEDULE, clip=Clip()), X, 3, first_index=2), X
+        )
+    )
 
 
 @pytest.mark.parametrize("trace", ["hutchinson", "exact"])
 def test_likelihood(trace):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         import diffrax  # noqa: F401
-    traced(lambda: likelihood.log_likelihood(KEY, predict, SCHEDULE, X, trace=trace))
+    traced(lambda: likelihood.log_likelihood(KEY, Denoiser(predict, SCHEDULE), X, trace=trace))
 
 
 SAMPLERS = [Ancestral(), Ancestral(3, Quadratic()), Ddim(3, eta=0.5), Ddim(3, LogSnr()), DpmSolver(4)]
@@ -150,38 +154,43 @@ SAMPLERS += [DpmSolver(4, sde=True), DpmSolver(4, Karras()), Heun(3)]
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_samplers(sampler):
-    traced(lambda: sample(KEY, predict, SCHEDULE, sampler, (2, 3), start=(X, 4), first_index=jnp.int32(5)))
+    traced(
+        lambda: sample(
+            KEY, Denoiser(predict, SCHEDULE, clip=Clip()), sampler, (2, 3), start=(X, 4), first_index=jnp.int32(5)
+        )
+    )
 
 
 def test_a_path_that_is_clipped_and_whose_variance_is_learned():
     options = {"target": targets.V(), "variance": LearnedRange(), "clip": DynamicThreshold()}
-    traced(lambda: sample_path(KEY, twice, SCHEDULE, Ancestral(), (2, 3), 2, of="x", **options))
-    traced(lambda: sample_path(KEY, predict, SCHEDULE, Ddim(3), (2, 3), 2, clip=Clip()))
+    traced(lambda: sample_path(KEY, Denoiser(twice, SCHEDULE, **options), Ancestral(), (2, 3), 2, of="x"))
+    traced(lambda: sample_path(KEY, Denoiser(predict, SCHEDULE, clip=Clip()), Ddim(3), (2, 3), 2))
 
 
 @pytest.mark.parametrize("mask", [np.array([[1, 0, 1]] * 2, bool), np.array([1, 0, 1], bool)], ids=["each", "one"])
 def test_inpainting(mask):
-    traced(lambda: inpaint(KEY, predict, SCHEDULE, Ancestral(4), X, mask, jump=2, resamples=2))
+    traced(lambda: inpaint(KEY, Denoiser(predict, SCHEDULE, clip=Clip()), Ancestral(4), X, mask, jump=2, resamples=2))
 
 
 def test_interpolation_and_inversion():
-    traced(lambda: interpolate(KEY, predict, SCHEDULE, Ddim(4), X, -X, 4, np.array([0.0, 0.5])))
-    traced(lambda: invert(predict, SCHEDULE, Ddim(4), X, iterations=3))
+    traced(lambda: interpolate(KEY, Denoiser(predict, SCHEDULE, clip=Clip()), Ddim(4), X, -X, 4, np.array([0.0, 0.5])))
+    traced(lambda: invert(Denoiser(predict, SCHEDULE), Ddim(4), X, iterations=3))
 
 
 @pytest.mark.parametrize("scale", [2.0, jnp.array([1.0, 3.0])], ids=["one", "each"])
 def test_guidance(scale):
+    learned = Denoiser(twice, SCHEDULE, variance=LearnedRange())
     for interval in (None, (2, 5)):
-        traced(guided(twice, twice, scale, interval=interval), X, T)
-    traced(steered(predict, SCHEDULE, lambda x: -(x**2).sum(-1), scale=scale), X, T)
-    traced(steered(twice, SCHEDULE, lambda x: -(x**2).sum(-1), scale=scale, variance=LearnedRange()), X, T)
+        traced(guided(learned, learned, scale, interval=interval).predict, X, T)
+    traced(steered(Denoiser(predict, SCHEDULE), lambda x: -(x**2).sum(-1), scale=scale).predict, X, T)
+    traced(steered(learned, lambda x: -(x**2).sum(-1), scale=scale).predict, X, T)
 
 
 def test_mixtures():
     def everything(y):
         diffused = MIXTURE.diffused(SCHEDULE, 3)
         own = diffused.log_prob(y), diffused.responsibilities(y), diffused.score(y), diffused.moments()
-        reverse = jax.vmap(Mixture.moments)(MIXTURE.reverse(SCHEDULE, y, T)), MIXTURE.denoiser(SCHEDULE)(y, T)
+        reverse = jax.vmap(Mixture.moments)(MIXTURE.reverse(SCHEDULE, y, T)), MIXTURE.denoiser(SCHEDULE).predict(y, T)
         return own, reverse, MIXTURE.sample(KEY, 5)
 
     traced(everything, X)

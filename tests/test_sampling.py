@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ddpm_jax.diffusion.arrays import lookup
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import diffuse, posterior
 from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear, Schedule
 from ddpm_jax.diffusion.targets import Prediction, X
@@ -52,7 +53,7 @@ def laters(t: np.ndarray) -> np.ndarray:
 @partial(jax.jit, static_argnames=("sampler", "variance"))
 def step_at(sampler: Sampler, variance: Variance, schedule: Chain, t, earlier, z, noise):
     """One step from each z, with the exact denoiser and without a memory of steps before."""
-    decoder = Decoder.of(exact(schedule), schedule, X(), variance, clip=False)
+    decoder = Denoiser(exact(schedule), schedule, X(), variance)
     return sampler.step(decoder, StepInput(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
@@ -134,7 +135,7 @@ def test_ddim_with_eta_1_is_ancestral_sampling_with_the_small_variance(spec):
 def test_ddim_keeps_the_digits_of_its_coefficients(spec, eta):
     """Those of x, eps and the noise, against float64: 1e-5 also where the factor on eps is a small difference."""
     schedule, alpha_bar = spec.build(), np.cumprod(np.append(1.0, 1 - spec.betas()))
-    decoder = Decoder.of(exact(schedule), schedule, X(), SMALL, clip=False)
+    decoder = Denoiser(exact(schedule), schedule, X(), SMALL)
     for num_steps in (5, None):
         t, s = grid(Ddim(num_steps), schedule)
         now, before = alpha_bar[t], alpha_bar[s]
@@ -206,23 +207,29 @@ def schedule():
 @pytest.fixture(scope="module", params=[Ancestral(), Ddim(num_steps=5)], ids=["ancestral", "ddim"])
 def many(request, schedule):
     """A sampler and 32 of its images."""
-    return request.param, np.asarray(sample(jax.random.key(0), shrink, schedule, request.param, (32, *SHAPE)))
+    return request.param, np.asarray(
+        sample(jax.random.key(0), Denoiser(shrink, schedule, clip=Clip()), request.param, (32, *SHAPE))
+    )
 
 
 def test_image_i_is_the_same_in_any_batch(schedule, many, key):
     sampler, images = many
     assert images.dtype == np.float32
     assert images.std(0).min() > 0
-    np.testing.assert_allclose(sample(key, shrink, schedule, sampler, (8, *SHAPE)), images[:8], atol=1e-6)
-    last = sample(key, shrink, schedule, sampler, (8, *SHAPE), first_index=24)
+    np.testing.assert_allclose(
+        sample(key, Denoiser(shrink, schedule, clip=Clip()), sampler, (8, *SHAPE)), images[:8], atol=1e-6
+    )
+    last = sample(key, Denoiser(shrink, schedule, clip=Clip()), sampler, (8, *SHAPE), first_index=24)
     np.testing.assert_allclose(last, images[24:], atol=1e-6)
-    other = sample(jax.random.key(1), shrink, schedule, sampler, (8, *SHAPE))
+    other = sample(jax.random.key(1), Denoiser(shrink, schedule, clip=Clip()), sampler, (8, *SHAPE))
     assert np.all(np.abs(other - images[:8]).max((1, 2, 3)) > 0.01)
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(), DpmSolver(num_steps=5)], ids=repr)
 def test_clipped_samples_are_images_whatever_the_network_says(schedule, sampler, key):
-    x = np.asarray(sample(key, lambda z_t, t: 50 * z_t, schedule, sampler, (8, *SHAPE), variance=LARGE))
+    x = np.asarray(
+        sample(key, Denoiser(lambda z_t, t: 50 * z_t, schedule, variance=LARGE, clip=Clip()), sampler, (8, *SHAPE))
+    )
     assert np.abs(x).max() <= 1 + 1e-6
     assert np.abs(x).max() > 0.9
 
@@ -237,17 +244,17 @@ def test_a_network_is_traced_once_for_each_shape(schedule, key):
         return jnp.zeros_like(z_t)
 
     for first_index in (0, 4):
-        sample(key, predict, schedule, Ddim(num_steps=2), (4, 2), first_index=first_index)
+        sample(key, Denoiser(predict, schedule, clip=Clip()), Ddim(num_steps=2), (4, 2), first_index=first_index)
     assert set(traced) == {(4, 2)}
     before = len(traced)
-    sample(key, predict, schedule, Ddim(num_steps=2), (4, 2))
+    sample(key, Denoiser(predict, schedule, clip=Clip()), Ddim(num_steps=2), (4, 2))
     assert len(traced) == before
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(num_steps=21), Ddim(num_steps=50)], ids=repr)
 def test_more_steps_than_the_chain_has_are_an_error(schedule, sampler, key):
     with pytest.raises(ValueError, match=rf"num_steps is {sampler.num_steps}.* 1 to 20"):
-        sample(key, shrink, schedule, sampler, (2, *SHAPE))
+        sample(key, Denoiser(shrink, schedule, clip=Clip()), sampler, (2, *SHAPE))
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
@@ -259,12 +266,12 @@ def test_eta_is_a_share(eta):
 @pytest.mark.parametrize("shape", [(), (0, 4), (2, -1)])
 def test_a_shape_is_a_batch_of_something(schedule, shape, key):
     with pytest.raises(ValueError, match="shape is"):
-        sample(key, shrink, schedule, Ancestral(), shape)
+        sample(key, Denoiser(shrink, schedule, clip=Clip()), Ancestral(), shape)
 
 
 def test_an_output_of_another_shape_is_an_error(schedule, key):
     with pytest.raises(ValueError, match=r"returned shape \(2, 1\) for .* shape \(2, 4\)"):
-        sample(key, lambda z_t, t: z_t[:, :1], schedule, Ancestral(), (2, 4))
+        sample(key, Denoiser(lambda z_t, t: z_t[:, :1], schedule, clip=Clip()), Ancestral(), (2, 4))
 
 
 def test_small_is_below_large():
@@ -285,11 +292,11 @@ def with_spread(schedule: Chain, spread: float, z_t, t):
 
 def test_a_learned_variance_at_its_ends_is_the_fixed_one(key):
     """The upper end differs from FixedLarge in the last step only, where no noise is added."""
-    schedule, sampler, options = Cosine(num_steps=50).build(), Ancestral(num_steps=12), {"target": X(), "clip": False}
+    schedule, sampler, options = Cosine(num_steps=50).build(), Ancestral(num_steps=12), {"target": X()}
     for spread, fixed in ((-1.0, SMALL), (1.0, LARGE)):
         predict = jax.tree_util.Partial(with_spread, schedule, spread)
-        got = sample(key, predict, schedule, sampler, (64, 1), variance=LearnedRange(), **options)
-        expected = sample(key, exact(schedule), schedule, sampler, (64, 1), variance=fixed, **options)
+        got = sample(key, Denoiser(predict, schedule, variance=LearnedRange(), **options), sampler, (64, 1))
+        expected = sample(key, Denoiser(exact(schedule), schedule, variance=fixed, **options), sampler, (64, 1))
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -305,7 +312,7 @@ def test_a_learned_variance_between_its_ends_is_their_geometric_mean(key):
 @pytest.mark.parametrize(
     ("variance", "channels", "message"),
     [
-        (LearnedRange(), 1, r"shape \(4, 1\) for .*LearnedRange takes \(4, 2\).*out_multiplier=2"),
+        (LearnedRange(), 1, r"shape \(4, 1\) for .*LearnedRange expects \(4, 2\).*out_multiplier=2"),
         (LearnedRange(), 3, r"shape \(4, 3\) for .*out_multiplier=2"),
         (SMALL, 2, r"shape \(4, 2\) for data of shape \(4, 1\); they must be equal"),
     ],
@@ -313,7 +320,12 @@ def test_a_learned_variance_between_its_ends_is_their_geometric_mean(key):
 )
 def test_the_network_has_the_channels_that_the_variance_takes(schedule, key, variance, channels, message):
     with pytest.raises(ValueError, match=message):
-        sample(key, lambda z_t, t: jnp.repeat(z_t, channels, -1), schedule, Ancestral(), (4, 1), variance=variance)
+        sample(
+            key,
+            Denoiser(lambda z_t, t: jnp.repeat(z_t, channels, -1), schedule, variance=variance, clip=Clip()),
+            Ancestral(),
+            (4, 1),
+        )
 
 
 # The way from z_T to x.
@@ -329,8 +341,9 @@ def names(value) -> str | None:
 def chain():
     """A schedule, and sample_path with what is the same everywhere below."""
     schedule = Cosine(num_steps=100).build()
-    options = {"shape": (5, 3), "target": X(), "clip": False}
-    return schedule, partial(sample_path, jax.random.key(0), exact(schedule), schedule, **options)
+    return schedule, partial(
+        sample_path, jax.random.key(0), Denoiser(exact(schedule), schedule, target=X()), shape=(5, 3)
+    )
 
 
 @pytest.fixture(scope="module", params=EACH, ids=names)
@@ -343,7 +356,7 @@ def test_a_path_leads_from_z_T_to_the_sample(chain, way, key):
     schedule, (sampler, path) = chain[0], way
     np.testing.assert_array_equal(path.t, sampler.times(schedule))
     assert path.frames.shape == (11, 5, 3)
-    x = sample(key, exact(schedule), schedule, sampler, (5, 3), target=X(), clip=False)
+    x = sample(key, Denoiser(exact(schedule), schedule, target=X()), sampler, (5, 3))
     np.testing.assert_allclose(path.x, x, atol=1e-6)
     np.testing.assert_array_equal(path.frames[-1], path.x)
 
@@ -394,7 +407,11 @@ def test_memory_does_not_grow_with_the_number_of_steps():
 
     def memory(num_steps: int) -> int:
         schedule = Linear(num_steps=num_steps).build()
-        run = jax.jit(lambda key: sample_path(key, exact(schedule), schedule, sampler, shape, 4, target=X()))
+        run = jax.jit(
+            lambda key: sample_path(
+                key, Denoiser(exact(schedule), schedule, target=X(), clip=Clip()), sampler, shape, 4
+            )
+        )
         return run.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
 
     image_bytes = 4 * np.prod(shape)
@@ -410,7 +427,7 @@ def test_partly_noised_data_are_sampled_back_to_the_moments_of_theory(key):
     gain = np.sqrt(VAR / (signal**2 * VAR + noise_var))
     shape = (40, count // 40)
     z_t = diffuse(schedule, jnp.full(shape, x), t, jax.random.normal(jax.random.key(1), shape))
-    back = partial(sample, key, exact(schedule), schedule, shape=shape, target=X(), clip=False, start=(z_t, t))
+    back = partial(sample, key, Denoiser(exact(schedule), schedule, target=X()), shape=shape, start=(z_t, t))
     got = np.asarray(back(sampler=Ddim(num_steps=None)), np.float64)
     mean, std = MEAN + gain * signal * (x - MEAN), gain * np.sqrt(noise_var)
     assert abs(got.mean() - mean) < 4 * std / np.sqrt(count) + 2e-3
@@ -424,12 +441,24 @@ def test_partly_noised_data_are_sampled_back_to_the_moments_of_theory(key):
 @pytest.mark.parametrize("t", [0, -1, 21])
 def test_a_start_is_a_time_of_the_chain(schedule, key, t):
     with pytest.raises(ValueError, match=rf"start is {t}; expected \(z_t, t\) with a whole t in 1..20"):
-        sample(key, shrink, schedule, Ddim(num_steps=5), (2, *SHAPE), start=(np.zeros((2, *SHAPE), np.float32), t))
+        sample(
+            key,
+            Denoiser(shrink, schedule, clip=Clip()),
+            Ddim(num_steps=5),
+            (2, *SHAPE),
+            start=(np.zeros((2, *SHAPE), np.float32), t),
+        )
 
 
 def test_a_start_has_the_shape_asked_for(schedule, key):
     with pytest.raises(ValueError, match=r"z_t of shape \(3, 4\); expected \(2, 4\)"):
-        sample(key, shrink, schedule, Ddim(num_steps=5), (2, 4), start=(np.zeros((3, 4), np.float32), 9))
+        sample(
+            key,
+            Denoiser(shrink, schedule, clip=Clip()),
+            Ddim(num_steps=5),
+            (2, 4),
+            start=(np.zeros((3, 4), np.float32), 9),
+        )
 
 
 # Samplers are functions: they are compiled, vectorised and differentiated as any other.
@@ -450,7 +479,7 @@ def test_samplers_can_be_jitted_vmapped_and_differentiated(chain, sampler):
     def of(theta, one):
         predict = jax.tree_util.Partial(bend, theta)
         key, start = (one, None) if sampler.stochastic else (jax.random.key(0), (one, 60))
-        x = sample(key, predict, chain[0], sampler, (4, 2), target=X(), clip=False, start=start)
+        x = sample(key, Denoiser(predict, chain[0], target=X()), sampler, (4, 2), start=start)
         return x.sum(), x
 
     together = jax.jit(jax.vmap(jax.value_and_grad(of, has_aux=True), (None, 0)))
@@ -465,7 +494,7 @@ def test_samplers_can_be_jitted_vmapped_and_differentiated(chain, sampler):
 def test_a_gradient_reaches_the_start(chain):
     schedule, _ = chain
     draw = partial(
-        sample, jax.random.key(0), exact(schedule), schedule, Ddim(num_steps=6), (2,), target=X(), clip=False
+        sample, jax.random.key(0), Denoiser(exact(schedule), schedule, X()), Ddim(num_steps=6), (2,)
     )
     z = jnp.array([0.3, -1.0])
     slope = jax.jit(jax.grad(lambda z: draw(start=(z, 60)).sum()))(z)

@@ -82,7 +82,7 @@ def test_the_defaults_have_learned_at_full_speed_soon():
     assert float(Adam().schedule(300)(300)) == pytest.approx(Adam().learning_rate)
     assert Ema().initial_shares(300)[0] < 1e-4
     late = jnp.int32(200_000)
-    assert float(Ema().shares(late)[0]) == float(Ema(warmup=False).shares(late)[0])
+    assert float(Ema().var_fractions(late)[0]) == float(Ema(warmup=False).var_fractions(late)[0])
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)

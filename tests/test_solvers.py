@@ -18,7 +18,8 @@ import scipy.optimize
 import scipy.stats
 
 from ddpm_jax.diffusion.arrays import lookup
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.clipping import Clip
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Karras, LogSnr, Quadratic, Uniform
 from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear
 from ddpm_jax.diffusion.targets import X
@@ -67,7 +68,7 @@ def run(schedule: Chain, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
     """(x, the x of the exact flow) from each of STARTS."""
     t = int(sampler.times(schedule)[0])
     x = sample(
-        jax.random.key(0), exact(schedule), schedule, sampler, STARTS.shape, target=X(), clip=False, start=(STARTS, t)
+        jax.random.key(0), Denoiser(exact(schedule), schedule, target=X()), sampler, STARTS.shape, start=(STARTS, t)
     )
     return np.asarray(x, np.float64), flow(schedule, STARTS, t)
 
@@ -108,8 +109,8 @@ def test_the_order_of_convergence(fine, solver, counts, order, tolerance):
     ids=["small", "large", "ddim", "ddim-eta", "dpm", "dpm-sde", "heun", "exponential"],
 )
 def test_samples_of_a_mixture_are_distributed_as_the_mixture(sampler, variance):
-    schedule, options = Cosine(num_steps=500).build(), {"target": X(), "clip": False}
-    x = sample(jax.random.key(0), exact(schedule), schedule, sampler, (20, 200), variance=variance, **options)
+    schedule, options = Cosine(num_steps=500).build(), {"target": X()}
+    x = sample(jax.random.key(0), Denoiser(exact(schedule), schedule, variance=variance, **options), sampler, (20, 200))
     result = scipy.stats.kstest(np.asarray(x, np.float64).ravel(), mixture_cdf)
     print(f"distance {result.statistic:.4f}, p {result.pvalue:.3f}")
     assert result.pvalue > 1e-3
@@ -138,7 +139,9 @@ def test_the_network_is_evaluated_as_often_as_the_sampler_says(sampler, count):
 
     times = sampler.times(schedule)
     start = None if sampler.stochastic else (jnp.ones(3), int(times[0]))
-    jax.block_until_ready(sample(jax.random.key(0), predict, schedule, sampler, (3,), start=start))
+    jax.block_until_ready(
+        sample(jax.random.key(0), Denoiser(predict, schedule, clip=Clip()), sampler, (3,), start=start)
+    )
     jax.effects_barrier()
     assert sampler.evaluations(schedule) == count
     assert len(calls) == count
@@ -148,7 +151,7 @@ def test_the_network_is_evaluated_as_often_as_the_sampler_says(sampler, count):
 @partial(jax.jit, static_argnames="sampler")
 def first_steps(sampler: Sampler, schedule: Chain, t, earlier, noise):
     """Each step of a chain from z = 0.3, as if it were the first: without a memory of others."""
-    decoder = Decoder.of(exact(schedule), schedule, X(), FixedSmall(), clip=False)
+    decoder = Denoiser(exact(schedule), schedule, X(), FixedSmall())
     z, noise = jnp.full(t.shape, 0.3), jnp.full(t.shape, noise)
     return sampler.step(decoder, StepInput(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
 
@@ -182,7 +185,7 @@ def test_the_exponential_form_is_exact_for_an_x_that_is_a_line_in_lambda(spec):
     t = np.array([2, 10, 300, 301, 700, 1000, 1000, 1000])
     s = np.array([1, 1, 200, 300, 699, 999, 500, 1])
     z = np.random.default_rng(0).normal(size=t.shape).astype(np.float32)
-    decoder = Decoder.of(jax.tree_util.Partial(on_a_line, schedule), schedule, X(), FixedSmall(), clip=False)
+    decoder = Denoiser(jax.tree_util.Partial(on_a_line, schedule), schedule, X(), FixedSmall())
     now = StepInput(jnp.asarray(z), t, s, decoder.denoise(z, t), jnp.zeros(t.shape))
     got, _ = jax.jit(ExponentialHeun().step)(decoder, now, ())
     expected = noise[s - 1] * (z / noise[t - 1] + antiderivative(s) - antiderivative(t))
@@ -231,10 +234,8 @@ def there_and_back(num_steps: int, iterations: int) -> float:
     """The mean error of x that was inverted and sampled again."""
     schedule, sampler = Cosine(num_steps=1000).build(), Ddim(num_steps=num_steps)
     x = flow(schedule, STARTS, 1000).astype(np.float32)
-    z = invert(exact(schedule), schedule, sampler, x, iterations=iterations, target=X())
-    back = sample(
-        jax.random.key(0), exact(schedule), schedule, sampler, x.shape, target=X(), clip=False, start=(z, 1000)
-    )
+    z = invert(Denoiser(exact(schedule), schedule, target=X()), sampler, x, iterations=iterations)
+    back = sample(jax.random.key(0), Denoiser(exact(schedule), schedule, target=X()), sampler, x.shape, start=(z, 1000))
     return float(np.abs(back - x).mean())
 
 
@@ -255,19 +256,19 @@ def test_inversion_repeated_is_exact():
 
 def test_inversion_finds_the_noise_that_the_flow_came_from(fine):
     x = flow(fine, STARTS, fine.num_steps).astype(np.float32)
-    z = invert(exact(fine), fine, Ddim(num_steps=1000), x, iterations=3, target=X())
+    z = invert(Denoiser(exact(fine), fine, target=X()), Ddim(num_steps=1000), x, iterations=3)
     np.testing.assert_allclose(z, STARTS, atol=0.02)
 
 
 @pytest.mark.parametrize("sampler", [Ddim(eta=0.5), Ancestral(), DpmSolver(), Heun()], ids=repr)
 def test_only_deterministic_ddim_is_inverted(fine, sampler):
     with pytest.raises(ValueError, match=rf"sampler is {type(sampler).__name__}\(.* a Ddim with eta=0"):
-        invert(exact(fine), fine, sampler, STARTS)
+        invert(Denoiser(exact(fine), fine), sampler, STARTS)
 
 
 def test_inversion_takes_an_iteration_at_least(fine):
     with pytest.raises(ValueError, match="iterations is 0; expected a whole number, at least 1"):
-        invert(exact(fine), fine, Ddim(), STARTS, iterations=0)
+        invert(Denoiser(exact(fine), fine), Ddim(), STARTS, iterations=0)
 
 
 # diffusers.
@@ -314,5 +315,5 @@ def test_the_loop_runs_the_steps_that_diffusers_runs(stored):
     schedule = Linear().build()
     start = (reference.values(case, "z")[0], case.times[0])
     predict = jax.tree_util.Partial(reference.model, schedule)
-    x = sample(jax.random.key(0), predict, schedule, case.sampler, reference.SHAPE, target=X(), clip=False, start=start)
+    x = sample(jax.random.key(0), Denoiser(predict, schedule, target=X()), case.sampler, reference.SHAPE, start=start)
     np.testing.assert_allclose(x, stored[name][-1], atol=1e-5)

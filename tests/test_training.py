@@ -22,6 +22,7 @@ from ddpm_jax.diffusion.timesteps import LossAwareTimesteps
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.diffusion.weighting import Vlb
 from ddpm_jax.errors import RunError
+from ddpm_jax.nets import Network
 from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral
 from ddpm_jax.storage import specs
@@ -139,7 +140,7 @@ def test_another_model_is_refused_and_nothing_changes(tiny, finished):
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Network):
     """The smallest network: its output is z_t times one number."""
 
     def init(self, key, image_shape):
@@ -180,8 +181,16 @@ def test_samples_of_a_run_continue_each_other(finished, one, key):
 def test_the_network_of_a_run_is_the_averaged_one(finished, one):
     run = ddpm_jax.load_run(finished, one)
     z, labels = jnp.ones((2, 8, 8, 1)), np.array([0, 1])
-    np.testing.assert_array_equal(run.predict(z, 3), run.experiment.net.bind(run.params, labels=labels)(z, 3))
-    assert run.schedule.num_steps == 20
+    model = run.model(labels)
+    expected = run.experiment.net.bind(run.params, labels=labels)(z, 3)
+    np.testing.assert_array_equal(model.predict(z, 3), expected)
+    assert model.process.num_steps == 20
+    parts = (run.experiment.target, run.experiment.variance, run.experiment.clip)
+    assert (model.target, model.variance, model.clip) == parts
+    guided = run.model(labels, guidance=1.0)
+    np.testing.assert_allclose(guided.output(z, 3)[0], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="num_classes is 10; bind expects labels"):
+        run.model()
 
 
 def test_labels_choose_the_class(finished, one, key):
@@ -243,7 +252,7 @@ def test_a_part_of_the_wrong_kind_is_named(unchecked, tiny):
 
 
 @dataclass(frozen=True)
-class ScaleAndSpread:
+class ScaleAndSpread(Network):
     """The smallest network with a variance: a factor of z_t for each timestep, and a number for each spread."""
 
     def init(self, key, image_shape):

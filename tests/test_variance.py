@@ -8,7 +8,7 @@ import pytest
 from ddpm_jax.diffusion import variance
 from ddpm_jax.diffusion.bound import bound, term
 from ddpm_jax.diffusion.clipping import Clip, NoClipping
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import diffuse, posterior
 from ddpm_jax.diffusion.grids import Given, Karras, Leading, Linspace, Quadratic, Uniform, times_before
 from ddpm_jax.diffusion.schedule import Betas, Chain, Cosine, Linear
@@ -89,18 +89,22 @@ def test_the_variances_of_a_strided_chain_are_what_its_bound_and_its_samplers_re
 
     x, grid, spy = jnp.zeros((1, 2)), Given((21, 1)), Spy()
     chain = [(21, 1, 21), (1, 0, 21)]
-    options = {"variance": spy, "clip": False}
-    of_bound = bound(jax.random.key(0), zero, schedule, x, grid=grid, bins=None, **options)
+    options = {"variance": spy}
+    of_bound = bound(jax.random.key(0), Denoiser(zero, schedule, **options), x, grid=grid, bins=None)
     jax.effects_barrier()
     assert sorted(set(seen)) == sorted(chain)
-    of_step = jax.jit(lambda later: term(zero, schedule, x, 1, jnp.zeros_like(x), later=later, bins=None, **options))
+    of_step = jax.jit(
+        lambda later: term(Denoiser(zero, schedule, **options), x, 1, jnp.zeros_like(x), u=later, bins=None)
+    )
     once, wrong = of_step(21), of_step(2)
     assert not np.allclose(once.nats, wrong.nats, rtol=0.05)
     np.testing.assert_allclose(FixedSmall()(schedule, 1, 0, 21, x), 9.84e-5, rtol=1e-3)
     assert of_bound.nats.shape == (2, 1)
     for draw in (
-        lambda: sample(jax.random.key(0), zero, schedule, Ancestral(grid=grid), (1, 2), **options),
-        lambda: inpaint(jax.random.key(0), zero, schedule, Ancestral(grid=grid), x, x > 1, resamples=1, **options),
+        lambda: sample(jax.random.key(0), Denoiser(zero, schedule, **options), Ancestral(grid=grid), (1, 2)),
+        lambda: inpaint(
+            jax.random.key(0), Denoiser(zero, schedule, **options), Ancestral(grid=grid), x, x > 1, resamples=1
+        ),
     ):
         seen.clear()
         jax.block_until_ready(draw())
@@ -109,7 +113,7 @@ def test_the_variances_of_a_strided_chain_are_what_its_bound_and_its_samplers_re
     seen.clear()  # a chain begun between two of the grid's times comes from the one above
     start = (x, 5)
     jax.block_until_ready(
-        sample(jax.random.key(0), zero, schedule, Ancestral(grid=grid), (1, 2), start=start, **options)
+        sample(jax.random.key(0), Denoiser(zero, schedule, **options), Ancestral(grid=grid), (1, 2), start=start)
     )
     jax.effects_barrier()
     assert sorted(set(seen)) == [(1, 0, 21), (5, 1, 21)]
@@ -191,7 +195,7 @@ def test_the_variance_has_finite_gradients():
 
 def test_a_learned_variance_needs_the_share():
     schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 2), np.float32)
-    with pytest.raises(ValueError, match="share is None; LearnedRange expects the network's share"):
+    with pytest.raises(ValueError, match="var_fraction is None; LearnedRange expects the network's"):
         LearnedRange()(schedule, 3, 2, 4, z_t)
 
 
@@ -220,7 +224,7 @@ def test_the_second_half_of_the_channels_is_the_spread(schedule):
         def predict(z_t, t):
             return jnp.concatenate([0.3 * z_t, jnp.full_like(z_t, spread)], axis=-1)
 
-        decoder = Decoder.of(predict, schedule, Eps(), LearnedRange(), clip=False)
+        decoder = Denoiser(predict, schedule, Eps(), LearnedRange())
         prediction = decoder.denoise(z_t, t)
         return prediction, decoder.normal(prediction, z_t, t, t - 1)
 
@@ -230,7 +234,7 @@ def test_the_second_half_of_the_channels_is_the_spread(schedule):
         prediction, p = normal(spread)
         np.testing.assert_allclose(p.std, np.broadcast_to(np.sqrt(var), z_t.shape), rtol=2e-6)
         np.testing.assert_allclose(prediction.eps, 0.3 * z_t, rtol=1e-6)
-        np.testing.assert_array_equal(prediction.share, (spread + 1) / 2)
+        np.testing.assert_array_equal(prediction.var_fraction, (spread + 1) / 2)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
@@ -242,7 +246,7 @@ def test_the_decoder_with_the_right_answer_is_the_posterior(schedule, target):
 
     @jax.jit
     def both(s):
-        decoder = Decoder.of(lambda z_t, t: target.encode(schedule, x, eps, t), schedule, target, FixedSmall(), False)
+        decoder = Denoiser(lambda z_t, t: target.encode(schedule, x, eps, t), schedule, target, FixedSmall())
         return decoder.normal(decoder.denoise(z_t, t), z_t, t, s), posterior(schedule, z_t, x, t, s)
 
     for s in (t - 1, t // 2):
@@ -258,8 +262,8 @@ def test_a_clipped_x_has_the_noise_that_leads_from_it_to_z(schedule):
     t = np.arange(1, 9)
     z_t = np.asarray(diffuse(schedule, x, t, eps))
     inside, endless = Clip(-0.5, 0.25), (-np.inf, np.inf)
-    for clip, ends in ((True, (-1, 1)), (inside, (-0.5, 0.25)), (False, endless), (NoClipping(), endless)):
-        decoder = Decoder.of(lambda z_t, t: 0.8 * z_t, schedule, X(), FixedSmall(), clip)
+    for clip, ends in ((Clip(), (-1, 1)), (inside, (-0.5, 0.25)), (NoClipping(), endless)):
+        decoder = Denoiser(lambda z_t, t: 0.8 * z_t, schedule, X(), FixedSmall(), clip=clip)
         prediction = jax.jit(decoder.denoise)(z_t, t)
         np.testing.assert_allclose(prediction.x, np.clip(0.8 * z_t, *ends), rtol=1e-6)
         np.testing.assert_allclose(diffuse(schedule, prediction.x, t, prediction.eps), z_t, rtol=1e-4, atol=1e-5)
@@ -273,18 +277,22 @@ def test_a_clipped_x_has_the_noise_that_leads_from_it_to_z(schedule):
             lambda z, t: jnp.tile(z, 2),
             r"returned shape \(3, 4\) for data of shape \(3, 2\); they must be",
         ),
-        (LearnedRange(), lambda z, t: z, r"\(3, 2\); LearnedRange takes \(3, 4\) \(a network with out_multiplier=2\)"),
+        (
+            LearnedRange(),
+            lambda z, t: z,
+            r"\(3, 2\); LearnedRange expects \(3, 4\) \(a network with out_multiplier=2\)",
+        ),
         (LearnedRange(), lambda z, t: jnp.tile(z, 3), r"returned shape \(3, 6\) for data of shape \(3, 2\)"),
     ],
 )
 def test_an_output_of_another_shape_is_an_error(schedule, rule, predict, message):
     with pytest.raises(ValueError, match=message):
-        Decoder.of(predict, schedule, Eps(), rule, True).denoise(np.zeros((3, 2), np.float32), 3)
+        Denoiser(predict, schedule, Eps(), rule, clip=Clip()).denoise(np.zeros((3, 2), np.float32), 3)
 
 
 def test_it_is_float32_whatever_the_network_returns(schedule):
     z_t = normals(8, 2)
-    decoder = Decoder.of(lambda z, t: jnp.tile(z, 2).astype(jnp.bfloat16), schedule, V(), LearnedRange(), True)
+    decoder = Denoiser(lambda z, t: jnp.tile(z, 2).astype(jnp.bfloat16), schedule, V(), LearnedRange(), clip=Clip())
     prediction = decoder.denoise(z_t, np.arange(1, 9))
     assert isinstance(prediction, Prediction)
     assert {value.dtype for value in prediction} == {np.dtype(np.float32)}

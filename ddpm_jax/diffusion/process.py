@@ -8,7 +8,7 @@
 from typing import Any, Protocol, runtime_checkable
 
 from ddpm_jax.diffusion.arrays import Table
-from ddpm_jax.errors import require
+from ddpm_jax.errors import short_repr
 
 
 @runtime_checkable
@@ -52,8 +52,11 @@ class Process(Protocol):
         ...
 
 
+EXPECTED_PROCESS = "expected a process, such as Linear(num_steps=1000).build()"
+
+
 def check_process(process: Any) -> None:
     """Raise ValueError unless `process` has the tables of a process."""
-    built = isinstance(process, Process)
-    advice = " (call its build())" if not built and hasattr(process, "build") else ""
-    require("process", process, built, f"a process, such as Linear(num_steps=1000).build(){advice}")
+    if not isinstance(process, Process):
+        advice = " (call its build())" if hasattr(process, "build") else ""
+        raise ValueError(f"process is {short_repr(process)}; {EXPECTED_PROCESS}{advice}")

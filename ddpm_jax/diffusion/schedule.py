@@ -26,7 +26,7 @@ al. 2022 (2212.11972) section 4 and Chen 2023 (2301.10972) section 2, sigmoid.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.struct
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ddpm_jax.diffusion.arrays import Table
+from ddpm_jax.diffusion.process import EXPECTED_PROCESS
 from ddpm_jax.errors import convert_numbers, require, require_int, short_repr
 
 
@@ -116,6 +117,14 @@ class Schedule:
     def build(self) -> Chain:
         """The float32 tables of this schedule."""
         return from_betas(self.betas())
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A table, which only the built process has; or any other attribute that does not exist."""
+            if name in Chain.__dataclass_fields__:
+                raise ValueError(f"process is {self}; {EXPECTED_PROCESS} (call its build())")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
 
 # The length of the chains that the published linear betas were chosen for.

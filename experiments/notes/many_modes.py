@@ -17,6 +17,7 @@ from note import Claim, Findings, Note
 
 from ddpm_jax.diffusion import schedule
 from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.likelihood import log_likelihood
 from ddpm_jax.diffusion.mixture import Mixture
@@ -181,14 +182,14 @@ def train(data: Mixture, width: int, batch: int, num_steps: int, count: int, fre
     h = jax.random.normal(stream(key, "latent"), (count, 2))
     samples = {
         "truth": data.sample(stream(key, "truth"), count),
-        "one step": sample(key, one, ONE_STEP, Ddim(num_steps=1), (count, 2), target=X(), clip=False),
+        "one step": sample(key, Denoiser(one, ONE_STEP, target=X()), Ddim(num_steps=1), (count, 2)),
         "VAE": vae.decode(h).sample(stream(key, "decoder")),
-        "diffusion": sample(key, many, SCHEDULE, Heun(num_steps=30), (count, 2), target=V(), clip=False),
+        "diffusion": sample(key, Denoiser(many, SCHEDULE, target=V()), Heun(num_steps=30), (count, 2)),
     }
     x, first = data.sample(stream(key, "fresh"), fresh), data.diffused(SCHEDULE, 1)
     z = first.sample(stream(key, "noised"), fresh)  # the flow's density is that of z_1 / signal_1
     flow = log_likelihood(
-        key, many, SCHEDULE, z / SCHEDULE.signal[1], trace="exact", bins=None, tolerance=1e-3, target=V()
+        key, Denoiser(many, SCHEDULE, target=V()), z / SCHEDULE.signal[1], trace="exact", bins=None, tolerance=0.001
     )
     truth_of_z = first.log_prob(z) + 2 * jnp.log(SCHEDULE.signal[1])
     return Trained(

@@ -13,7 +13,7 @@ import numpy as np
 from note import DASHES, Claim, Findings, Note
 
 from ddpm_jax.diffusion import bound, forward, objective, targets, weighting
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Chain, Linear
 from ddpm_jax.diffusion.timesteps import StratifiedTimesteps
@@ -28,13 +28,13 @@ FORMS = {
     "v": targets.V(),
     "the score": targets.Score(),
 }
-HOW: Any = {"target": targets.X(), "clip": False, "bins": None}
+HOW: Any = {"target": targets.X(), "bins": None}
 
 
 @jax.jit
 def forms_of(s: Chain, predict: Any, x: jax.Array, t: jax.Array, eps: jax.Array) -> dict[str, jax.Array]:
     """Each example's term as a KL divergence, and as weight_t |target − what the network says|², for each target."""
-    z_t, forms = forward.diffuse(s, x, t, eps), {"KL": bound.term(predict, s, x, t, eps, **HOW).nats}
+    z_t, forms = forward.diffuse(s, x, t, eps), {"KL": bound.term(Denoiser(predict, s, **HOW), x, t, eps).nats}
     for name, target in FORMS.items():
         said = targets.convert(s, predict(z_t, t), z_t, t, targets.X(), target)
         error = jnp.sum((target.encode(s, x, eps, t) - said) ** 2, axis=1)
@@ -53,7 +53,7 @@ def measure(num_steps: int = 200, num_examples: int = 4096, each: int = 64) -> F
     """Every term of the bound of a mixture's data, for the best network and for one that has learned nothing."""
     spec = Linear(num_steps)
     s, net = spec.build(), Mlp(width=32, depth=1)
-    best, untrained = DATA.denoiser(s), net.bind(net.init(jax.random.key(0), (2,)))
+    best, untrained = DATA.denoiser(s).predict, net.bind(net.init(jax.random.key(0), (2,)))
     terms = {name: mean_terms(s, predict, each) for name, predict in {"best": best, "untrained": untrained}.items()}
     weights = relative_weights(s)
     claims = [
@@ -85,14 +85,14 @@ def equal_forms(terms: dict[str, dict[str, np.ndarray]]) -> list[Claim]:
 def whole_bound(s: Chain, best: Any, num_examples: int) -> list[Claim]:
     """The bound against the likelihood, and against its estimate from one t for each example."""
     x = DATA.sample(jax.random.key(3), num_examples)
-    whole = bound.bound(jax.random.key(4), best, s, x, **HOW)
+    whole = bound.bound(jax.random.key(4), Denoiser(best, s, **HOW), x)
     gap = np.asarray(whole.total + DATA.log_prob(x), np.float64)
     bits = np.asarray(whole.bits_per_dim, np.float64)
 
     many = 64 * num_examples
     t, _ = StratifiedTimesteps().draw(jax.random.key(5), (), s.num_steps, many)
     draws = objective.Draws(t, jax.random.normal(jax.random.key(6), (many, 2)))
-    decoder = Decoder.of(best, s, targets.X(), FixedSmall(), False)
+    decoder = Denoiser(best, s, targets.X(), FixedSmall())
     one = jax.jit(objective.FullBound(bins=None))(decoder, DATA.sample(jax.random.key(7), many), draws)
     one = np.asarray(one, np.float64) + float(np.mean(bound.bits_per_dim(whole.prior, x)))
     # The t are spread evenly, so that only x and eps are random: the error is that within each t.

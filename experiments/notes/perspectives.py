@@ -17,7 +17,7 @@ from note import Claim, Findings, Note
 
 from ddpm_jax.diffusion import objective, targets
 from ddpm_jax.diffusion.arrays import curve
-from ddpm_jax.diffusion.denoiser import Decoder
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.likelihood import log_likelihood, velocity
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Chain, Cosine
@@ -44,7 +44,7 @@ def around(p: Mixture, count: int = 401, stds: float = 5.0) -> tuple[jax.Array, 
 def read(s: Chain, predict: Any, target: Any, z: jax.Array, t: Any) -> dict[str, Any]:
     """The network's answer at z in all five languages, and dz/dt of the flow."""
     said = {name: targets.convert(s, predict(z, t), z, t, target, other) for name, other in READINGS.items()}
-    decoder = Decoder.of(predict, s, target, FixedSmall(), False)
+    decoder = Denoiser(predict, s, target, FixedSmall())
     return {**said, "flow": velocity(decoder, z, jnp.asarray(t, jnp.float32))}
 
 
@@ -53,7 +53,7 @@ def exact_readings(s: Chain, t: jax.Array) -> dict[str, jax.Array]:
     """How far apart two ways to the same number are, for the exact denoiser: the largest over z."""
     p = DATA.diffused(s, t)
     z, _ = around(p)
-    said, score = read(s, DATA.denoiser(s), X(), z, t), p.score(z)
+    said, score = read(s, DATA.denoiser(s).predict, X(), z, t), p.score(z)
     there = {name: (target, said[name]) for name, target in READINGS.items()}
     back = [
         targets.convert(s, targets.convert(s, value, z, t, one, other), z, t, other, X())
@@ -83,7 +83,7 @@ def score_error(s: Chain, predict: Any, t: jax.Array) -> jax.Array:
 @jax.jit
 def excess(s: Chain, predict: Any, x: jax.Array, draws: objective.Draws) -> tuple[jax.Array, jax.Array]:
     """(loss of the network − loss of the exact one, squared distance of the two), for each example."""
-    z, best = s.signal[draws.t, None] * x + s.noise[draws.t, None] * draws.eps, DATA.denoiser(s)
+    z, best = s.signal[draws.t, None] * x + s.noise[draws.t, None] * draws.eps, DATA.denoiser(s).predict
 
     def exact(z: Any, t: Any) -> Any:
         return targets.convert(s, best(z, t), z, t, X(), V())
@@ -134,12 +134,14 @@ def learned_claims(s: Chain, predict: Any, count: int, limit: float) -> list[Cla
 def flow_claims(s: Chain, predict: Any, count: int, limit: float) -> list[Claim]:
     """The trained network as a flow: followed, followed back, and its likelihood."""
     z = jnp.linspace(-2, 2, 41)[:, None]
-    how: Any = {"target": V(), "clip": False, "start": (z, s.num_steps)}
+    how: Any = {"target": V(), "start": (z, s.num_steps)}
     follow = partial(sample, jax.random.key(0), predict, s, shape=z.shape, **how)
     ends = [follow(sampler=Ddim(k)) for k in (125, 250, 500)]
     first, second = (float(jnp.abs(fine - coarse).mean()) for coarse, fine in itertools.pairwise(ends))
     x = jnp.concatenate([ends[-1], DATA.sample(jax.random.key(4), count)])
-    found = log_likelihood(jax.random.key(3), predict, s, x, trace="exact", bins=None, target=V(), tolerance=1e-4)
+    found = log_likelihood(
+        jax.random.key(3), Denoiser(predict, s, target=V()), x, trace="exact", bins=None, tolerance=0.0001
+    )
     off = float(np.abs(found.latent[: len(z)] - z).max())
     nats = np.asarray(DATA.log_prob(x) - found.log_prob, np.float64)[len(z) :].mean()
     order = np.log2(first / second)
@@ -159,7 +161,7 @@ def shown(s: Chain, predict: Any) -> dict[str, Any]:
         "z": z[:, 0],
         "density": jnp.exp(p.log_prob(z)),
         "learned": {name: value[:, 0] for name, value in read(s, predict, V(), z, SHOWN).items()},
-        "exact": {name: value[:, 0] for name, value in read(s, DATA.denoiser(s), X(), z, SHOWN).items()},
+        "exact": {name: value[:, 0] for name, value in read(s, DATA.denoiser(s).predict, X(), z, SHOWN).items()},
         "errors": (times, [float(score_error(s, predict, jnp.int32(t))) for t in times]),
     }
 

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from note import Claim, Findings, Note
 
 from ddpm_jax.diffusion import schedule
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Chain
 from ddpm_jax.diffusion.targets import X
@@ -32,8 +33,10 @@ OVERSHOOT = 0.5826
 
 def fall(s: Chain, sampler: Sampler, count: int, start: Any = None) -> Path:
     """Paths of `sampler`, with the best possible network, at every t."""
-    options = {"target": X(), "variance": FixedLarge(), "clip": False, "start": start}
-    return sample_path(jax.random.key(0), DATA.denoiser(s), s, sampler, (count,), s.num_steps + 1, **options)
+    options = {"target": X(), "variance": FixedLarge(), "start": start}
+    return sample_path(
+        jax.random.key(0), Denoiser(DATA.denoiser(s).predict, s, **options), sampler, (count,), s.num_steps + 1
+    )
 
 
 def mode(x: Any) -> np.ndarray:

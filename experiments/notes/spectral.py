@@ -33,6 +33,7 @@ from spectra import (
 from ddpm_jax.data import Digits, Source
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.diffusion import forward
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.targets import Target, V, X
 from ddpm_jax.metrics.spectrum import rings
 from ddpm_jax.nets.mlp import Mlp
@@ -109,7 +110,7 @@ def filtered_photograph(size: int = 96, draws: int = 64) -> tuple[list[Claim], d
 def sampled(key: Any, predict: Any, target: Target, shape: tuple[int, ...], steps: int) -> tuple[Path, np.ndarray]:
     """The x predicted along a sampler's way, and its power in each ring, [steps, rings]."""
     sampler = DpmSolver(num_steps=steps, grid=LogSnr())
-    path = sample_path(key, predict, SCHEDULE, sampler, shape, steps, of="x", target=target, clip=False)
+    path = sample_path(key, Denoiser(predict, SCHEDULE, target=target), sampler, shape, steps, of="x")
     about_mean = path.frames - path.frames.mean(1, keepdims=True)
     return path, np.array([power_of(frame).mean(0) for frame in about_mean], np.float64)
 
@@ -202,7 +203,7 @@ def shares(key: Any, predict: Any, target: Target, shape: tuple[int, ...], steps
     of the network, which are white and unrelated to the end, do not count as they would in the prediction's power.
     """
     sampler = DpmSolver(num_steps=steps, grid=LogSnr(), sde=True)
-    path = sample_path(key, predict, SCHEDULE, sampler, shape, steps, of="x", target=target, clip=False)
+    path = sample_path(key, Denoiser(predict, SCHEDULE, target=target), sampler, shape, steps, of="x")
     about_mean = path.frames - path.frames.mean(1, keepdims=True)
     common = np.array([common_power(frame, about_mean[-1]) for frame in about_mean], np.float64)
     return path, common / common[-1].mean(0)

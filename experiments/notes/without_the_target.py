@@ -18,8 +18,9 @@ from jax.scipy.stats import norm
 from note import Claim, Findings, Note
 
 from ddpm_jax.diffusion import forward, schedule
+from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.mixture import Mixture
-from ddpm_jax.diffusion.objective import Draws, loss
+from ddpm_jax.diffusion.objective import Draws, SquaredError
 from ddpm_jax.diffusion.schedule import Chain
 from ddpm_jax.diffusion.targets import X
 from ddpm_jax.diffusion.timesteps import TimestepRule
@@ -150,7 +151,7 @@ def table(key: Any, num_draws: int, num_bins: int) -> tuple[jax.Array, jax.Array
 def against_truth(params: Any) -> jax.Array:
     """E[(network - E[x | z_t])^2]: how far a network is from what it has never been shown."""
     z, weight = around(DATA.diffused(SCHEDULE, T))
-    return weight @ (NET.bind(params)(z, T) - DATA.denoiser(SCHEDULE)(z, T)) ** 2
+    return weight @ (NET.bind(params)(z, T) - DATA.denoiser(SCHEDULE).predict(z, T)) ** 2
 
 
 @partial(jax.jit, static_argnames="num_draws")
@@ -161,8 +162,8 @@ def two_losses(params: Any, num_draws: int) -> tuple[jax.Array, jax.Array]:
     eps, t = jax.random.normal(eps_key, x.shape), jnp.full(num_draws, T)
     predict = NET.bind(params)
     z = forward.diffuse(SCHEDULE, x, t, eps)
-    seen = loss(predict, SCHEDULE, x, Draws(t, eps), target=X())
-    unseen = (predict(z, t) - DATA.denoiser(SCHEDULE)(z, t)) ** 2
+    seen = SquaredError()(Denoiser(predict, SCHEDULE, target=X()), x, Draws(t, eps))
+    unseen = (predict(z, t) - DATA.denoiser(SCHEDULE).predict(z, t)) ** 2
     return jnp.mean(seen - unseen), jnp.std(seen - unseen) / jnp.sqrt(num_draws)
 
 
