@@ -2,7 +2,8 @@
 
 import dataclasses
 import operator
-from typing import Any
+import types
+from typing import Any, get_args, get_origin
 
 import jax
 import jax.core
@@ -49,17 +50,45 @@ def whole(field: str, value: Any, least: int, expected: str | None = None) -> in
 
 
 def plain(spec: Any) -> None:
-    """Make the fields of a frozen dataclass that are NumPy or JAX numbers Python's, and arrays with one axis tuples."""
+    """Make the fields of a frozen dataclass what experiment.json can hold.
+
+    NumPy's and JAX's numbers become Python's, arrays with one axis tuples, and paths strings.  Raises ValueError where
+    a field that declares a float, a bool, or a tuple of numbers holds something else.
+    """
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
-        if (changed := _plain(value)) is not value:
+        if (changed := _declared(field.name, _plain(value), field.type)) is not value:
             object.__setattr__(spec, field.name, changed)
+
+
+def _declared(name: str, value: Any, kind: Any) -> Any:
+    """A field's value, as a tuple where its type is one; ValueError unless it is of its type, if that is checked."""
+    options = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if isinstance(value, jax.core.Tracer) or (value is None and type(None) in options):
+        return value
+    if float in options:
+        require(name, value, _is_number(value), "a number or None" if type(None) in options else "a number")
+    elif bool in options:
+        require(name, value, isinstance(value, bool), "True or False")
+    elif get_origin(kind) is tuple and get_args(kind)[0] in (int, float):
+        item, numbers = (int, "whole numbers") if get_args(kind)[0] is int else (int | float, "numbers")
+        items = tuple(value) if isinstance(value, tuple | list | range | set | frozenset) else None
+        holds = items is not None and all(_is_number(one) and isinstance(one, item) for one in items)
+        require(name, value, holds, f"a tuple of {numbers}")
+        return value if isinstance(value, tuple) else items
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
         return tuple(value.tolist()) if value.ndim == 1 else value.item() if value.ndim == 0 else value
-    if isinstance(value, tuple) and any(isinstance(item, np.generic | np.ndarray | jax.Array) for item in value):
+    if hasattr(value, "__fspath__"):
+        return value.__fspath__()
+    if isinstance(value, tuple | list) and any(isinstance(item, np.generic | np.ndarray | jax.Array) for item in value):
         return tuple(map(_plain, value))
     return value
 

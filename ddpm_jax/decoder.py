@@ -55,7 +55,12 @@ class Decoder:
         Raises ValueError where the network's output has another shape: that of z_t, or with twice the channels
         where the variance is learned.
         """
-        output, shape = jnp.asarray(evaluate(self.predict, z_t, t), jnp.float32), tuple(z_t.shape)
+        output, shape = evaluate(self.predict, z_t, t), tuple(z_t.shape)
+        if not hasattr(output, "shape"):
+            raise ValueError(
+                f"the network returned a {type(output).__name__}; expected one array for data of shape {shape}"
+            )
+        output = jnp.asarray(output, jnp.float32)
         if not self.variance.learned:
             expected, why = shape, "they must be equal"
             if output.shape == (*shape[:-1], 2 * shape[-1]):

@@ -132,7 +132,8 @@ class Experiment:
         if self.keep_every is not None:
             whole("keep_every", self.keep_every, 1, "None or at least 1")
         require("seed", self.seed, whole("seed", self.seed, 0, SEEDS) < 2**32, SEEDS)
-        safe = bool(self.name) and not set(self.name) & set('/\\:*?"<>|') and not self.name.startswith(".")
+        named = isinstance(self.name, str) and bool(self.name)
+        safe = named and not set(self.name) & set('/\\:*?"<>|') and not self.name.startswith(".")
         require("name", self.name, safe, "a name that a folder can have")
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from ddpm_jax.check import plain, whole
 from ddpm_jax.data.sources import Example, check_choice, pixels_of
 from ddpm_jax.data.tree import files_below, sub_folders
 from ddpm_jax.paths import local_path
@@ -60,8 +61,9 @@ class Folder:
     """Whether the sub-folders of the folder are classes, numbered in the order of their names, empty ones too."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}; expected at least 1 pixel, or None to leave the size as it is")
+        plain(self)
+        if self.size is not None:
+            whole("size", self.size, 1, "at least 1 pixel, a whole number, or None to leave the size as it is")
         check_choice("fit", self.fit, Fit)
         check_choice("resample", self.resample, Resample)
         if self.channels not in (1, 3, None):

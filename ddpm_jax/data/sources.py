@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.check import plain
 from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
 from ddpm_jax.paths import local_path
 
@@ -214,6 +215,9 @@ class Npz(InMemory):
     """The name of the images: uint8 [N, height, width] (grey) or [N, height, width, channels]."""
     labels: str | None = None
     """The name of the labels, integers [N]; None for none."""
+
+    def __post_init__(self) -> None:
+        plain(self)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:

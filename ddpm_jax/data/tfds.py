@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ddpm_jax.check import plain
 from ddpm_jax.data.sources import Example, pixels_of
 from ddpm_jax.paths import local_copy
 
@@ -41,6 +42,7 @@ class Tfds:
     """The feature that is the label, an integer; None for none."""
 
     def __post_init__(self) -> None:
+        plain(self)
         if not re.fullmatch(r"[a-zA-Z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", self.name):
             raise ValueError(f"name is {self.name!r}; expected NAME, NAME/CONFIG, or either with :MAJOR.MINOR.PATCH")
 

@@ -50,7 +50,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from ddpm_jax.arrays import Rows
-from ddpm_jax.check import require, whole
+from ddpm_jax.check import plain, require, whole
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.rows import blocks, same_width
 
@@ -68,6 +68,7 @@ class Polynomial:
     coef0: float = 1.0
 
     def __post_init__(self) -> None:
+        plain(self)
         whole("degree", self.degree, 1)
         require("gamma", self.gamma, self.gamma is None or self.gamma > 0, "a number above 0, or None for 1/d")
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax import check
 from ddpm_jax.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
 from ddpm_jax.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.check import plain, require, shape_of
+from ddpm_jax.check import plain, require, shape_of, whole
 from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
 from ddpm_jax.nets.embed import timestep_embedding
@@ -90,10 +90,8 @@ class UNetSpec:
         plain(self)
         positive = ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size")
         for field in (*positive, "norm_groups", "min_group_size"):
-            require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+            whole(field, getattr(self, field), 1, "at least 1")
         require("channels", self.channels, self.channels >= 2, "at least 2")
-        for field in ("channel_multipliers", "attention_resolutions"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
         multipliers = self.channel_multipliers
         positive = len(multipliers) > 0 and min(multipliers) >= 1
         require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")
