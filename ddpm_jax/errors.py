@@ -5,7 +5,8 @@ A message names the field, its value and what is accepted: "batch_size is 0; exp
 
 import dataclasses
 import operator
-from typing import Any
+import types
+from typing import Any, get_args, get_origin
 
 import numpy as np
 
@@ -50,18 +51,46 @@ def require_int(field: str, value: Any, least: int, expected: str | None = None)
     return number
 
 
-def convert_numbers(spec: Any) -> None:
-    """Make NumPy and JAX numbers in the fields of a frozen dataclass Python numbers, and 1-d arrays tuples."""
+def check_fields(spec: Any) -> None:
+    """Make the fields of a frozen dataclass what experiment.json can hold.
+
+    NumPy and JAX numbers become Python numbers, 1-d arrays become tuples, and paths become strings.  Raises ValueError
+    if a field that declares a float, a bool or a tuple of numbers holds something else.
+    """
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
-        if (changed := _converted(value)) is not value:
+        if (changed := _declared(field.name, _converted(value), field.type)) is not value:
             object.__setattr__(spec, field.name, changed)
+
+
+def _declared(name: str, value: Any, kind: Any) -> Any:
+    """A field's value, as a tuple if its type is one; ValueError unless it is of its type, if that is checked."""
+    options = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if "Tracer" in type(value).__name__ or (value is None and type(None) in options):
+        return value
+    if float in options:
+        require(name, value, _is_number(value), "a number or None" if type(None) in options else "a number")
+    elif bool in options:
+        require(name, value, isinstance(value, bool), "True or False")
+    elif get_origin(kind) is tuple and get_args(kind)[0] in (int, float):
+        item, numbers = (int, "whole numbers") if get_args(kind)[0] is int else (int | float, "numbers")
+        items = tuple(value) if isinstance(value, tuple | list | range | set | frozenset) else None
+        holds = items is not None and all(_is_number(one) and isinstance(one, item) for one in items)
+        require(name, value, holds, f"a tuple of {numbers}")
+        return value if isinstance(value, tuple) else items
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _converted(value: Any) -> Any:
     if _is_array(value):
         return tuple(value.tolist()) if value.ndim == 1 else value.item() if value.ndim == 0 else value
-    if isinstance(value, tuple) and any(map(_is_array, value)):
+    if hasattr(value, "__fspath__"):
+        return value.__fspath__()
+    if isinstance(value, tuple | list) and any(map(_is_array, value)):
         return tuple(map(_converted, value))
     return value
 

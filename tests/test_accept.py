@@ -66,6 +66,7 @@ AMBIGUOUS = [
     (10, 1, 28, 28),
 ]
 AMBIGUOUS += [(10, 3, 8, 4), (10, 2, 4, 4), (10, 1, 3, 3), (10, 64, 16, 16), (32, 32, 3, 100), (28, 28, 1, 100)]
+AMBIGUOUS += [(28, 28, 10), (8, 8, 100)]
 
 
 def calls_in(message: str) -> list[str]:
@@ -168,12 +169,26 @@ def test_values_that_no_conversion_fits_are_shown():
             checked_images(images, "images")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, None], r"labels\[2\] is None"),
+        ([0, "cat", None], r"labels\[1\] is 'cat'"),
+        ([0, 2**70, 1], r"labels\[1\] is 1180591620717411303424, .* within 32 bits"),
+        ({"label": [0, 1, 2]}, r"labels is a dict with \['label'\]; expected one array"),
+    ],
+)
+def test_values_that_are_no_numbers_are_named(labels, message):
+    with pytest.raises(ValueError, match=message):
+        Arrays.of(zeros(3, 8, 8, 1), labels)
+
+
 def test_ragged_lists_are_named():
     with pytest.raises(ValueError, match=r"images\[0\] is \(8, 8\) and images\[2\] is \(8, 4\)"):
         Arrays.of([zeros(8, 8), zeros(8, 8), zeros(8, 4)])
     with pytest.raises(ValueError, match=r"labels\[1\] is \(2,\)"):
         Arrays.of(zeros(2, 8, 8), [[1], [1, 2]])
-    with pytest.raises(ValueError, match="Python objects"):
+    with pytest.raises(ValueError, match="Python object"):
         as_array([None, None], "images")
     assert as_array([zeros(2, 2), zeros(2, 2)], "images").shape == (2, 2, 2)
 

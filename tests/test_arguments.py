@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,10 @@ from ddpm_jax.nets.unet import UNet
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, inpaint, interpolate, invert, sample, sample_path
 from ddpm_jax.storage import specs
+from ddpm_jax.training.average import Ema, PowerEma
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.fit import fit
+from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.step import Recipe
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # what users see, to whom no annotation is enforced
@@ -280,6 +283,48 @@ def test_specs_of_numpy_numbers(name):
             assert hash(ours) == hash(plain)
             assert repr(ours) == repr(plain)
             assert json.dumps(specs.encode(ours)) == json.dumps(specs.encode(plain))
+
+
+NO_NUMBER, NO_FLAG = "expected a number", "expected True or False"
+OTHER_KINDS = {
+    "learning_rate is '1e-3'; " + NO_NUMBER: lambda: Adam(learning_rate="1e-3"),
+    "learning_rate is inf; expected more than 0, and finite": lambda: Adam(learning_rate=float("inf")),
+    "warmup_steps is 3.5; expected a whole number": lambda: Adam(warmup_steps=3.5),
+    "clip_norm is '1'; expected a number or None": lambda: Adam(clip_norm="1"),
+    "decay is None; " + NO_NUMBER: lambda: Ema(None),
+    "others is 0.9; expected a tuple of numbers": lambda: Ema(others=0.9),
+    "warmup is 'no'; " + NO_FLAG: lambda: Ema(warmup="no"),
+    "width is '0.1'; " + NO_NUMBER: lambda: PowerEma("0.1"),
+    "eta is '1'; " + NO_NUMBER: lambda: Ddim(5, eta="1"),
+    "sde is 1; " + NO_FLAG: lambda: DpmSolver(5, sde=1),
+    "rho is '7'; " + NO_NUMBER: lambda: grids.Karras(rho="7"),
+    "offset is 'a'; " + NO_NUMBER: lambda: schedule.Cosine(10, offset="a"),
+    "quantile is True; " + NO_NUMBER: lambda: DynamicThreshold(True),
+    "vlb_weight is 'a'; " + NO_NUMBER: lambda: objective.Hybrid("a"),
+    "dropout is '0.1'; " + NO_NUMBER: lambda: UNet(8, (1,), dropout="0.1"),
+    "channel_multipliers is 1; expected a tuple of whole numbers": lambda: UNet(8, 1),
+    "channel_multipliers is (1.5,); expected a tuple of whole numbers": lambda: UNet(8, (1.5,)),
+    "num_res_blocks is [1, 2]; expected a whole number": lambda: UNet(8, (1, 2), [1, 2]),
+    "flip is 'no'; " + NO_FLAG: lambda: Experiment("own", Digits(), Mlp(), flip="no"),
+    "name is 3; expected a name": lambda: Experiment(3, Digits(), Mlp()),
+}
+
+
+@pytest.mark.parametrize("message", OTHER_KINDS)
+def test_fields_of_another_kind(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OTHER_KINDS[message]()
+
+
+def test_a_list_is_a_tuple_where_a_field_declares_one():
+    assert Ema(others=[0.9]) == Ema(others=(0.9,))
+    assert hash(UNet(8, [1, 2], 1, {4})) == hash(UNet(8, (1, 2), 1, (4,)))
+
+
+@pytest.mark.parametrize("output", [None, (X, X), {"sample": X}], ids=["None", "tuple", "dict"])
+def test_a_network_that_returns_no_array(output):
+    with pytest.raises(ValueError, match=f"the network returned a {type(output).__name__}; expected one array"):
+        loss(lambda z_t, t: output, S, X, Draws(T, X))
 
 
 def test_a_class_of_the_user_with_numpy_numbers():

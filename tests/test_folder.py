@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from ddpm_jax import specs
 from ddpm_jax.data import Folder, Npz
 from ddpm_jax.data.sources import image_shape
 
@@ -53,6 +54,32 @@ def test_loops_of_links_end(tmp_path, labels):
     os.symlink(tmp_path / "data" / "a", tmp_path / "data" / "b" / "z")
     with_others = ["a/1.png", "a/z/1.png", "b/1.png", "b/z/1.png"]  # a class holds what it links to
     assert names(tmp_path / "data", labels=labels) == (with_others if labels else ["a/1.png", "b/1.png"])
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_link_to_itself_is_a_link_to_nothing(tmp_path, labels):
+    picture(tmp_path / "a" / "1.png")
+    os.symlink("round", tmp_path / "round"), os.symlink("2.png", tmp_path / "a" / "2.png")
+    source = Folder(str(tmp_path), labels=labels)
+    assert len(source) == 2
+    with pytest.raises(ValueError, match=r"2\.png cannot be read as an image"):
+        source[1]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_fields_of_a_folder_are_converted_or_refused(tmp_path):
+    picture(tmp_path / "1.png")
+    source = Folder(tmp_path, size=np.int64(4), channels=np.int8(3), labels=np.False_)
+    assert source == Folder(str(tmp_path), size=4, channels=3)
+    assert specs.encode(source)["path"] == str(tmp_path)
+    assert source[0]["image"].shape == (4, 4, 3)
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 8, 8), np.uint8))
+    assert specs.encode(Npz(tmp_path / "x.npz"))["path"] == str(tmp_path / "x.npz")
+    for size in ((4, 4), 4.0, "4", 0):
+        with pytest.raises(ValueError, match=r"size is .*at least 1 pixel"):
+            Folder(str(tmp_path), size=size)
+    with pytest.raises(ValueError, match="labels is 'yes'; expected True or False"):
+        Folder(str(tmp_path), labels="yes")
 
 
 def test_a_link_to_nothing_is_named(tmp_path):

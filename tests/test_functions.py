@@ -194,6 +194,23 @@ def test_an_object_whose_arrays_are_replaced(expected):
     np.testing.assert_allclose(drawn(thing), expected[0.7], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [float, np.float32, lambda weight: [weight], lambda weight: np.array([weight])])
+def test_an_object_without_jax_arrays_whose_attributes_change(kind, expected):
+    """A number, or an array of NumPy's, that is set anew between two calls."""
+
+    class Thing:
+        def __call__(self, z_t, t):
+            return product(np.reshape(self.weight, ()), z_t, t)
+
+    thing = Thing()
+    for weight in (0.3, 0.7, 0.3):
+        thing.weight = kind(weight)
+        np.testing.assert_allclose(drawn(thing), expected[weight], rtol=1e-6)
+    traced.clear()
+    drawn(thing)
+    assert not traced
+
+
 def test_objects_that_cannot_be_taken_apart():
     """Cycles, slots, attributes without order, static fields without hash: as they are, or compiled by themselves."""
 

@@ -493,9 +493,7 @@ def test_samplers_can_be_jitted_vmapped_and_differentiated(chain, sampler):
 
 def test_a_gradient_reaches_the_start(chain):
     schedule, _ = chain
-    draw = partial(
-        sample, jax.random.key(0), Denoiser(exact(schedule), schedule, X()), Ddim(num_steps=6), (2,)
-    )
+    draw = partial(sample, jax.random.key(0), Denoiser(exact(schedule), schedule, X()), Ddim(num_steps=6), (2,))
     z = jnp.array([0.3, -1.0])
     slope = jax.jit(jax.grad(lambda z: draw(start=(z, 60)).sum()))(z)
     shifted = np.asarray(draw(start=(z + 1, 60)) - draw(start=(z, 60)))

@@ -125,6 +125,7 @@ def plain(tiny):
         (Ema(), 800_000, None),
         (Ema(0.9999, warmup=False), 300, "97% of the average 0.9999"),
         (Ema(0.9999, warmup=False), 29_000, "6% of the average 0.9999"),
+        (Ema(0.9999999, warmup=False), 300, "100% of the average 0.9999999"),
         (Ema(0.9999, warmup=False), 31_000, None),
         (
             Ema(0.99, warmup=False, others=(0.999, 0.9999)),

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
+from ddpm_jax.errors import shown
+
 # More channels than an image file has.
 MOST_CHANNELS = 4
 KINDS = {1: "grey images", 3: "RGB images", 4: "RGBA images"}
@@ -29,8 +31,10 @@ def described_images(count: int, shape: Sequence[int]) -> str:
 def as_array(values: Any, called: str) -> Shaped[np.ndarray, "..."]:
     """A NumPy copy of an array, or of a list of arrays.
 
-    Raises ValueError where the arrays of a list differ in shape.
+    Raises ValueError where the arrays of a list differ in shape, or are no numbers.
     """
+    if isinstance(values, Mapping):
+        raise ValueError(f"{called} is a {type(values).__name__} with {sorted(map(str, values))}; expected one array")
     try:
         array = np.array(values)
     except ValueError:
@@ -43,11 +47,21 @@ def as_array(values: Any, called: str) -> Shaped[np.ndarray, "..."]:
         raise ValueError(f"{called} cannot be made an array; expected numbers, all of one shape") from None
     for index, shape in enumerate(shapes):
         if shape != shapes[0]:
+            remedy = ": resize them, as Folder(size=...) does with image files" if called == "images" else ""
             raise ValueError(
                 f"{called} differ in shape: {called}[0] is {shapes[0]} and {called}[{index}] is {shape}; expected one "
-                "shape: resize them, as Folder(size=...) does with image files"
+                f"shape{remedy}"
             )
-    raise ValueError(f"{called} is an array of Python objects ({type(values[0]).__name__}); expected numbers")
+    wrong = next((i for i, value in enumerate(values) if not _fits_into_an_array(value)), 0)
+    raise ValueError(
+        f"{called}[{wrong}] is {shown(values[wrong])}, which NumPy keeps as a Python object; expected numbers"
+        f"{', within 32 bits' if called == 'labels' else ''}"
+    )
+
+
+def _fits_into_an_array(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.dtype != object and array.dtype.kind in "biuf"
 
 
 def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N height width channels"]:
@@ -161,6 +175,11 @@ def _refuse_no_images(images: np.ndarray, called: str) -> None:
             f"{told}: expected (N, height, width, channels). Write {as_images}, or "
             f"images.transpose(0, 2, 1)[:, :, None] for {n:,} series of {width} steps with {height} channels, as "
             "images of width 1"
+        )
+    if n == height != width:
+        raise ValueError(
+            f"{told}: expected (N, height, width). Write {as_images}, or images.transpose(2, 0, 1)[..., None] for "
+            f"{described_images(width, (n, height, 1))}, as in MATLAB's files"
         )
     if n == 3 and min(height, width) > MOST_CHANNELS:
         raise ValueError(

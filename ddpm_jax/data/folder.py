@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from ddpm_jax.data.source import Example
 from ddpm_jax.data.sources import check_choice, pixels_of
 from ddpm_jax.data.tree import files_below, sub_folders
+from ddpm_jax.errors import check_fields, require_int
 from ddpm_jax.storage.paths import local_path
 
 Fit = Literal["cover", "stretch", "crop"]
@@ -61,8 +62,9 @@ class Folder:
     """Whether the sub-folders of the folder are classes, numbered in the order of their names, empty ones too."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}; expected at least 1 pixel, or None to leave the size as it is")
+        check_fields(self)
+        if self.size is not None:
+            require_int("size", self.size, 1, "at least 1 pixel, a whole number, or None to leave the size as it is")
         check_choice("fit", self.fit, Fit)
         check_choice("resample", self.resample, Resample)
         if self.channels not in (1, 3, None):

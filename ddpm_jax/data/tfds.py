@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.source import Example
 from ddpm_jax.data.sources import pixels_of
+from ddpm_jax.errors import check_fields
 from ddpm_jax.storage.paths import local_copy
 
 
@@ -42,6 +43,7 @@ class Tfds:
     """The feature that is the label, an integer; None for none."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not re.fullmatch(r"[a-zA-Z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", self.name):
             raise ValueError(f"name is {self.name!r}; expected NAME, NAME/CONFIG, or either with :MAJOR.MINOR.PATCH")
 

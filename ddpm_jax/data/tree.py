@@ -32,7 +32,7 @@ def files_below(root: Path, wanted: Callable[[str], bool], by_class: bool = Fals
 
 def sub_folders(root: Path) -> list[Path]:
     """The folders directly below `root`, links to folders among them, without hidden ones; sorted."""
-    return sorted(Path(entry.path) for entry in _entries(root) if entry.is_dir())
+    return sorted(Path(entry.path) for entry in _entries(root) if _is_folder(entry))
 
 
 class _Scope:
@@ -50,7 +50,7 @@ class _Scope:
             here = waiting.pop()
             self.seen.add(_identity(here))
             for entry in _entries(here):
-                if entry.is_dir():
+                if _is_folder(entry):
                     if deep:
                         (self.links if entry.is_symlink() else waiting).append(Path(entry.path))
                 elif self.wanted(entry.name) and _is_file(entry):
@@ -81,6 +81,11 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it is a folder, or a link to one; a link that cannot be followed, to itself for example, is not."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
 def _is_file(entry: os.DirEntry) -> bool:
     """Whether it is a file, or a link that leads to nothing."""
-    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))

@@ -6,7 +6,7 @@ taken apart into:
     a pytree (Equinox and NNX modules, flax structs, `jax.tree_util.Partial`)     its leaves
     functools.partial                                                             its function and arguments
     a bound method                                                                its object
-    an object with JAX arrays among its attributes                                its attributes
+    an object with arrays, numbers or strings among its attributes                its attributes
     any other function or object                                                  it is all rest
 
 Arrays are JAX's and NumPy's; strings, functions, booleans and Python numbers are rest.  A function is taken to be pure,
@@ -56,6 +56,10 @@ class Held:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Held) and self.content == other.content
+
+
+# What is noticed when it has changed among the attributes of an object since its last call.
+KINDS = (jax.Array, Held, np.generic, bool, int, float, complex, str)
 
 
 @register_pytree_node_class
@@ -115,7 +119,7 @@ def opened(function: Any, inside: tuple[Any, ...] = ()) -> Any:
     if isinstance(function, MethodType):
         return Opened(MethodType, Fixed(function.__func__), opened(function.__self__, inside))
     attributes = _opened_attributes(function, (*inside, function))
-    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(attributes)):
+    if not any(isinstance(leaf, KINDS) for leaf in jax.tree.leaves(attributes)):
         return function
     return Opened(object, Fixed(type(function)), attributes)
 

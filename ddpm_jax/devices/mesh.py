@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from ddpm_jax.errors import convert_numbers, require, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MeshShape:
     """Arrays of fewer elements are not cut."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         if self.data is not None:
             require_int("data", self.data, 1, "None or a whole number, at least 1")
         require_int("fsdp", self.fsdp, 1)

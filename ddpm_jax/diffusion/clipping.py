@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch
-from ddpm_jax.errors import convert_numbers, require
+from ddpm_jax.errors import check_fields, require
 
 __all__ = ["Clip", "Clipping", "DynamicThreshold", "NoClipping"]
 
@@ -33,7 +33,7 @@ class Clip(Clipping):
     """The largest value that data take."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("high", self.high, self.low < self.high, f"more than low, which is {self.low}")
 
     def __call__(self, x: Batch) -> Float[Array, "batch *dims"]:
@@ -53,7 +53,7 @@ class DynamicThreshold(Clipping):
     """The largest threshold; None for any."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("quantile", self.quantile, 0 < self.quantile <= 1, "more than 0, at most 1")
         require("maximum", self.maximum, self.maximum is None or self.maximum > 1, "None or more than 1")
 

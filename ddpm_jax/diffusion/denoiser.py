@@ -88,9 +88,13 @@ class Denoiser:
             (the output for the target, the output for the variance or None), each float32 and shaped like z_t.
 
         Raises:
-            ValueError: the output is not shaped like z_t, with twice the channels if the variance is learned.
+            ValueError: the output is not one array shaped like z_t, with twice the channels if the variance is learned.
         """
-        output, shape = jnp.asarray(evaluate(self.predict, z_t, t), jnp.float32), tuple(z_t.shape)
+        found, shape = evaluate(self.predict, z_t, t), tuple(z_t.shape)
+        if not hasattr(found, "shape"):
+            kind = type(found).__name__
+            raise ValueError(f"the network returned a {kind}; expected one array for data of shape {shape}")
+        output = jnp.asarray(found, jnp.float32)
         doubled = (*shape[:-1], 2 * shape[-1])
         if self.variance.learned:
             expected = doubled

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from ddpm_jax.diffusion.arrays import Whole
 from ddpm_jax.diffusion.process import Process, check_process
-from ddpm_jax.errors import convert_numbers, require, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Leading(Grid):
     """Added to every timestep."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("offset", self.offset, 0)
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
@@ -97,7 +97,7 @@ class LogSnr(Grid):
     """The first log snr; the chain's own at T where that is larger, as it is for linear schedules."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
@@ -121,7 +121,7 @@ class Karras(Grid):
     """The first sigma; the chain's own at T where that is smaller."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("rho", self.rho, 0 < self.rho < np.inf, "more than 0, and finite")
         require("sigma_min", self.sigma_min, self.sigma_min > 0, "more than 0")
         require("sigma_max", self.sigma_max, self.sigma_max > self.sigma_min, f"more than sigma_min, {self.sigma_min}")

@@ -27,7 +27,7 @@ from ddpm_jax.diffusion.forward import diffuse
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.timesteps import UniformTimesteps
 from ddpm_jax.diffusion.weighting import Simple, Weighting, weights
-from ddpm_jax.errors import convert_numbers, require, require_int, require_key, require_shape
+from ddpm_jax.errors import check_fields, require, require_int, require_key, require_shape
 
 __all__ = ["Draws", "FullBound", "Hybrid", "Objective", "SquaredError", "draw", "draw_noise"]
 
@@ -124,7 +124,7 @@ class FullBound(Objective):
     """The number of levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         if self.bins is not None:
             require_int("bins", self.bins, 2, "None or at least 2")
 
@@ -148,7 +148,7 @@ class Hybrid(Objective):
     """The number of levels of the data, as in `bound`; None for continuous data."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("vlb_weight", self.vlb_weight, 0 < self.vlb_weight < float("inf"), "more than 0")
         FullBound(self.bins)
         SquaredError(self.weighting)

@@ -35,7 +35,7 @@ from jaxtyping import Float64
 
 from ddpm_jax.diffusion.arrays import Table
 from ddpm_jax.diffusion.process import EXPECTED_PROCESS
-from ddpm_jax.errors import convert_numbers, require, require_int, short_repr
+from ddpm_jax.errors import check_fields, require, require_int, short_repr
 
 
 @flax.struct.dataclass
@@ -151,7 +151,7 @@ class Linear(Schedule):
     power: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("num_steps", self.num_steps, 1, "at least 1")
         if (self.beta_start is None) != (self.beta_end is None):
             raise ValueError(
@@ -194,7 +194,7 @@ class Cosine(Schedule):
     """Betas are cut here, since the curve ends at alpha_bar = 0."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("num_steps", self.num_steps, 1, "at least 1")
         require("max_beta", self.max_beta, 0 < self.max_beta < 1, "more than 0, less than 1")
         require("offset", self.offset, self.offset >= 0, "0 or more")
@@ -222,7 +222,7 @@ class Sigmoid(Schedule):
     """Betas are cut here, since the curve ends at alpha_bar = 0."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("num_steps", self.num_steps, 1, "at least 1")
         require("max_beta", self.max_beta, 0 < self.max_beta < 1, "more than 0, less than 1")
         if not self.start < self.end:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.diffusion.arrays import Key, PerExample
-from ddpm_jax.errors import convert_numbers, require, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class LossAwareTimesteps(TimestepRule):
     """The share of p(t) that stays uniform, so that no timestep is forgotten."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("length", self.length, 1)
         require("uniform_share", self.uniform_share, 0 < self.uniform_share <= 1, "more than 0, at most 1")
 

@@ -18,7 +18,7 @@ from ddpm_jax.diffusion.forward import posterior_weights, time_before
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.targets import Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
-from ddpm_jax.errors import convert_numbers, require
+from ddpm_jax.errors import check_fields, require
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MinSnr(Weighting):
     of_x: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("gamma", self.gamma, self.gamma > 0, "more than 0")
 
     def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
@@ -97,7 +97,7 @@ class P2(Weighting):
     of_x: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "0 or more")
         require("k", self.k, 0 < self.k < float("inf"), "more than 0")
 

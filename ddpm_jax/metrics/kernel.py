@@ -50,7 +50,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from ddpm_jax.diffusion.arrays import Rows
-from ddpm_jax.errors import require, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.feature_rows import blocks, same_width
 
@@ -68,6 +68,7 @@ class Polynomial:
     coef0: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_int("degree", self.degree, 1)
         require("gamma", self.gamma, self.gamma is None or self.gamma > 0, "a number above 0, or None for 1/d")
 

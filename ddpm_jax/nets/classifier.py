@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Images, Key
-from ddpm_jax.errors import convert_numbers, require_int, require_key
+from ddpm_jax.errors import check_fields, require_int, require_key
 from ddpm_jax.nets.init import initialise
 from ddpm_jax.nets.layers import conv, dense
 
@@ -36,7 +36,7 @@ class ConvClassifier:
     """Units of the hidden layer."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("num_classes", self.num_classes, 2)
         require_int("width", self.width, 1)
         require_int("features", self.features, 1)

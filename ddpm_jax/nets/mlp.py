@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.diffusion.arrays import Batch, Key, Timesteps
-from ddpm_jax.errors import convert_numbers, require_int, require_key, require_shape
+from ddpm_jax.errors import check_fields, require_int, require_key, require_shape
 from ddpm_jax.nets.blocks import silu
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.init import initialise
@@ -43,7 +43,7 @@ class Mlp(Network):
     """2 where the decoder's variance is learned: the last axis is then twice as long."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         require_int("width", self.width, 2)
         require_int("depth", self.depth, 1)
         require_int("waves", self.waves, 0)

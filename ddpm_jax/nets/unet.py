@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.diffusion.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
-from ddpm_jax.errors import convert_numbers, require, require_key, require_shape
+from ddpm_jax.errors import check_fields, require, require_int, require_key, require_shape
 from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
 from ddpm_jax.nets.embed import timestep_embedding
@@ -86,13 +86,11 @@ class UNet:
     """Recompute each block in the backward pass, for less memory and about a third more time."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         positive = ("channels", "num_res_blocks", "num_heads", "out_multiplier", "patch_size")
         for field in (*positive, "norm_groups", "min_group_size"):
-            require(field, getattr(self, field), getattr(self, field) >= 1, "at least 1")
+            require_int(field, getattr(self, field), 1, "at least 1")
         require("channels", self.channels, self.channels >= 2, "at least 2")
-        for field in ("channel_multipliers", "attention_resolutions"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
         multipliers = self.channel_multipliers
         positive = len(multipliers) > 0 and min(multipliers) >= 1
         require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")

@@ -25,7 +25,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.grids import Grid, Uniform, tail, times_before
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.targets import Prediction
-from ddpm_jax.errors import as_int, convert_numbers, require, require_int, require_key, require_shape
+from ddpm_jax.errors import as_int, check_fields, require, require_int, require_key, require_shape
 
 BATCH_SHAPE = "(batch, ...) with every size at least 1"
 
@@ -57,7 +57,7 @@ class Sampler:
     """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         if self.num_steps is not None:
             require_int("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
         require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")

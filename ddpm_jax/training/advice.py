@@ -46,7 +46,7 @@ def of_average(averaging: Averaging, step: int, profile: float | None = None) ->
     large = {at: share for at, share in shares if share > INITIAL_SHARE and profile in (None, at)}
     if not large:
         return None
-    listed = " and ".join(f"{share:.0%} of the average {at:g}" for at, share in large.items())
+    listed = " and ".join(f"{share:.0%} of the average {at:.10g}" for at, share in large.items())
     return f"ema: after {step:,} steps {listed} is still the weights from before the first step"
 
 

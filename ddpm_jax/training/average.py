@@ -47,7 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.errors import require, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 
 NARROWEST, WIDEST = 1e-4, 1 / math.sqrt(12)
 # Steps whose shares are computed at once.
@@ -134,6 +134,7 @@ class Ema(Averaging):
     two averages are equal until the decay of one has stopped growing."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, decay in (("decay", self.decay), *(("others", decay) for decay in self.others)):
             require(name, decay, 0 <= decay < 1, "0 or more, less than 1")
         _require_distinct("decay", self.decay, self.others)
@@ -172,6 +173,7 @@ class PowerEma(Averaging):
     from 0.03 to 0.2 within 1%; each takes the disk space of the parameters times the number of widths."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, width in (("width", self.width), *(("others", width) for width in self.others)):
             require_width(name, width)
         _require_distinct("width", self.width, self.others)

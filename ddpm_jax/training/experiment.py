@@ -32,7 +32,7 @@ from ddpm_jax.diffusion.targets import Eps, Target
 from ddpm_jax.diffusion.timesteps import TimestepRule, UniformTimesteps
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.diffusion.weighting import Vlb
-from ddpm_jax.errors import convert_numbers, require, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 from ddpm_jax.nets.network import Network
 from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.training import advice
@@ -111,7 +111,7 @@ class Experiment:
     """Images in such a picture."""
 
     def __post_init__(self) -> None:
-        convert_numbers(self)
+        check_fields(self)
         for name, base in PARTS.items():
             part = getattr(self, name)
             require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")
@@ -136,7 +136,8 @@ class Experiment:
         if self.keep_every is not None:
             require_int("keep_every", self.keep_every, 1, "None or at least 1")
         require("seed", self.seed, require_int("seed", self.seed, 0, SEEDS) < 2**32, SEEDS)
-        safe = bool(self.name) and not set(self.name) & set('/\\:*?"<>|') and not self.name.startswith(".")
+        named = isinstance(self.name, str) and bool(self.name)
+        safe = named and not set(self.name) & set('/\\:*?"<>|') and not self.name.startswith(".")
         require("name", self.name, safe, "a name that a folder can have")
 
     @property

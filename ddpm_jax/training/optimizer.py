@@ -5,7 +5,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import optax
 
-from ddpm_jax.errors import require
+from ddpm_jax.errors import check_fields, require, require_int
 
 __all__ = ["Adam", "Optimizer"]
 
@@ -47,8 +47,9 @@ class Adam:
     """The gradient over the whole batch is scaled down to this norm at most; None for no clipping."""
 
     def __post_init__(self) -> None:
-        require("learning_rate", self.learning_rate, self.learning_rate > 0, "more than 0")
-        require("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more")
+        check_fields(self)
+        require("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "more than 0, and finite")
+        require_int("warmup_steps", self.warmup_steps, 0, "0 or more")
         require("decay", self.decay, self.decay in ("constant", "cosine"), "constant or cosine")
         require("b1", self.b1, 0 <= self.b1 < 1, "0 or more, less than 1")
         require("b2", self.b2, 0 <= self.b2 < 1, "0 or more, less than 1")
