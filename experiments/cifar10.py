@@ -37,7 +37,8 @@ experiment = Experiment(
     schedule=schedule.Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),  # section 4
     target=targets.Eps(),  # section 3.2
     objective=objective.SquaredError(weighting=weighting.Simple()),  # section 3.4
-    optimizer=optimizer.Adam(2e-4, warmup_steps=5000, clip_norm=1.0),  # appendix B; warm-up and clip_norm: the code
+    # Appendix B; warm-up and clip_norm: the code.
+    optimizer=optimizer.Adam(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),
     ema=average.Ema(decay=0.9999, warmup=False),  # appendix B
     variance=variance.FixedLarge(),  # the code: fixedlarge with the simple loss
     sampler=sampling.Ancestral(),

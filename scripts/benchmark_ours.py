@@ -20,16 +20,17 @@ from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.data import Arrays
 from ddpm_jax.data.stream import batches
 from ddpm_jax.devices.compiler import jit
-from ddpm_jax.devices.mesh import global_batch, shardings
+from ddpm_jax.devices.mesh import global_batch
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.interop import scheduler_config, unet_config
 from ddpm_jax.sampling import Ancestral, Ddim
 from ddpm_jax.storage.checkpoint import Checkpoints
-from ddpm_jax.training.cost import step_flops
+from ddpm_jax.training.cost import count_parameters, step_flops
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.generate import draw_images
 from ddpm_jax.training.loop import STEPS_IN_FLIGHT
-from ddpm_jax.training.resume import as_trees, fresh_state, prepare_step
+from ddpm_jax.training.plan import Plan
+from ddpm_jax.training.resume import as_trees
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 Shape = tuple[int, int, int]
@@ -46,29 +47,27 @@ def prepare(case: Case, how: dict[str, Any]) -> Job:
 def describe(net: str, quick: bool) -> dict[str, Any]:
     """The network, the schedule and the device, as values that the other library understands."""
     experiment, shape = experiment_of(Case("describe", net, quick=quick))
-    flops = step_flops(experiment, experiment.parameter_shapes(shape), (1, *shape))
-    diffusion = scheduler_config.Diffusion(
-        experiment.schedule, experiment.target, experiment.variance, experiment.clip, experiment.sampler
-    )
-    spec, device = experiment.net, jax.devices()[0]
+    plan = Plan.of(replace(experiment, batch_size=1), one_device(), shape)
+    parts = experiment.schedule, experiment.target, experiment.variance, experiment.clip, experiment.sampler.grid
+    spec, adam, device = experiment.net, experiment.optimizer, jax.devices()[0]
     return {
         "platform": jax.default_backend(),
         "device": processor() if device.platform == "cpu" else device.device_kind,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "shape": shape,
         "batch": read_experiment(EXPERIMENTS / f"{net}.py").batch_size,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(experiment.parameter_shapes(shape))),
-        "train_flops": flops,  # of an image; a backward pass costs two forward ones
+        "parameters": count_parameters(plan.state.params),
+        "train_flops": step_flops(plan),  # of an image; a backward pass costs two forward ones
         "net": unet_config.write_config(spec, shape),
-        "scheduler": scheduler_config.write_config(diffusion, lambda line: None),
+        "scheduler": scheduler_config.write_config(*parts, lambda line: None),
         "num_classes": spec.num_classes,
         "null_label": spec.null_label,
         "label_dropout": spec.label_dropout,
         "flip": experiment.flip,
-        "learning_rate": experiment.optimizer.learning_rate,
-        "betas": (experiment.optimizer.b1, experiment.optimizer.b2),
-        "eps": experiment.optimizer.eps,
-        "clip_norm": experiment.optimizer.clip_norm,
+        "learning_rate": adam.learning_rate,
+        "betas": (adam.b1, adam.b2),
+        "eps": adam.eps,
+        "clip_norm": adam.clip_norm,
         "ema": experiment.ema.profiles[0],
     }
 
@@ -85,7 +84,7 @@ def processor() -> str:
 def experiment_of(case: Case) -> tuple[Experiment, Shape]:
     """The experiment that a case names, with what the case changes, and the shape of its images."""
     experiment = read_experiment(EXPERIMENTS / f"{case.net}.py")
-    net, (height, width, channels) = experiment.net, look_at_data(experiment)[0]
+    net, (height, width, channels) = experiment.net, look_at_data(experiment)[0].image_shape
     if case.quick:
         small = {"channels": 8, "channel_multipliers": (1, 2), "num_res_blocks": 1, "norm_groups": 4}
         net = replace(net, **small, attention_resolutions=())
@@ -117,8 +116,8 @@ def train(case: Case) -> Job:
     """The step of the training loop: draws, loss, gradient, clipping, Adam, average; the images are on the device."""
     experiment, shape = experiment_of(case)
     mesh = one_device()
-    step, (shapes, *_) = prepare_step(experiment, mesh, shape)
-    state = jax.device_put(fresh_state(experiment, experiment.recipe(), shape), shardings(shapes))
+    plan = Plan.of(experiment, mesh, shape)
+    step, state = plan.step(), plan.fresh_state()
     batch = global_batch(mesh, examples(case.batch, shape, experiment.net.num_classes), case.batch)
 
     def run(count: int) -> None:
@@ -182,8 +181,7 @@ def data(case: Case) -> Job:
 def checkpoint(case: Case) -> Job:
     """Saving or restoring all of a training state, with its digests; training waits for a part of the time only."""
     experiment, shape = experiment_of(case)
-    _, (shapes, *_) = prepare_step(experiment, one_device(), shape)
-    state = jax.device_put(fresh_state(experiment, experiment.recipe(), shape), shardings(shapes))
+    state = Plan.of(experiment, one_device(), shape).fresh_state()
     folder = Path(tempfile.mkdtemp(dir=case.folder))
     checkpoints, blocked, newest = Checkpoints(folder, keep_last=1), [], 0
     facts = {"state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state))}

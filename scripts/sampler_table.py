@@ -163,26 +163,20 @@ def distance_of(
     return frechet_distance(moments(features(run.sample(jax.random.key(SEED), n, sampler=sampler))), reference)
 
 
-def network(run: runs.Run, labels: np.ndarray) -> Any:
-    """predict(z_t, t) for examples with these labels."""
-    conditional = getattr(run.experiment.net, "num_classes", None) is not None
-    return runs.bind(run.experiment, run.params, labels if conditional else None)
+def model_of(run: runs.Run, labels: np.ndarray) -> Denoiser:
+    """The denoiser of a run for examples with these labels."""
+    return run.model(None if run.experiment.net.num_classes is None else labels)
 
 
 def chain_bound(run: runs.Run, x: np.ndarray, labels: np.ndarray, num_steps: int, variance: Variance) -> Bound:
     """The bound of the chain with that many steps."""
-    options = {"target": run.experiment.target, "clip": run.experiment.clip}
-    predict, key = network(run, labels), jax.random.key(SEED)
-    return bound(key, Denoiser(predict, run.schedule, variance=variance, **options), x, num_steps=num_steps)
+    model = replace(model_of(run, labels), variance=variance)
+    return bound(jax.random.key(SEED), model, x, num_steps=num_steps)
 
 
 def flow_bits(run: runs.Run, x: np.ndarray, labels: np.ndarray) -> float:
     """Bits/dim of the probability flow."""
-    options = {"target": run.experiment.target, "variance": run.experiment.variance}
-    flow = log_likelihood(
-        jax.random.key(SEED), Denoiser(network(run, labels), run.schedule, **options), x, tolerance=0.0001
-    )
-    return float(flow.bits_per_dim.mean())
+    return float(log_likelihood(jax.random.key(SEED), model_of(run, labels), x, tolerance=1e-4).bits_per_dim.mean())
 
 
 def print_table(results: dict[str, dict[int, tuple[float, float]]], table: Measurements) -> None:
@@ -250,7 +244,7 @@ def main() -> None:
     results = measure(run, options, table)
     print_table(results, table)
     test, labels = load_split(run.experiment.data, "test")
-    progress = chain_bound(run, test, labels, run.schedule.num_steps, run.experiment.variance)
+    progress = chain_bound(run, test, labels, run.experiment.schedule.num_steps, run.experiment.variance)
     figure = local_path(options.figure)
     draw_figure(results, table, progress).savefig(figure, dpi=200)
     print(f"wrote {figure}")

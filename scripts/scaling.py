@@ -97,7 +97,8 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
 
     from ddpm_jax.cli.dry_run import look_at_data
     from ddpm_jax.cli.train import read_experiment
-    from ddpm_jax.training.resume import prepare_step
+    from ddpm_jax.devices.axes import automatic
+    from ddpm_jax.training.plan import Plan
 
     fsdp = {"data": 1, "fsdp": count, "both": min(count, 4)}[layout]
     experiment = read_experiment(options.experiment)
@@ -107,8 +108,8 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
     experiment = replace(experiment, batch_size=size, mesh=mesh_spec, schedule=schedule)
     devices = jax.devices()[:count] if options.tpu is None else tpu_chips(options.tpu, count)
     mesh = Mesh(np.array(devices).reshape(count // fsdp, fsdp), ("data", "fsdp"))
-    step, shapes = prepare_step(experiment, mesh, look_at_data(experiment)[0])
-    lowered = step.lower(*shapes)
+    plan = Plan.of(experiment, automatic(mesh), look_at_data(experiment)[0].image_shape)
+    lowered = plan.step().lower(plan.state, plan.batch, jax.eval_shape(lambda: jax.random.key(0)))
     start = time.monotonic()
     program = lowered.compile()
     seconds = time.monotonic() - start

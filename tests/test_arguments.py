@@ -324,7 +324,7 @@ def test_a_list_is_a_tuple_where_a_field_declares_one():
 @pytest.mark.parametrize("output", [None, (X, X), {"sample": X}], ids=["None", "tuple", "dict"])
 def test_a_network_that_returns_no_array(output):
     with pytest.raises(ValueError, match=f"the network returned a {type(output).__name__}; expected one array"):
-        loss(lambda z_t, t: output, S, X, Draws(T, X))
+        SquaredError()(Denoiser(lambda z_t, t: output, S), X, Draws(T, X))
 
 
 def test_a_class_of_the_user_with_numpy_numbers():

@@ -15,6 +15,7 @@ import ddpm_jax
 from ddpm_jax.cli import main
 from ddpm_jax.cli.train import TrainOptions
 from ddpm_jax.errors import RunError
+from ddpm_jax.nets import Network
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
 from ddpm_jax.training.average import Ema, PowerEma, gamma_of, width_of
@@ -73,7 +74,7 @@ def test_the_weights_are_the_profile_integrated_over_each_step(width):
 def test_the_newest_share_is_accurate_in_float32_after_ten_million_steps():
     for width in WIDTHS:
         for step in (1, 2, 1000, 123_457, 10_000_000):
-            (share,) = PowerEma(width, ()).var_fractions(jnp.int32(step))
+            (share,) = PowerEma(width, ()).shares(jnp.int32(step))
             exact = -np.expm1((gamma_of(width) + 1) * np.log1p(-1 / step)) if step > 1 else 1.0
             assert share.dtype == jnp.float32
             assert float(share) == pytest.approx(exact, rel=1e-6), (width, step)
@@ -247,7 +248,7 @@ def test_what_does_not_change_comes_back_exactly():
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factors(Network):
     """A network so small that it compiles at once: z_t times a factor for each row of pixels."""
 
     def init(self, key, image_shape):

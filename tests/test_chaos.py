@@ -34,9 +34,10 @@ CONVOLUTIONS = with_network(
     "Convolutions",
     """
 import jax
+from ddpm_jax.nets import Network
 
 @dataclass(frozen=True)
-class Convolutions:
+class Convolutions(Network):
     def init(self, key, image_shape):
         first, last, times = jax.random.split(key, 3)
         return {
@@ -64,9 +65,10 @@ LINEAR = with_network(
     "Polynomial",
     """
 import jax
+from ddpm_jax.nets import Network
 
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(Network):
     def init(self, key, image_shape):
         return 0.1 * jax.random.normal(key, (31, 3))
 

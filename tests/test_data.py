@@ -19,6 +19,7 @@ from ddpm_jax.data import Digits, Folder, Npz, Tfds, images
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.sources import InMemory, image_shape
 from ddpm_jax.data.stream import batches, gather, sequential
+from ddpm_jax.storage import pictures
 
 SMALL, LARGE = np.zeros((2, 2, 1), np.uint8), np.zeros((3, 2, 1), np.uint8)
 
@@ -100,18 +101,18 @@ def test_flip_mirrors_half_of_the_images(key, random):
 
 def test_grid_places_images_row_by_row(random):
     tiles = pixels(random, 5, 8, 6, 3)
-    picture = images.grid(tiles, columns=2, scale=1)
+    picture = pictures.grid(tiles, columns=2, scale=1)
     assert picture.shape == (3 * 10 + 2, 2 * 8 + 2, 3)
     same(picture[12:20, 2:8], tiles[2])
-    assert (picture[22:30, 10:16] == images.LIGHT).all()
-    assert images.grid(tiles).shape == (2 * 66 + 2, 3 * 50 + 2, 3)
-    same(images.grid(tiles[:1], scale=3)[2:-2, 2:-2][::3, ::3], tiles[0])
+    assert (picture[22:30, 10:16] == pictures.LIGHT).all()
+    assert pictures.grid(tiles).shape == (2 * 66 + 2, 3 * 50 + 2, 3)
+    same(pictures.grid(tiles[:1], scale=3)[2:-2, 2:-2][::3, ::3], tiles[0])
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
 def test_png_comes_back(tmp_path, random, channels, mode):
     picture = pixels(random, 5, 7, channels)
-    images.save_png(tmp_path / "new" / "a.png", picture)
+    pictures.save_png(tmp_path / "new" / "a.png", picture)
     with Image.open(tmp_path / "new" / "a.png") as image:
         assert image.mode == mode
         same(np.asarray(image).reshape(picture.shape), picture)
@@ -120,9 +121,9 @@ def test_png_comes_back(tmp_path, random, channels, mode):
 
 def test_pictures_that_cannot_be(tmp_path, random):
     with pytest.raises(ValueError, match=r"\(5, 7, 2\).*1, 3 or 4 channels"):
-        images.save_png(tmp_path / "a.png", pixels(random, 5, 7, 2))
+        pictures.save_png(tmp_path / "a.png", pixels(random, 5, 7, 2))
     with pytest.raises(ValueError, match="columns is 0; expected at least 1"):
-        images.grid(pixels(random, 2, 2, 2, 1), columns=0)
+        pictures.grid(pixels(random, 2, 2, 2, 1), columns=0)
 
 
 # Digits

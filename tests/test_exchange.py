@@ -13,24 +13,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import SCHEDULES
+from ddpm_jax.schedule import Betas, Cosine, Linear, ScaledLinear
+from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 from test_launch import fails
 from test_unet import load_script
 
 from ddpm_jax import load_run
 from ddpm_jax.cli import main
 from ddpm_jax.data import Npz
-from ddpm_jax.devices.mesh import with_sharding
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
-from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear
 from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X
-from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.interop import diffusers, folder, scheduler_config, unet_config
 from ddpm_jax.interop.card import _without_places, card_text, describe, evaluations
 from ddpm_jax.interop.names import paths
 from ddpm_jax.interop.runs import export_run, import_run
-from ddpm_jax.interop.scheduler_config import Diffusion
 from ddpm_jax.nets.unet import UNet
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import Ancestral, Ddim, Given, Leading, Linspace
@@ -40,7 +38,7 @@ from ddpm_jax.training.average import PowerEma
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.resume import check_resumable, fresh_state, start_state
+from ddpm_jax.training.resume import check_resumable, start_state
 
 exchange = load_script("exchange_reference")
 REFERENCE = Path(__file__).parent / "reference"
@@ -62,13 +60,27 @@ NETS = {
 }
 
 
-def model_of(net: UNet, shape=SHAPE, diffusion=None) -> diffusers.Model:
+def parts_of(schedule=Linear(), target=Eps(), variance=FixedSmall(), clip=Clip(), sampler=Ancestral()):
+    """The parts of a model but its network, by name."""
+    return {"schedule": schedule, "target": target, "variance": variance, "clip": clip, "sampler": sampler}
+
+
+def read_parts(model):
+    return {name: getattr(model, name) for name in parts_of()}
+
+
+def written_config(parts, report):
+    given = {name: value for name, value in parts.items() if name != "sampler"}
+    return scheduler_config.write_config(**given, grid=parts["sampler"].grid, report=report)
+
+
+def model_of(net: UNet, shape=SHAPE, parts=None) -> diffusers.Model:
     """A model with random weights; without compiling anything."""
     random = np.random.default_rng(0)
     shapes = unet_config.parameter_shapes(net, shape)
     params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), shapes)
     variance = LearnedRange() if net.out_multiplier == 2 else FixedSmall()
-    return diffusers.Model(net, params, shape, diffusion or Diffusion(variance=variance))
+    return diffusers.Model(net, params, shape, **(parts or parts_of(variance=variance)))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +132,7 @@ def test_what_its_configs_say(model):
         pad_both_sides=True,
     )
     assert model.image_shape == (8, 8, 1)
-    assert model.diffusion == Diffusion(Cosine(20), Eps(), FixedLarge(), Clip(), Ancestral(grid=Leading()))
+    assert read_parts(model) == parts_of(Cosine(20), Eps(), FixedLarge(), Clip(), Ancestral(grid=Leading()))
 
 
 def test_the_published_configs_are_the_published_networks():
@@ -137,7 +149,7 @@ def test_the_published_config_of_256_pixels():
 def test_a_network_alone_gets_the_default_scheduler(copied):
     lines: list[str] = []
     found = diffusers.read((copied / "unet").rename(copied.parent / "alone"), report=lines.append)
-    assert found.diffusion == Diffusion(sampler=Ancestral(grid=Leading()))
+    assert read_parts(found) == parts_of(sampler=Ancestral(grid=Leading()))
     assert "has no scheduler_config.json: taken are the defaults" in lines[0]
 
 
@@ -174,7 +186,7 @@ def test_a_scheduler_beside_a_network_that_cannot_be_read_is_not_taken(copied):
     change(copied / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler")
     lines: list[str] = []
     found = diffusers.read(copied / "unet", report=lines.append)
-    assert found.diffusion == Diffusion(sampler=Ancestral(grid=Leading()))
+    assert read_parts(found) == parts_of(sampler=Ancestral(grid=Leading()))
     assert "taken are the defaults" in lines[0]
 
 
@@ -273,28 +285,29 @@ def test_a_null_label_is_one_class_more(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "diffusion",
+    "parts",
     [
-        *(Diffusion(schedule=schedule) for schedule in SCHEDULES.values()),
-        Diffusion(schedule=ScaledLinear(10, 1e-3, 0.3)),
-        Diffusion(target=X(), variance=FixedLarge(), clip=NoClipping()),
-        Diffusion(target=V(), variance=LearnedRange(), clip=DynamicThreshold(0.9)),
-        Diffusion(clip=DynamicThreshold(0.99, maximum=3.0), sampler=Ancestral(grid=Leading(offset=1))),
-        Diffusion(clip=Clip(-2.0, 2.0), sampler=Ancestral(grid=Linspace())),
+        *(parts_of(schedule=schedule) for schedule in SCHEDULES.values()),
+        parts_of(schedule=ScaledLinear(10, 1e-3, 0.3)),
+        parts_of(target=X(), variance=FixedLarge(), clip=NoClipping()),
+        parts_of(target=V(), variance=LearnedRange(), clip=DynamicThreshold(0.9)),
+        parts_of(clip=DynamicThreshold(0.99, maximum=3.0), sampler=Ancestral(grid=Leading(offset=1))),
+        parts_of(clip=Clip(-2.0, 2.0), sampler=Ancestral(grid=Linspace())),
     ],
-    ids=lambda diffusion: describe(diffusion)[:60],
+    ids=lambda parts: str(list(map(repr, parts.values())))[:120],
 )
-def test_the_mathematics_written_and_read_is_the_same(diffusion):
-    config = json.loads(json.dumps(scheduler_config.write_config(diffusion, pytest.fail)))
+def test_the_mathematics_written_and_read_is_the_same(parts):
+    config = json.loads(json.dumps(written_config(parts, pytest.fail)))
     found = scheduler_config.read_config(config, "scheduler_config.json")
-    np.testing.assert_array_equal(found.schedule.betas(), diffusion.schedule.betas())
-    form = diffusion.schedule if config["trained_betas"] is None else Betas(diffusion.schedule.betas())
-    assert found == dataclasses.replace(diffusion, schedule=form)
+    np.testing.assert_array_equal(found["schedule"].betas(), parts["schedule"].betas())
+    given = parts["schedule"]
+    form = given if config["trained_betas"] is None else Betas(given.betas())
+    assert found == {**parts, "schedule": form}
 
 
 def test_a_grid_that_diffusers_lacks_is_told_of():
     lines: list[str] = []
-    config = scheduler_config.write_config(Diffusion(sampler=Ddim(None, Given((5, 2)))), lines.append)
+    config = written_config(parts_of(sampler=Ddim(None, Given((5, 2)))), lines.append)
     assert config["timestep_spacing"] == "trailing"
     assert "the sampler's grid is Given(timesteps=(5, 2)), which diffusers does not have" in lines[0]
 
@@ -312,7 +325,7 @@ def test_zero_terminal_snr_keeps_the_beginning_and_ends_in_noise():
 
 def test_ddim_is_read_with_the_steps_of_its_pipeline():
     found = scheduler_config.read_config({"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"}, "")
-    assert found == Diffusion(sampler=Ddim(num_steps=50))
+    assert found == parts_of(sampler=Ddim(num_steps=50))
 
 
 # Refusals.
@@ -423,18 +436,18 @@ def test_a_field_that_came_later_is_at_its_default_or_refused():
 
 
 @pytest.mark.parametrize(
-    ("diffusion", "message"),
+    ("parts", "message"),
     [
-        (Diffusion(target=Mean()), r"target is Mean\(\); expected Eps\(\), X\(\) or V\(\)"),
-        (Diffusion(target=Score()), "target is Score"),
-        (Diffusion(clip=Clip(0.0, 1.0)), r"clip is Clip\(low=0.0, high=1.0\); expected Clip\(-r, r\)"),
-        (Diffusion(variance=LearnedRange()), "net.out_multiplier is 1; expected 2"),
+        (parts_of(target=Mean()), r"target is Mean\(\); expected Eps\(\), X\(\) or V\(\)"),
+        (parts_of(target=Score()), "target is Score"),
+        (parts_of(clip=Clip(0.0, 1.0)), r"clip is Clip\(low=0.0, high=1.0\); expected Clip\(-r, r\)"),
+        (parts_of(variance=LearnedRange()), "net.out_multiplier is 1; expected 2"),
     ],
     ids=["mean", "score", "clip", "variance"],
 )
-def test_mathematics_that_diffusers_does_not_have(diffusion, message, tmp_path):
+def test_mathematics_that_diffusers_does_not_have(parts, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        diffusers.write(tmp_path / "there", model_of(BASE, diffusion=diffusion))
+        diffusers.write(tmp_path / "there", model_of(BASE, parts=parts))
     assert not list(tmp_path.iterdir())
 
 
@@ -529,7 +542,7 @@ def images(tmp_path) -> Npz:
 def test_an_imported_run_is_read_like_any_other(imported, model, one):
     run = load_run(imported, one)
     assert (run.step, run.image_shape, run.experiment.net) == (0, (8, 8, 1), model.net)
-    assert run.experiment.schedule == model.diffusion.schedule
+    assert run.experiment.schedule == model.schedule
     jax.tree.map(np.testing.assert_array_equal, run.params, model.params)
 
 
@@ -561,9 +574,8 @@ def test_what_its_weights_know_stays_and_all_else_may_change(imported, images):
 
 def test_training_starts_at_its_weights(imported, images, model, one):
     new = tuned(imported, images)
-    state = jax.eval_shape(lambda: fresh_state(new, new.recipe(), model.image_shape))
     checkpoints = Checkpoints(imported / "checkpoints")
-    found, _ = start_state(new, with_sharding(state, new.mesh.place(one, state)), checkpoints, pytest.fail)
+    found, _ = start_state(new.plan(one), checkpoints, pytest.fail)
     checkpoints.close()
     assert int(found.step) == 0
     assert len(found.ema_params) == 2

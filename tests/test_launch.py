@@ -76,7 +76,7 @@ def test_mistakes_in_an_experiment_file_are_named_with_their_line(capsys, tmp_pa
     cases = {
         "experiment = 3": "does not define an Experiment called `experiment`",
         "import numpy\nx = (": "line 2: SyntaxError",
-        "from ddpm_jax.nets.unet import UNet\n\nUNetSpec(channels=-4)": "line 3: ValueError: channels is -4",
+        "from ddpm_jax.nets.unet import UNet\n\nUNet(channels=-4)": "line 3: ValueError: channels is -4",
         "import nosuchmodule": "line 1: ModuleNotFoundError: No module named 'nosuchmodule'",
     }
     for number, (source, message) in enumerate(cases.items()):
@@ -90,7 +90,8 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(capsys, experiment_file, tm
     text = capsys.readouterr().out
     config, _, table = text.partition("\n}\n")
     assert json.loads(config + "}")["batch_size"] == 32
-    shapes = read_experiment(experiment_file).parameter_shapes((8, 8, 1))
+    experiment = read_experiment(experiment_file)
+    shapes = jax.eval_shape(lambda key: experiment.net.init(key, (8, 8, 1)), jax.random.key(0))
     assert f"{sum(leaf.size for leaf in jax.tree.leaves(shapes)):,}" in table
     for name in ("data", "batch", "parameters", "FLOPs a step", "memory", "devices"):
         assert f"\n{name} " in f"\n{table}"
@@ -106,16 +107,17 @@ def test_a_published_recipe_can_be_costed_before_its_data_are_there(capsys, monk
     assert "not there yet" in text
 
 
-def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny):
+def test_flops_of_a_dry_run_are_those_that_xla_counts(tiny, one):
     """XLA leaves out what a 3x3 kernel multiplies in the padding, 1 - (1 - 1/12)^2 of it for 8x8 pixels."""
     big = dataclasses.replace(
         tiny, net=dataclasses.replace(tiny.net, channels=64, num_classes=None, label_dropout=0.0), batch_size=4
     )
-    shapes = big.parameter_shapes((8, 8, 1))
+    plan = big.plan(one)
+    shapes = plan.state.params
     images, t = jax.ShapeDtypeStruct((4, 8, 8, 1), "float32"), jax.ShapeDtypeStruct((4,), "int32")
     lowered = jax.jit(lambda params, z, t: big.net.bind(params)(z, t)).lower(shapes, images, t)
     counted = lowered.cost_analysis()["flops"]
-    assert 0.95 * counted < step_flops(big, shapes, (4, 8, 8, 1)) / 3 < 1.05 * counted / (11 / 12) ** 2
+    assert 0.95 * counted < step_flops(plan) / 3 < 1.05 * counted / (11 / 12) ** 2
 
 
 def test_sample_writes_images_and_a_picture(capsys, finished, tmp_path):
@@ -192,7 +194,7 @@ def test_help_lists_choices_in_order_and_without_none(capsys, command):
 
 WARNS = """
 import warnings
-from ddpm_jax import launch
+from ddpm_jax.cli import main
 
 def command(arguments):
     warnings.warn("nothing is well")

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,14 @@ from jax.sharding import Mesh, PartitionSpec
 import ddpm_jax
 from ddpm_jax.data import Arrays, Digits
 from ddpm_jax.data.images import to_unit
-from ddpm_jax.data.map_examples import over_examples
+from ddpm_jax.data.map_examples import numbers, over_examples
 from ddpm_jax.data.stream import batches
-from ddpm_jax.devices.mesh import MeshShape, check_divides, global_batch, local_rows, shardings
+from ddpm_jax.devices.mesh import MeshShape, check_divides, global_batch, local_rows
 from ddpm_jax.diffusion.bound import bound
 from ddpm_jax.diffusion.objective import draw
+from ddpm_jax.nets import Network
 from ddpm_jax.training.cost import saved_for_backward
-from ddpm_jax.training.loop import checked, train
-from ddpm_jax.training.resume import fresh_state, prepare_step
+from ddpm_jax.training.loop import train
 from ddpm_jax.training.step import by_quarter
 
 
@@ -64,7 +65,7 @@ def test_devices_share_a_batch_equally():
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(Network):
     """A small network whose every parameter counts: a polynomial in z_t with coefficients of each timestep."""
 
     def init(self, key, image_shape):
@@ -84,7 +85,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, parts):
     experiment = dataclasses.replace(tiny, net=Taylor())
     params, recipe = experiment.net.init(jax.random.key(0), ()), experiment.recipe()
     batch = {"image": Digits().arrays["image"][:16]}
-    draws = draw(jax.random.key(1), recipe.schedule, (16, 8, 8, 1))
+    draws = draw(jax.random.key(1), recipe.process, (16, 8, 8, 1))
     examples = batch, to_unit(batch["image"]), draws, jnp.linspace(0.5, 2.0, 16)
     losses, gradient = jax.jit(recipe.gradient)(params, examples, jax.random.key(2))
     cut = dataclasses.replace(recipe, accumulate=parts)
@@ -95,10 +96,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, parts):
 
 
 @dataclass(frozen=True)
-class Convolutions:
+class Convolutions(Network):
     """A small network that compiles in no time, with dropout."""
 
     dropout: float = 0.1
+    is_random: ClassVar[bool] = True
 
     def init(self, key, image_shape):
         shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 16), "last": (3, 3, 16, 1), "times": (21, 16)}
@@ -131,9 +133,9 @@ def cut(tiny, request):
 
 
 def compiled(experiment, mesh):
-    """(the compiled step, the shapes of its state)."""
-    step, shapes = prepare_step(experiment, mesh, (8, 8, 1))
-    return step.lower(*shapes).compile(), shapes[0]
+    """(the compiled step, its plan)."""
+    plan = experiment.plan(mesh)
+    return plan.step().lower(plan.state, plan.batch, jax.eval_shape(lambda: jax.random.key(0))).compile(), plan
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +145,13 @@ def on(cut):
     @cache
     def after_20_steps(data, fsdp):
         mesh = mesh_of(data, fsdp)
-        program, shapes = compiled(cut, mesh)
-        used = ("image", "label") if getattr(cut.net, "num_classes", None) else ("image",)
-        state = jax.device_put(fresh_state(cut, cut.recipe(), (8, 8, 1)), shardings(shapes))
+        program, plan = compiled(cut, mesh)
+        shapes = plan.state
+        used = plan.batch
+        state = plan.fresh_state()
         stream, losses = batches(cut.data, cut.batch_size, cut.seed), []
         for _ in range(20):
-            batch = global_batch(mesh, checked(next(stream), cut), cut.batch_size)
+            batch = global_batch(mesh, numbers(next(stream)), cut.batch_size)
             state, metrics = program(state, {name: batch[name] for name in used}, jax.random.key(cut.seed))
             losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
         return program, shapes, jax.device_get(state), losses
@@ -215,7 +218,7 @@ def test_what_a_dry_run_says_of_memory_is_what_the_step_needs(tiny):
     """At most twice what the compiler makes of it, for a batch that outweighs the parameters; half of it in 2 parts."""
     net = dataclasses.replace(tiny.net, channels=16, channel_multipliers=(1, 2))
     large = dataclasses.replace(tiny, net=net, batch_size=128)
-    kept = 128 * saved_for_backward(large, large.parameter_shapes((8, 8, 1)), (8, 8, 1))
+    kept = 128 * saved_for_backward(large.plan(mesh_of(1)))
     needed = [
         compiled(option, mesh_of(1))[0].memory_analysis().temp_size_in_bytes
         for option in (large, dataclasses.replace(large, accumulate=2))
@@ -229,7 +232,7 @@ def test_remat_keeps_little_for_the_backward_pass(tiny):
     kept = []
     for remat in (False, True):
         option = dataclasses.replace(tiny, net=dataclasses.replace(net, remat=remat))
-        kept.append(saved_for_backward(option, option.parameter_shapes((8, 8, 1)), (8, 8, 1)))
+        kept.append(saved_for_backward(option.plan(mesh_of(1))))
     assert kept[1] < kept[0] / 4
 
 

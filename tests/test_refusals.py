@@ -96,7 +96,7 @@ FILES = [
         "experiment = replace(experiment, net=Digits())",
         "net is Digits(split='train'); expected an object with the methods",
     ),
-    ("experiment = replace(experiment, data=3)", "data is 3; expected an object with the methods __len__ and"),
+    ("experiment = replace(experiment, data=3)", "data is 3; expected a Source __len__ and"),
     ("experiment = replace(experiment, data=Npz('nosuch.npz'))", "path is 'nosuch.npz'; there is no such file"),
     ("experiment = replace(experiment, data=Npz('notes.txt'))", "which is not an .npz file; write one with"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'test'))", "images is 'test'; own.npz holds"),
@@ -110,7 +110,7 @@ FILES = [
     ("experiment = replace(experiment, data=Tfds('nosuch', data_dir='.'))", "holds no such prepared data set"),
     ("experiment = replace(experiment, data=Tfds('No such'))", "expected NAME, NAME/CONFIG"),
     ("experiment = replace(experiment, variance=LearnedRange())", "use Hybrid() or FullBound()"),
-    ("experiment = replace(experiment, objective=Hybrid())", "which teaches a variance"),
+    ("experiment = replace(experiment, objective=Hybrid())", "which trains a variance"),
 ]
 # What is wrong in an experiment.json: how to make it so from a good one.
 JSON = [

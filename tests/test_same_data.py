@@ -22,6 +22,7 @@ from ddpm_jax.data.prepare import prepare
 from ddpm_jax.diffusion import schedule
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation import provenance
+from ddpm_jax.nets import Network
 from ddpm_jax.nets.unet import UNet
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import steps_in
@@ -302,14 +303,14 @@ def test_faults_are_found_before_the_first_step(tmp_path, one):
 
 
 @dataclass(frozen=True)
-class Net:
+class Net(Network):
     """A network's spec, as far as an experiment looks at it."""
 
     def init(self, key, image_shape): ...
     def bind(self, params): ...
 
 
-class PlainNet:
+class PlainNet(Network):
     def init(self, key, image_shape): ...
     def bind(self, params): ...
 
@@ -332,7 +333,7 @@ def test_data_of_a_plain_class_are_kept_by_a_digest(tmp_path):
     with pytest.raises(ValueError, match=r"source\[0\] is ndarray; expected a dictionary.*Arrays.of"):
         experiment(images)
     Experiment("a", Digits(), Net())
-    with pytest.raises(ValueError, match="net is a PlainNet; expected a frozen dataclass"):
+    with pytest.raises(ValueError, match="net is .*PlainNet.*; expected a Network: a frozen dataclass"):
         Experiment("a", Digits(), PlainNet())
 
 

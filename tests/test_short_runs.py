@@ -24,9 +24,9 @@ from ddpm_jax.diffusion import schedule
 from ddpm_jax.evaluation import progress
 from ddpm_jax.training import advice
 from ddpm_jax.training.average import Averaging, Ema, PowerEma
-from ddpm_jax.training.experiment import conflicts
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
+from ddpm_jax.training.resume import conflicts
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -82,14 +82,14 @@ def test_the_defaults_have_learned_at_full_speed_soon():
     assert float(Adam().schedule(300)(300)) == pytest.approx(Adam().learning_rate)
     assert Ema().initial_shares(300)[0] < 1e-4
     late = jnp.int32(200_000)
-    assert float(Ema().var_fractions(late)[0]) == float(Ema(warmup=False).var_fractions(late)[0])
+    assert float(Ema().shares(late)[0]) == float(Ema(warmup=False).shares(late)[0])
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
 def test_published_recipes_give_their_own_warm_ups(path):
     """Not the defaults, which may change."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    named = {getattr(call.func, "id", None): {keyword.arg for keyword in call.keywords} for call in calls}
+    named = {getattr(call.func, "attr", None): {keyword.arg for keyword in call.keywords} for call in calls}
     assert {"learning_rate", "warmup_steps"} <= named["Adam"]
     assert {"decay", "warmup"} <= named["Ema"]
 

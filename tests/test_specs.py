@@ -9,7 +9,7 @@ import pytest
 from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear
 from ddpm_jax.storage import specs
-from ddpm_jax.training.experiment import conflicts
+from ddpm_jax.training.resume import conflicts
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 

@@ -23,6 +23,7 @@ import ddpm_jax
 from ddpm_jax.cli import main
 from ddpm_jax.devices.mesh import replicated, with_sharding
 from ddpm_jax.errors import RunError
+from ddpm_jax.nets import Network
 from ddpm_jax.storage import checkpoint, lock, paths, specs
 from ddpm_jax.storage.append_file import AppendFile, Troubles
 from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
@@ -35,7 +36,7 @@ from ddpm_jax.training.resume import as_trees, check_resumable, fresh_state, sta
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Network):
     """The smallest network, with as many bytes beside its one number as a test wants on disk."""
 
     ballast: int = 1

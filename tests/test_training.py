@@ -14,8 +14,9 @@ from conftest import mesh_of
 
 import ddpm_jax
 from ddpm_jax.data import Npz
+from ddpm_jax.data.accept import check_labels
 from ddpm_jax.data.stream import batches
-from ddpm_jax.devices.mesh import global_batch
+from ddpm_jax.devices.mesh import global_batch, shardings
 from ddpm_jax.diffusion.objective import FullBound, Hybrid, SquaredError
 from ddpm_jax.diffusion.schedule import Cosine
 from ddpm_jax.diffusion.timesteps import LossAwareTimesteps
@@ -28,18 +29,16 @@ from ddpm_jax.sampling import Ancestral
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.training.generate import draw_images
-from ddpm_jax.training.loop import checked, train
+from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.resume import check_resumable, prepare_step, start_state
-from ddpm_jax.training.step import compile_step
+from ddpm_jax.training.resume import check_resumable, start_state
 
 
 @cache
 def program(experiment, devices: int):
     """(mesh, recipe, where the state lies, the compiled step) of an experiment with any seed."""
-    mesh, recipe = mesh_of(devices), experiment.recipe()
-    placed = experiment.mesh.place(mesh, jax.eval_shape(recipe.start, experiment.parameter_shapes((8, 8, 1))))
-    return mesh, recipe, placed, compile_step(recipe, placed)
+    plan = experiment.plan(mesh_of(devices))
+    return plan.mesh, plan.recipe, shardings(plan.state), plan.step()
 
 
 def steps(experiment, count: int, devices: int):
@@ -155,7 +154,7 @@ def test_a_lost_run_stops_with_the_step_and_the_remedy(tiny, one, tmp_path):
     lost = dataclasses.replace(tiny, net=Scale(), optimizer=hot, checkpoint_every=1, log_every=1)
     with pytest.raises(RunError) as error:
         train(lost, tmp_path / "run", one)
-    assert "the loss is lost: at step 3 it is inf" in str(error.value)
+    assert "training diverged: at step 3 the loss is inf" in str(error.value)
     assert "The last good checkpoint is that of step 2." in str(error.value)
     assert "--optimizer.learning-rate" in str(error.value)
 
@@ -239,8 +238,9 @@ def test_a_folder_without_a_checkpoint_can_be_taken_by_another_run(tiny, tmp_pat
 def test_a_label_that_is_no_class_is_named(tiny):
     batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.array([3, 10]), "name": np.array(["a", "b"])}
     with pytest.raises(ValueError, match=r"the data have the label 10; net.num_classes is 10"):
-        checked(batch, tiny)
-    assert set(checked({**batch, "label": np.array([3, 9])}, tiny)) == {"image", "label"}
+        check_labels(batch, 10)
+    check_labels({**batch, "label": np.array([3, 9])}, 10)
+    check_labels(batch, None)
 
 
 def test_a_part_of_the_wrong_kind_is_named(unchecked, tiny):
@@ -308,8 +308,7 @@ def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one,
     states = []
     for folder in (whole, parts):
         checkpoints = Checkpoints(folder / "checkpoints", learned.keep_last, learned.keep_every)
-        _, (shapes, *_) = prepare_step(learned, one, (8, 8, 1))
-        state, _ = start_state(learned, shapes, checkpoints, report=pytest.fail)
+        state, _ = start_state(learned.plan(one), checkpoints, report=pytest.fail)
         states.append(jax.device_get(state))
         checkpoints.close()
     assert [int(state.step) for state in states] == [6, 6]
@@ -320,7 +319,7 @@ def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one,
 def test_a_unet_with_a_variance_is_trained_and_sampled(tiny, learned, one):
     """Its output has the variance's channels, which the loss and the sampler take."""
     experiment = dataclasses.replace(learned, net=dataclasses.replace(tiny.net, out_multiplier=2))
-    prepare_step(experiment, one, (8, 8, 1))
+    experiment.plan(one).step()
     params = experiment.net.init(jax.random.key(1), experiment.image_shape)
     x = draw_images(experiment, params, experiment.image_shape, jax.random.key(0), 2, one)
     assert x.shape == (2, 8, 8, 1)
@@ -330,10 +329,10 @@ def test_a_unet_with_a_variance_is_trained_and_sampled(tiny, learned, one):
 def test_a_variance_that_nothing_teaches_is_an_error(tiny, learned):
     fixed = dataclasses.replace(learned, net=tiny.net, variance=FixedSmall(), objective=SquaredError())
     cases = {
-        r"variance is LearnedRange\(\), which SquaredError does not teach; use Hybrid\(\) or FullBound\(\)": (
+        r"variance is LearnedRange\(\), which SquaredError does not train; use Hybrid\(\) or FullBound\(\)": (
             dataclasses.replace(learned, objective=SquaredError())
         ),
-        r"objective is Hybrid, which teaches a variance; variance is FixedLarge\(\), fixed": (
+        r"objective is Hybrid, which trains a variance; variance is FixedLarge\(\), fixed": (
             dataclasses.replace(learned, variance=FixedLarge())
         ),
         r"objective.weighting.variance is FixedLarge\(\); variance is FixedSmall\(\)": (
@@ -354,6 +353,6 @@ def test_a_variance_that_nothing_teaches_is_an_error(tiny, learned):
 
 
 def test_a_learned_variance_needs_twice_the_channels(tiny, learned, one, tmp_path):
-    with pytest.raises(ValueError, match=r"LearnedRange takes \(16, 8, 8, 2\) \(a network with out_multiplier=2\)"):
+    with pytest.raises(ValueError, match=r"LearnedRange expects \(16, 8, 8, 2\) \(a network with out_multiplier=2\)"):
         train(dataclasses.replace(learned, net=tiny.net), tmp_path / "run", one)
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
-from ddpm_jax.errors import shown
+from ddpm_jax.errors import short_repr
 
 # More channels than an image file has.
 MOST_CHANNELS = 4
@@ -54,7 +54,7 @@ def as_array(values: Any, called: str) -> Shaped[np.ndarray, "..."]:
             )
     wrong = next((i for i, value in enumerate(values) if not _fits_into_an_array(value)), 0)
     raise ValueError(
-        f"{called}[{wrong}] is {shown(values[wrong])}, which NumPy keeps as a Python object; expected numbers"
+        f"{called}[{wrong}] is {short_repr(values[wrong])}, which NumPy keeps as a Python object; expected numbers"
         f"{', within 32 bits' if called == 'labels' else ''}"
     )
 

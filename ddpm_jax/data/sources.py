@@ -27,9 +27,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ddpm_jax.errors import plain
 from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
 from ddpm_jax.data.source import Example, Source, axes_are_known, read_many
+from ddpm_jax.errors import check_fields
 from ddpm_jax.storage.paths import local_path
 
 
@@ -206,7 +206,7 @@ class Npz(InMemory):
     """The name of the labels, integers [N]; None for none."""
 
     def __post_init__(self) -> None:
-        plain(self)
+        check_fields(self)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:

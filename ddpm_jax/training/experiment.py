@@ -77,8 +77,8 @@ class Experiment:
     """The loss."""
     timesteps: TimestepRule = UniformTimesteps()
     """How the timesteps of a batch are drawn."""
-    optimizer: Optimizer = Adam()
-    """How gradients become updates."""
+    optimizer: Any = Adam()
+    """How gradients become updates: an Optimizer."""
     ema: Averaging = Ema()
     """The averages of the parameters, the first of which sampling uses."""
     sampler: Sampler = Ancestral()

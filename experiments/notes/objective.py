@@ -28,13 +28,15 @@ FORMS = {
     "v": targets.V(),
     "the score": targets.Score(),
 }
-HOW: Any = {"target": targets.X(), "bins": None}
 
 
 @jax.jit
 def forms_of(s: Chain, predict: Any, x: jax.Array, t: jax.Array, eps: jax.Array) -> dict[str, jax.Array]:
     """Each example's term as a KL divergence, and as weight_t |target − what the network says|², for each target."""
-    z_t, forms = forward.diffuse(s, x, t, eps), {"KL": bound.term(Denoiser(predict, s, **HOW), x, t, eps).nats}
+    z_t, forms = (
+        forward.diffuse(s, x, t, eps),
+        {"KL": bound.term(Denoiser(predict, s, targets.X()), x, t, eps, bins=None).nats},
+    )
     for name, target in FORMS.items():
         said = targets.convert(s, predict(z_t, t), z_t, t, targets.X(), target)
         error = jnp.sum((target.encode(s, x, eps, t) - said) ** 2, axis=1)
@@ -85,7 +87,7 @@ def equal_forms(terms: dict[str, dict[str, np.ndarray]]) -> list[Claim]:
 def whole_bound(s: Chain, best: Any, num_examples: int) -> list[Claim]:
     """The bound against the likelihood, and against its estimate from one t for each example."""
     x = DATA.sample(jax.random.key(3), num_examples)
-    whole = bound.bound(jax.random.key(4), Denoiser(best, s, **HOW), x)
+    whole = bound.bound(jax.random.key(4), Denoiser(best, s, targets.X()), x, bins=None)
     gap = np.asarray(whole.total + DATA.log_prob(x), np.float64)
     bits = np.asarray(whole.bits_per_dim, np.float64)
 

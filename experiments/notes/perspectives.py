@@ -88,7 +88,7 @@ def excess(s: Chain, predict: Any, x: jax.Array, draws: objective.Draws) -> tupl
     def exact(z: Any, t: Any) -> Any:
         return targets.convert(s, best(z, t), z, t, X(), V())
 
-    losses = [objective.loss(network, s, x, draws, target=V()) for network in (predict, exact)]
+    losses = [objective.SquaredError()(Denoiser(network, s, V()), x, draws) for network in (predict, exact)]
     return losses[0] - losses[1], ((predict(z, draws.t) - exact(z, draws.t)) ** 2)[:, 0]
 
 

@@ -5,6 +5,7 @@
 The derivation is beside this file, in plinko.md.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,10 +16,8 @@ from jaxtyping import Array
 from note import Claim, Findings, Note
 
 from ddpm_jax.diffusion import schedule
-from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Chain
-from ddpm_jax.diffusion.targets import X
 from ddpm_jax.diffusion.variance import FixedLarge
 from ddpm_jax.sampling import Ancestral, Heun, Path, Sampler, sample_path
 
@@ -33,10 +32,8 @@ OVERSHOOT = 0.5826
 
 def fall(s: Chain, sampler: Sampler, count: int, start: Any = None) -> Path:
     """Paths of `sampler`, with the best possible network, at every t."""
-    options = {"target": X(), "variance": FixedLarge(), "start": start}
-    return sample_path(
-        jax.random.key(0), Denoiser(DATA.denoiser(s).predict, s, **options), sampler, (count,), s.num_steps + 1
-    )
+    model = replace(DATA.denoiser(s), variance=FixedLarge())
+    return sample_path(jax.random.key(0), model, sampler, (count,), s.num_steps + 1, start=start)
 
 
 def mode(x: Any) -> np.ndarray:
