@@ -244,7 +244,7 @@ def main() -> None:
     results = measure(run, options, table)
     print_table(results, table)
     test, labels = load_split(run.experiment.data, "test")
-    progress = chain_bound(run, test, labels, run.experiment.schedule.num_steps, run.experiment.variance)
+    progress = chain_bound(run, test, labels, run.experiment.schedule.build().num_steps, run.experiment.variance)
     figure = local_path(options.figure)
     draw_figure(results, table, progress).savefig(figure, dpi=200)
     print(f"wrote {figure}")

@@ -1,17 +1,16 @@
 """The benchmark: its arithmetic on invented numbers, and that it runs and tells what it measured."""
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import chart
 import pytest
+import workers
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "scripts"))
-chart, workers = (importlib.import_module(f"benchmark_{name}") for name in ("chart", "workers"))
 
 
 def side(*times):
@@ -61,9 +60,9 @@ def test_durations_have_three_digits():
 
 
 def run(*arguments: str) -> None:
-    """scripts/benchmark.py, our side alone, on a tiny network."""
+    """scripts/benchmark, our side alone, on a tiny network."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    program = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--quick", "--peers", "none", *arguments]
+    program = [sys.executable, str(ROOT / "scripts" / "benchmark"), "--quick", "--peers", "none", *arguments]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
 

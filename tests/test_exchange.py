@@ -7,22 +7,22 @@ import re
 import shutil
 from pathlib import Path
 
+import exchange_reference as exchange
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import SCHEDULES
-from ddpm_jax.schedule import Betas, Cosine, Linear, ScaledLinear
-from ddpm_jax.variance import FixedLarge, FixedSmall, LearnedRange
 from test_launch import fails
-from test_unet import load_script
 
 from ddpm_jax import load_run
 from ddpm_jax.cli import main
 from ddpm_jax.data import Npz
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear
 from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.errors import RunError
 from ddpm_jax.evaluation.evaluate import Evaluation, evaluate
 from ddpm_jax.interop import diffusers, folder, scheduler_config, unet_config
@@ -40,7 +40,6 @@ from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
 from ddpm_jax.training.resume import check_resumable, start_state
 
-exchange = load_script("exchange_reference")
 REFERENCE = Path(__file__).parent / "reference"
 THEIRS = REFERENCE / "diffusers"
 CONFIG = json.loads((THEIRS / "unet" / "config.json").read_text())
@@ -197,9 +196,9 @@ def test_the_first_versions_of_a_scheduler_have_other_names():
         ddpm = {"_class_name": "DDPMScheduler", "timesteps": steps, "variance_type": "fixed_large", **first}
         new = {"num_train_timesteps": steps, "variance_type": "fixed_large"}
         assert scheduler_config.read_config(ddpm, "") == scheduler_config.read_config(new, "")
-        assert len(scheduler_config.read_config(ddpm, "").schedule.betas()) == steps
+        assert len(scheduler_config.read_config(ddpm, "")["schedule"].betas()) == steps
         ddim = {"_class_name": "DDIMScheduler", "num_train_timesteps": steps, "timesteps": steps, **first}
-        assert scheduler_config.read_config(ddim, "").sampler == Ddim(50, Leading())
+        assert scheduler_config.read_config(ddim, "")["sampler"] == Ddim(50, Leading())
     for fields, message in (
         ({"timesteps": 100, "num_train_timesteps": 50}, "timesteps is 100; expected 50, that of num_train_timesteps"),
         ({"timestep_values": [1, 2]}, r"timestep_values is \[1, 2\]; expected None"),

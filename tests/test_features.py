@@ -14,14 +14,15 @@ import threading
 import zipfile
 from pathlib import Path
 
+import inception_reference as script
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import train_features as training
 from conftest import mesh_of
 from safetensors.numpy import save_file
-from test_unet import load_script
 
 from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.stream import gather
@@ -45,12 +46,11 @@ from ddpm_jax.storage import specs
 from ddpm_jax.storage.torch_weights import read_weights
 
 REFERENCE = Path(__file__).parent / "reference"
-script = load_script("inception_reference")
 
 
 @pytest.fixture(scope="module")
 def stored():
-    """What torch-fidelity computes, and how it was made: scripts/inception_reference.py."""
+    """What torch-fidelity computes, and how it was made: tests/reference/inception_reference.py."""
     with np.load(REFERENCE / "inception.npz") as file:
         return dict(file)
 
@@ -139,7 +139,7 @@ def test_other_weights_are_refused():
 
 
 def in_torch_files() -> dict[str, np.ndarray]:
-    """What scripts/inception_reference.py has torch write."""
+    """What tests/reference/inception_reference.py has torch write."""
     base = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8
     found = {"whole": base, "transposed": base.transpose(2, 0, 1), "part": base[1, :, 1:3], "scalar": np.array(7)}
     for name in ("float64", "float16", "int32", "int16", "int8", "uint8", "bool"):
@@ -570,7 +570,6 @@ def test_colour_images_too():
 
 
 def test_the_script_writes_the_file(tmp_path, capsys, monkeypatch):
-    training = load_script("train_features")
     experiment = Path(__file__).parents[1] / "experiments" / "digits.py"
     output = tmp_path / "digits.safetensors"
     monkeypatch.setattr(training, "set_up_jax", lambda: None)

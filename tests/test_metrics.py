@@ -1,17 +1,13 @@
 """The metrics, against closed forms, sums in full, and torch-fidelity, prdc and SciPy on the same features."""
 
 import json
-import sys
-from pathlib import Path
 
 import jax
+import metrics_reference as reference
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
-
-sys.path.append(str(Path(__file__).parents[1] / "scripts"))
-import metrics_reference as reference
 
 from ddpm_jax.diffusion.arrays import Rows
 from ddpm_jax.metrics import kernel

@@ -94,9 +94,12 @@ FILES = [
     ("1 / 0", "ZeroDivisionError: division by zero"),
     (
         "experiment = replace(experiment, net=Digits())",
-        "net is Digits(split='train'); expected an object with the methods",
+        "net is Digits(split='train'); expected a Network",
     ),
-    ("experiment = replace(experiment, data=3)", "data is 3; expected a Source __len__ and"),
+    (
+        "experiment = replace(experiment, data=3)",
+        "data is 3; expected a Source, an object with the methods __len__ and",
+    ),
     ("experiment = replace(experiment, data=Npz('nosuch.npz'))", "path is 'nosuch.npz'; there is no such file"),
     ("experiment = replace(experiment, data=Npz('notes.txt'))", "which is not an .npz file; write one with"),
     ("experiment = replace(experiment, data=Npz('own.npz', 'test'))", "images is 'test'; own.npz holds"),

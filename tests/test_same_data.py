@@ -333,7 +333,7 @@ def test_data_of_a_plain_class_are_kept_by_a_digest(tmp_path):
     with pytest.raises(ValueError, match=r"source\[0\] is ndarray; expected a dictionary.*Arrays.of"):
         experiment(images)
     Experiment("a", Digits(), Net())
-    with pytest.raises(ValueError, match="net is .*PlainNet.*; expected a Network: a frozen dataclass"):
+    with pytest.raises(ValueError, match=r"net is .*PlainNet.*; expected a Network: a frozen dataclass"):
         Experiment("a", Digits(), PlainNet())
 
 

@@ -4,16 +4,14 @@ The data are a mixture of two normals on the line, whose exact denoiser is known
 quantiles, so that its solution is known, too: P(z_t at time t is below z_t) is the same at all times.
 """
 
-import importlib.util
-import sys
 import warnings
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import schedulers_reference as reference
 import scipy.optimize
 import scipy.stats
 
@@ -274,19 +272,6 @@ def test_inversion_takes_an_iteration_at_least(fine):
 # diffusers.
 
 
-def load_script(name: str):
-    """The module scripts/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-load_script("diffusers_reference")  # whose recipe for numbers the other one imports
-reference = load_script("schedulers_reference")
-
-
 @pytest.fixture(scope="module")
 def stored():
     return reference.stored()
@@ -301,7 +286,7 @@ KINDS = sorted({of_kind(case) for case in reference.CASES.values()})
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_samplers_compute_what_the_schedulers_of_diffusers_compute(stored, kind):
-    """The stored results, and how they were made: scripts/schedulers_reference.py."""
+    """The stored results, and how they were made: tests/reference/schedulers_reference.py."""
     cases = {name: case for name, case in reference.CASES.items() if of_kind(case) == kind}
     assert len(cases) >= 4
     for name, case in cases.items():

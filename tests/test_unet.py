@@ -1,12 +1,10 @@
 """The U-Net: equal to an independent implementation, of the published size, and right in each of its options."""
 
 import dataclasses
-import importlib.util
 import math
-import sys
 from functools import partial
-from pathlib import Path
 
+import diffusers_reference as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,20 +14,6 @@ from ddpm_jax.interop.names import diffusers_name, paths
 from ddpm_jax.nets.blocks import AttentionBlock, Norms, norm
 from ddpm_jax.nets.embed import timestep_embedding
 from ddpm_jax.nets.unet import UNet
-
-TESTS = Path(__file__).parent
-
-
-def load_script(name: str):
-    """The module scripts/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, TESTS.parent / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load_script("diffusers_reference")
 
 # For what the comparison with diffusers does not cover: one level, with attention in the middle.
 TINY = UNet(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.5)
@@ -79,7 +63,7 @@ LONGER = ("wide", "heads")
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONGER else []) for name in reference.CASES]
 )
 def test_it_computes_what_diffusers_computes_with_the_same_weights(name):
-    """The stored outputs, and how they were made: scripts/diffusers_reference.py."""
+    """The stored outputs, and how they were made: tests/reference/diffusers_reference.py."""
     with np.load(reference.REFERENCE) as stored:
         expected = stored[name]
     assert expected.std() > 0.1
@@ -324,7 +308,7 @@ def test_sizes_that_do_not_halve_evenly_are_an_error_that_names_the_nearest(imag
 
 def test_an_image_shape_has_three_sizes():
     with pytest.raises(ValueError, match=r"image_shape is \(32, 32\); expected \(height, width, channels\)"):
-        UNet().check_image_shape((32, 32))
+        UNet().check_shape((32, 32))
 
 
 # The start.
@@ -350,7 +334,7 @@ def test_on_patches_it_is_the_network_of_the_smaller_image_whose_channels_are_th
 
 def test_an_image_of_half_patches_is_an_error():
     with pytest.raises(ValueError, match="image height is 6; with 2 levels and patches of 2 it must be divisible by 4"):
-        UNet(channels=8, channel_multipliers=(1, 1), patch_size=2).check_image_shape((6, 8, 3))
+        UNet(channels=8, channel_multipliers=(1, 1), patch_size=2).check_shape((6, 8, 3))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The samplers held against an independent implementation: the schedulers of diffusers, step by step.
 
     pip install -e . torch diffusers
-    python scripts/schedulers_reference.py          # a few seconds
+    python tests/reference/schedulers_reference.py          # a few seconds
 
 writes tests/reference/schedulers.npz, what diffusers' schedulers make of the same inputs, and prints how far ours
 are from it.  Expect differences near 1e-6.
@@ -33,7 +33,7 @@ from ddpm_jax.diffusion.targets import Eps, Target, V, X
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, Variance
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Sampler, StepInput
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "schedulers.npz"
+REFERENCE = Path(__file__).parent / "schedulers.npz"
 
 SCHEDULES: dict[str, Schedule] = {"linear": Linear(), "cosine": Cosine()}
 TARGETS: dict[str, Target] = {"epsilon": Eps(), "sample": X(), "v_prediction": V()}

@@ -1,7 +1,7 @@
 """The exchange of networks held against diffusers itself, in both directions.
 
     pip install -e . torch diffusers
-    python scripts/exchange_reference.py          # three minutes on two CPU cores
+    python tests/reference/exchange_reference.py          # three minutes on two CPU cores
 
 For each of several `UNet2DModel`s with random weights, made and saved by diffusers: what `interop.diffusers.read` makes
 of the folder gives the same outputs; what `write` makes of that is read by `DDPMPipeline.from_pretrained` and gives
@@ -17,6 +17,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ddpm_jax.interop import diffusers as exchange
 from ddpm_jax.interop import scheduler_config, unet_config
 from ddpm_jax.sampling import Ancestral, StepInput
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "reference"
+REFERENCE = Path(__file__).parent
 LINEAR = {"beta_schedule": "linear", "variance_type": "fixed_large"}
 # The config of google/ddpm-cifar10-32, as published.
 CIFAR10 = {
@@ -177,7 +178,7 @@ def same(a: exchange.Model, b: exchange.Model) -> bool:
     """Whether two models have the same specs and, bit by bit, the same parameters."""
     trees = [jax.tree.flatten(model.params) for model in (a, b)]
     leaves = zip(trees[0][0], trees[1][0], strict=True)
-    specs = (a.net, a.image_shape, a.diffusion) == (b.net, b.image_shape, b.diffusion)
+    specs = replace(a, params=None) == replace(b, params=None)
     return specs and trees[0][1] == trees[1][1] and all(x.tobytes() == y.tobytes() for x, y in leaves)
 
 
@@ -239,9 +240,8 @@ def our_step(decoder: Denoiser, z: jax.Array, t: jax.Array, noise: jax.Array) ->
 
 def our_run(model: exchange.Model, eps: np.ndarray) -> np.ndarray:
     """The image that our sampler draws with these noises, over all T steps."""
-    of, predict = model.diffusion, model.net.bind(model.params)
-    decoder = Denoiser(predict, of.schedule.build(), of.target, of.variance, clip=of.clip)
-    z, steps = jnp.asarray(eps[0]), of.schedule.build().num_steps
+    decoder = model.denoiser()
+    z, steps = jnp.asarray(eps[0]), decoder.process.num_steps
     for index, t in enumerate(range(steps, 0, -1), 1):
         z = our_step(decoder, z, jnp.int32(t), eps[index])
     return np.asarray(z)

@@ -1,8 +1,8 @@
 """How fast ddpm_jax is beside PyTorch and diffusers' `UNet2DModel` of the same architecture, on this machine.
 
     pip install -e .[benchmark]
-    python scripts/benchmark.py                      # all modes, CPU or GPU: whatever JAX finds
-    python scripts/benchmark.py --growth             # how time and memory grow, our side alone
+    python scripts/benchmark                      # all modes, CPU or GPU: whatever JAX finds
+    python scripts/benchmark --growth             # how time and memory grow, our side alone
 
     train        the whole training step: draws, loss, gradient, clipping, Adam, average
     forward      one evaluation of the network
@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from benchmark_chart import draw, duration, label
-from benchmark_growth import grow
-from benchmark_growth import table as growth_table
-from benchmark_workers import Case, Side, apart, compare, measure
+from chart import draw, duration, label
+from growth import grow
+from growth import table as growth_table
+from workers import Case, Side, apart, compare, measure
 
 Mode = Literal["train", "forward", "sample", "data", "checkpoint", "startup", "import"]
 MODES: tuple[Mode, ...] = ("train", "forward", "sample", "data", "checkpoint", "startup", "import")
@@ -113,7 +113,7 @@ def say(line: str) -> None:
 
 def machine(options: Options, plan: dict[str, Any] | None = None) -> dict[str, Any]:
     """The device and the versions."""
-    known: dict[str, Any] = plan or apart("benchmark_ours", "describe", options.nets[0], options.quick)
+    known: dict[str, Any] = plan or apart("ours", "describe", options.nets[0], options.quick)
     device = {"platform": known["platform"], "name": known["device"], "cores": known["cores"]}
     python = ".".join(map(str, sys.version_info[:3]))
     return {"device": device, "versions": {"python": python, **{name: installed(name) for name in PACKAGES}}}
@@ -129,7 +129,7 @@ def installed(package: str) -> str | None:
 
 def run(options: Options, scratch: Path) -> dict[str, Any]:
     """All rows."""
-    plans = {name: apart("benchmark_ours", "describe", name, options.quick) for name in options.nets}
+    plans = {name: apart("ours", "describe", name, options.quick) for name in options.nets}
     plan = next(iter(plans.values()))
     peers = options.peers
     if peers != "none" and not (find_spec("torch") and find_spec("diffusers")):
@@ -211,7 +211,7 @@ def in_processes(case: Case) -> bool:
 
 def sides_of(case: Case, peers: str) -> Iterator[Side]:
     """Ours, and PyTorch in its modes: all, eager, or none."""
-    module = "benchmark_processes" if in_processes(case) else "benchmark_ours"
+    module = "processes" if in_processes(case) else "ours"
     yield Side("ours", module, {"side": "ours"})
     if peers == "none":
         return
@@ -220,7 +220,7 @@ def sides_of(case: Case, peers: str) -> Iterator[Side]:
     elif in_processes(case):
         ways = {"eager": {}, "torch.compile": {"compile": True}}
     else:
-        module, ways = "benchmark_peer", apart("benchmark_peer", "modes", case.mode, case.plan["platform"])
+        module, ways = "peer", apart("peer", "modes", case.mode, case.plan["platform"])
     for name, how in ways.items():
         if peers == "all" or not how.get("compile"):
             yield Side(name, module, {"side": "peer", **how})

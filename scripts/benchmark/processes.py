@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmark_workers import Case, Job
+from workers import Case, Job
 
 SCRIPTS = Path(__file__).parent
 # What one needs to sample: of a run that was trained, which Orbax reads.
@@ -35,10 +35,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 PEER = """
 import json, os, sys
-import benchmark_peer
-from benchmark_workers import Case
+import peer
+from workers import Case
 case, how = json.loads(sys.argv[1])
-benchmark_peer.prepare(Case(**case), how).run(1)
+peer.prepare(Case(**case), how).run(1)
 os._exit(0)
 """
 

@@ -1,7 +1,7 @@
 """The U-Net held against an independent implementation: diffusers' `UNet2DModel` with the same weights.
 
     pip install -e . torch diffusers
-    python scripts/diffusers_reference.py          # one minute on two CPU cores
+    python tests/reference/diffusers_reference.py          # one minute on two CPU cores
 
 writes tests/reference/unet.npz, diffusers' outputs for three small networks, and prints how far ours are
 from them, and from diffusers' for the published CIFAR-10 network.  Expect differences near 1e-5.
@@ -25,7 +25,7 @@ from ddpm_jax.interop.names import ParamPath, to_diffusers
 from ddpm_jax.interop.unet_config import write_config
 from ddpm_jax.nets.unet import UNet
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "unet.npz"
+REFERENCE = Path(__file__).parent / "unet.npz"
 
 
 def numbers(name: str, shape: tuple[int, ...]) -> np.ndarray:

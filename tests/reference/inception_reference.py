@@ -1,7 +1,7 @@
 """Inception-v3 held against an independent implementation: torch-fidelity's extractor with the same weights.
 
     pip install -e . torch torch-fidelity
-    python scripts/inception_reference.py          # two minutes on two CPU cores
+    python tests/reference/inception_reference.py          # two minutes on two CPU cores
 
 writes what torch-fidelity computes into tests/reference/inception.npz, small files of weights as torch writes them into
 tests/reference/, and prints how far ours are.  Expect differences near 1e-6 where features are near 1.
@@ -29,7 +29,7 @@ from diffusers_reference import numbers
 from ddpm_jax.features import inception
 from ddpm_jax.features.inception import Layer
 
-FOLDER = Path(__file__).parents[1] / "tests" / "reference"
+FOLDER = Path(__file__).parent
 REFERENCE = FOLDER / "inception.npz"
 
 # Images [height, width, channels] of the comparisons.

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_workers import Case, Job
 from jax.sharding import AxisType, Mesh
+from workers import Case, Job
 
 from ddpm_jax.cli.dry_run import look_at_data
 from ddpm_jax.cli.train import read_experiment
@@ -32,7 +32,7 @@ from ddpm_jax.training.loop import STEPS_IN_FLIGHT
 from ddpm_jax.training.plan import Plan
 from ddpm_jax.training.resume import as_trees
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 Shape = tuple[int, int, int]
 
 
@@ -181,7 +181,8 @@ def data(case: Case) -> Job:
 def checkpoint(case: Case) -> Job:
     """Saving or restoring all of a training state, with its digests; training waits for a part of the time only."""
     experiment, shape = experiment_of(case)
-    state = Plan.of(experiment, one_device(), shape).fresh_state()
+    plan = Plan.of(experiment, one_device(), shape)
+    state = plan.fresh_state()
     folder = Path(tempfile.mkdtemp(dir=case.folder))
     checkpoints, blocked, newest = Checkpoints(folder, keep_last=1), [], 0
     facts = {"state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state))}
@@ -199,7 +200,7 @@ def checkpoint(case: Case) -> Job:
 
     def restore(count: int) -> None:
         for _ in range(count):
-            jax.block_until_ready(checkpoints.restore(newest, lambda about: as_trees(shapes)))
+            jax.block_until_ready(checkpoints.restore(newest, lambda about: as_trees(plan.state)))
 
     if case.mode == "save":
         return Job(save, facts, close=checkpoints.close)

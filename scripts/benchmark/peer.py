@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
-from benchmark_workers import Case, Job
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel  # pyright: ignore[reportMissingImports]
+from workers import Case, Job
 
 # A shuffled TensorDataset by the DataLoader, in several ways.
 DATA_WORKERS = {"DataLoader, 0 workers": 0, "DataLoader, 2 workers": 2, "DataLoader, BatchSampler": None}

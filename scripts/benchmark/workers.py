@@ -43,7 +43,7 @@ class Case:
     folder: str = ""
     """For files that are written."""
     plan: dict[str, Any] = field(default_factory=dict)
-    """What `benchmark_ours.describe` said of the network and the device."""
+    """What `ours.describe` said of the network and the device."""
     channels: int | None = None
     """Of the network's first level, where it is not the experiment's."""
     size: int | None = None

@@ -1,6 +1,6 @@
 """How time and memory grow with the batch, the length of the chain, the steps of sampling, the image and the network.
 
-    python scripts/benchmark.py --growth          # about five minutes on two CPU cores
+    python scripts/benchmark --growth          # about five minutes on two CPU cores
 
 Our side alone.  Each point has a process of its own; the exponent p of time = c x^p is fitted to the last three points.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmark_workers import Case, Side, exponent, measure
+from workers import Case, Side, exponent, measure
 
-OURS = Side("ours", "benchmark_ours", {})
+OURS = Side("ours", "ours", {})
 # The small network of the digits for images of 16x16: no attention anywhere, so that all work is by the pixel.
 BASE = Case("train", "digits", batch=16, size=16)
 

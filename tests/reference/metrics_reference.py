@@ -1,7 +1,7 @@
 """The metrics held against independent implementations: torch-fidelity, prdc and SciPy, on the same features.
 
     pip install -e . torch torchvision torch-fidelity prdc scipy
-    python scripts/metrics_reference.py          # a few minutes on two CPU cores
+    python tests/reference/metrics_reference.py          # a few minutes on two CPU cores
 
 writes tests/reference/metrics.npz, what these make of a few small sets of features, and prints how far ours are from
 them, there and for 2048 features.  Expect relative differences of 1e-14 for the Inception Score, 1e-7 for the Frechet
@@ -28,7 +28,7 @@ from ddpm_jax.metrics.inception_score import inception_score
 from ddpm_jax.metrics.kernel import kernel_distance
 from ddpm_jax.metrics.manifold import manifold
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "reference" / "metrics.npz"
+REFERENCE = Path(__file__).parent / "metrics.npz"
 
 
 class Case(NamedTuple):
