@@ -187,14 +187,19 @@ def _parameter_shapes(experiment: Experiment, image_shape: tuple[int, int, int])
 
 
 def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | None = None) -> Run:
-    """The run in `folder`, at its newest checkpoint that is whole, on `mesh` (all devices unless given).
+    """The run in a folder, at its newest valid checkpoint.
 
-    ema: the decay or width of the average to read, one that the run kept (the first of them unless given); of a run
-    with `PowerEma` any width, made from its snapshots.
+    Args:
+        folder: the folder of the run, local or in an object store.
+        mesh: the devices; None for all.
+        ema: the decay or width of the average to read, one that the run kept; None for the first.  A run with
+            `PowerEma` has any width, made from its snapshots.
 
-    Raises FileNotFoundError where there is no run, or no checkpoint or snapshot yet, and ValueError where what is
-    there cannot be read or the run has no such average.  Warns where more than 5% of the average is still the weights
-    from before the first step.
+    Raises:
+        FileNotFoundError: there is no run, or no checkpoint or snapshot yet.
+        ValueError: the run cannot be read, or has no such average.
+
+    Warns if more than 5% of the average is still the weights from before the first step.
     """
     from ddpm_jax.training.snapshots import read_average  # Orbax takes 2 s to import
 

@@ -53,6 +53,7 @@ def net(z_t, t):
 
 
 MODEL = Denoiser(net, S)
+NOISE = np.ones((2, 3), np.float32)
 
 
 def run(tiny, one, **changes):
@@ -196,7 +197,7 @@ WHOLE = {
     "Leading": lambda n: grids.Leading(n).times(S, 2),
     "Sampler": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(n), (2, 3)),
     "shape": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), (2, n)),
-    "start": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), (2, 3), start=(np.float32([[1] * 3] * 2), n)),
+    "start": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), (2, 3), start=(NOISE, n)),
     "first_index": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ancestral(2), (2, 3), first_index=n),
     "frames": lambda n: sample_path(KEY, Denoiser(net, S, clip=Clip()), Ddim(5), (2, 3), n).frames,
     "interpolate": lambda n: interpolate(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), X, -X, n, [0.5]),

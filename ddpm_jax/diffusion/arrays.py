@@ -43,7 +43,7 @@ Predict = Callable[[Any, Any], Any]
 class Rows(Protocol):
     """n vectors of one width d, such as the features of n images: an array, a memory map, or files read in parts.
 
-    `rows[i:j]` and `rows[indices]`, where the indices are an increasing integer array, give an array [m, d].
+    `rows[i:j]` and `rows[indices]`, with an increasing integer array of indices, give an array [m, d].
     """
 
     def __len__(self) -> int: ...
@@ -75,18 +75,22 @@ def root(var: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1.0)), 0.0)
 
 
-# Data that reach this and are never negative are taken to be pixels that nobody has scaled.
+# Data that reach this and are never negative are taken for pixels that were not scaled.
 LARGEST = 30
 
 
 def as_data(x: Any, name: str = "x", *, scaled: bool = False) -> Array:
     """x as an array of floats.
 
-    scaled: refuse what are evidently pixels: data that are never negative and reach more than 30, at most 255, if they
-    are images or videos, or all whole numbers.  Only the first examples are looked at, and nothing inside `jit` or what
-    a device other than a CPU still computes.
+    Args:
+        x: data, [batch, ...].
+        name: the name of x in messages.
+        scaled: whether to refuse pixels that were not scaled to [-1, 1]: data that are never negative and reach more
+            than 30, at most 255, if they are images or videos, or all whole numbers.  Only the first examples are
+            looked at, and nothing inside `jit` or that a device other than a CPU still computes.
 
-    Raises ValueError that names x where it is no array, where it is one of whole numbers, and for pixels.
+    Raises:
+        ValueError: x is not an array of floats, or holds pixels.
     """
     if not hasattr(x, "dtype"):
         try:
@@ -108,7 +112,7 @@ def as_data(x: Any, name: str = "x", *, scaled: bool = False) -> Array:
 
 
 def _first_examples(x: Any) -> np.ndarray | None:
-    """A few examples of a batch, where they are at hand."""
+    """A few examples of a batch; None if they are not known yet."""
     if isinstance(x, np.ndarray):
         return x[:64]
     if isinstance(x, jax.core.Tracer):
@@ -128,8 +132,8 @@ def check_shape(name: str, value: Any, other: str, like: Any) -> None:
 def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
     """The smooth curve through a table at real t in 0..T: a cubic between neighbours, with continuous slope.
 
-    The slope at an entry is half the difference of the entries beside it (Catmull-Rom), and beyond both ends the table
-    goes on straight.
+    The slope at an entry is half the difference of the entries beside it (Catmull-Rom); beyond both ends the table is
+    extended in a straight line.
     """
     below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, len(table) - 2)
     u = t - below.astype(t.dtype)

@@ -21,7 +21,7 @@ PIXEL_LEVELS = 256
 def discretised_log_prob(normal: Normal, x: Batch, bins: Whole = PIXEL_LEVELS) -> Float[Array, "batch *dims"]:
     """The log of the normal's mass in the bin of each element of x, in nats; the masses of all bins sum to 1.
 
-    It is accurate in the tails, where the mass is far below the smallest float32.
+    It is accurate in the tails, for masses far below the smallest float32.
 
     Args:
         normal: the distribution, whose mean is shaped like x.
@@ -65,6 +65,6 @@ def _log_cdf_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
 
 def _log_difference(large: Array, small: Array) -> Array:
     """log(exp(large) - exp(small)), small < large."""
-    # Equal where the bin is too narrow for float32: then the mass is less than rounding, not 0.
+    # Equal if the bin is too narrow for float32: then the mass is below rounding, not 0.
     gap = jnp.minimum(small - large, -jnp.finfo(jnp.float32).tiny)
     return large + jnp.where(gap > -math.log(2), jnp.log(-jnp.expm1(gap)), jnp.log1p(-jnp.exp(gap)))

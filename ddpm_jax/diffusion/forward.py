@@ -93,7 +93,7 @@ def marginal(process: Process, x: Batch, t: Timesteps) -> Normal:
 
 
 def diffuse(process: Process, x: Batch, t: Timesteps, eps: Batch) -> Float[Array, "batch *dims"]:
-    """z_t = signal_t x + noise_t eps: the sample of q(z_t | x) that uses the noise eps.
+    """z_t = signal_t x + noise_t eps, the sample of q(z_t | x) for the noise eps (the reparameterization of q).
 
     Args:
         process: the forward process.

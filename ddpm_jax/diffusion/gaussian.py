@@ -18,8 +18,8 @@ from ddpm_jax.errors import require_key
 class Normal:
     """N(mean, std^2), independently for each element.
 
-    mean: [batch, ...] float32.  std: broadcasts against mean, usually [batch, 1, ..., 1]; it may be
-    exactly 0, where the distribution is a point (then only `sample` is finite).
+    mean: [batch, ...] float32.  std: broadcasts against mean, usually [batch, 1, ..., 1].  If std is exactly 0, the
+    distribution is a point, and only `sample` is finite.
     """
 
     mean: Float[Array, "*shape"]
@@ -36,7 +36,7 @@ class Normal:
         return -0.5 * (residual**2 + math.log(2 * math.pi)) - jnp.log(self.std)
 
     def kl(self, other: "Normal") -> Float[Array, "*shape"]:
-        """KL(self || other) in nats, element by element; float32 keeps its digits also where the two are close."""
+        """KL(self || other) in nats, element by element; accurate in float32 even if the two are close."""
         excess = (self.std - other.std) / other.std
         distance = (self.mean - other.mean) / other.std
         return 0.5 * (excess * (excess + 2.0) + distance**2) - jnp.log1p(excess)

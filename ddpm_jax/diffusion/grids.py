@@ -1,7 +1,7 @@
 """Which timesteps a sampler, or a strided bound, visits: T = t_0 > t_1 > ... > t_K = 0.
 
-A grid chooses K real numbers; they are rounded to timesteps, and moved apart where rounding makes them equal, so a
-grid of K steps has K steps, up to K = T, where every grid is the whole chain.
+A grid chooses K real numbers.  They are rounded to timesteps and moved apart if rounding makes them equal, so a grid of
+K steps has K steps.  With K = T every grid is the whole chain.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,21 @@ class Grid:
     """A rule for the timesteps; subclasses give `places`."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        """Where the `num_steps` steps begin, falling, in 1..T; not rounded."""
+        """The `num_steps` times at which the steps begin, falling, in 1..T; not rounded."""
         raise NotImplementedError
 
     def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
-        """The timesteps of `num_steps` steps (None: one for each of the chain), falling, the last one 0.
+        """The timesteps of `num_steps` steps.
 
-        Raises ValueError where more steps are asked for than the chain has.
+        Args:
+            process: the forward process.
+            num_steps: the number of steps; None for all T.
+
+        Returns:
+            int32 [num_steps + 1], falling, the last one 0.
+
+        Raises:
+            ValueError: num_steps is not in 1..T.
         """
         check_process(process)
         length = process.num_steps
@@ -89,12 +97,12 @@ class Quadratic(Grid):
 class LogSnr(Grid):
     """Even steps in the logarithm of snr, down to t = 1 (Lu et al. 2022, arXiv 2206.00927).
 
-    It begins at log_snr_min, where the chain has more noise than that, rather than at T: cosine schedules end at
-    log snr = -20, and a third of the steps would go where z_t is nothing but noise.
+    If the chain has more noise than log_snr_min, the grid begins there rather than at T: cosine schedules end at
+    log snr = -20, and a third of the steps would be spent on pure noise.
     """
 
     log_snr_min: float = -10.2
-    """The first log snr; the chain's own at T where that is larger, as it is for linear schedules."""
+    """The first log snr; that of the chain at T if larger, as for linear schedules."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -110,15 +118,15 @@ class LogSnr(Grid):
 class Karras(Grid):
     """Even steps in sigma^(1/rho), sigma = noise / signal (Karras et al. 2022, arXiv 2206.00364, equation 5).
 
-    It begins at sigma_max, where the chain has more noise than that, rather than at T.
+    If the chain has more noise than sigma_max, the grid begins there rather than at T.
     """
 
     rho: float = 7.0
     """Larger puts more steps towards the data."""
     sigma_min: float = 0.002
-    """The last sigma but 0; the chain's own at t = 1 where that is larger."""
+    """The last sigma but 0; that of the chain at t = 1 if larger."""
     sigma_max: float = 80.0
-    """The first sigma; the chain's own at T where that is smaller."""
+    """The first sigma; that of the chain at T if smaller."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -136,10 +144,7 @@ class Karras(Grid):
 
 @dataclass(frozen=True)
 class Given(Grid):
-    """Any timesteps, falling; the step to 0 that ends every chain may be left out.
-
-    They are as many as they are: the sampler's num_steps is None, or just that number.
-    """
+    """Any timesteps, falling; the 0 at the end may be left out.  num_steps must be None or their number."""
 
     timesteps: Any
     """Whole numbers, falling, in 1..T (or 0 at the end); kept as a tuple."""
@@ -163,12 +168,13 @@ class Given(Grid):
 
 
 def tail(times: Int[np.ndarray, " times"], t: int) -> Int[np.ndarray, " rest"]:
-    """The chain that starts at t and then visits those of `times` that are earlier."""
+    """The chain that starts at t and then visits the `times` below t."""
     return np.concatenate([[t], times[times < t]]).astype(np.int32)
 
 
 def times_before(times: Int[np.ndarray, " times"], t: Int[np.ndarray, " steps"]) -> Int[np.ndarray, " steps"]:
-    """For each t, the nearest of the chain's `times` above it, from which the chain came to t; t itself if none is."""
+    """For each t, the nearest of the chain's `times` above it, from which the chain came to t; t itself if there is
+    none."""
     place = np.searchsorted(-times, -t)  # how many are above t
     return np.where(place > 0, times[place - 1], t).astype(np.int32)
 

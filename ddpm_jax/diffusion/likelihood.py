@@ -36,16 +36,16 @@ from ddpm_jax.errors import require, require_int, require_key
 
 @flax.struct.dataclass
 class Likelihood:
-    """What the flow says of a batch."""
+    """The likelihood of each example of a batch."""
 
     log_prob: PerExample
-    """log p(x), a density, in nats; of x with its noise where it was dequantised."""
+    """log p(x), a density, in nats; of x with its noise if it was dequantised."""
     bits_per_dim: PerExample
-    """Bits for each element: of the level where it was dequantised, of the density where not."""
+    """Bits for each element: of the level if x was dequantised, of the density if not."""
     latent: Float[Array, "batch *dims"]
     """z_T, the noise that the flow carries to x."""
     evaluations: Int[Array, ""]
-    """How often the network was evaluated, products with its Jacobian included."""
+    """The number of network evaluations, products with its Jacobian included."""
 
 
 def velocity(model: Denoiser, z: Batch, t: Float[Array, ""]) -> Float[Array, "batch *dims"]:
@@ -79,7 +79,7 @@ def log_likelihood(
         x: the data, float32 [batch, ...].
         trace: Hutchinson's estimate, which is unbiased, or the exact trace, whose cost grows with the elements of x.
         bins: the number of levels of the data, which are dequantised uniformly; None for continuous data.
-        t_min: where the flow ends, in (0, T]; below 1 only for functions that are right there.
+        t_min: the time at which the flow ends, in (0, T]; below 1 only for functions that are right at such times.
         tolerance: the integrator's relative and absolute tolerance of each step, in (0, 1).
         max_steps: the largest number of steps.
         first_index: the number of the first example, as in `sample`.
@@ -165,7 +165,7 @@ def _largest(errors: Any) -> Array:
 
 
 def _with_divergence(field: Any, z: Array, probe: Array | None) -> tuple[Array, Array]:
-    """(field(z), its divergence for each example): estimated with a probe, or exact where there is none."""
+    """(field(z), its divergence for each example): estimated with a probe; exact if probe is None."""
 
     def product(v: Array) -> tuple[Array, Array]:
         value, tangent = jax.jvp(field, (z,), (v,))

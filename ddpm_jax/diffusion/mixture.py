@@ -59,7 +59,7 @@ class Mixture:
 
     @classmethod
     def of(cls, weights: object, means: object, stds: object) -> "Mixture":
-        """The mixture of K components; stds: [K], or one number for all.  ValueError where the parts do not fit."""
+        """The mixture of K components; stds: [K], or one number for all.  Raises ValueError if the parts do not fit."""
         named = {"weights": weights, "means": means, "stds": stds}
         w, m, s = (as_numbers(name, part) for name, part in named.items())
         positive = w.ndim == 1 and w.size > 0 and bool(np.all(w > 0) and abs(w.sum() - 1) < 1e-6)
@@ -212,7 +212,7 @@ def _shifted(mixture: Mixture, y: Batch) -> Float[Array, "batch ..."]:
 
 @partial(jax.jit, static_argnames="steps")
 def _ascend(mixture: Mixture, starts: Array, steps: int, apart: Any) -> tuple[Array, Array]:
-    """(where the ascent from each start ends, whether that is a maximum)."""
+    """(the end of the ascent from each start, whether it is a maximum)."""
     size = math.prod(starts.shape[1:])
 
     def slope(flat: Array) -> Array:

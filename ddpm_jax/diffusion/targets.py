@@ -1,4 +1,4 @@
-"""What the network predicts.  Five answers to one question: given z_t, each determines the others.
+"""What the network predicts: reparameterizations of one unknown, as given z_t each determines the others.
 
     z_t = signal_t x + noise_t eps
 

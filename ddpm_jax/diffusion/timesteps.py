@@ -1,9 +1,9 @@
-"""How the timesteps of a training batch are drawn, and what each then weighs so that the loss keeps its mean.
+"""How the timesteps of a training batch are drawn, and the weight of each, which keeps the mean of the loss.
 
     t ~ p(t),   weight = 1 / (T p(t)),   E_p[ weight loss_t ] = (1 / T) sum_t loss_t   whatever p
 
-A rule may remember the losses it has seen: its memory is a tree of arrays, part of the training state, so that it
-is saved, restored and the same on any number of devices.
+A rule may remember losses: its memory is a tree of arrays in the training state, so it is saved, restored and the same
+on any number of devices.
 """
 
 from dataclasses import dataclass
@@ -21,18 +21,28 @@ from ddpm_jax.errors import check_fields, require, require_int
 
 @dataclass(frozen=True)
 class TimestepRule:
-    """A rule for drawing t in 1..T; subclasses give `draw`, and the other two where they remember."""
+    """A rule for drawing t in 1..T; subclasses give `draw`, and the other two if they keep a memory."""
 
     def start(self, num_steps: int) -> Any:
-        """What the rule remembers before the first step, in a chain of num_steps = T steps."""
+        """The memory before the first step, for a chain of num_steps = T steps."""
         return ()
 
     def draw(self, key: Key, memory: Any, num_steps: int, batch: int) -> tuple[Int[Array, " batch"], PerExample]:
-        """(t, weight) for each example of a batch."""
+        """Draw the timesteps of a batch.
+
+        Args:
+            key: the key.
+            memory: what `start` or `update` returned.
+            num_steps: T.
+            batch: the number of examples.
+
+        Returns:
+            (t, int32 [batch], weight, float32 [batch]).
+        """
         raise NotImplementedError
 
     def update(self, memory: Any, t: Int[Array, " batch"], losses: PerExample) -> Any:
-        """What it remembers after a step in which the examples' losses, not weighted, were `losses`."""
+        """The memory after a step; losses: those of the examples, float32 [batch], not weighted."""
         return memory
 
 
@@ -62,7 +72,7 @@ class LossHistory:
     """The last losses of each timestep: entry t - 1 is that of t.  Arrays, or their shapes or shardings."""
 
     losses: Any
-    """The losses, float32 [T, length]; 0 where there are fewer."""
+    """The losses, float32 [T, length]; 0 for those not seen yet."""
     count: Any
     """How many losses each timestep has had, ever, int32 [T]."""
 

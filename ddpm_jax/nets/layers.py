@@ -4,7 +4,7 @@
     y + bias                  in float32, then rounded to `dtype`, or as it is with wide=True
 
 The gradient of a bias is a sum over the batch and all positions.  In bfloat16, which has 8 bits, such a sum stops
-growing once it is some hundred times as large as its terms; measured errors were up to 80%.  Where the addition is in
+growing once it is some hundred times as large as its terms; measured errors were up to 80%.  If the addition is in
 float32, so is the sum.  In a float32 network nothing is converted.
 """
 

@@ -40,7 +40,7 @@ class Mlp(Network):
     """Octaves of waves of each element that the first layer also sees: they let a small network learn fine structure,
     such as many narrow modes, early (Tancik et al. 2020, arXiv 2006.10739)."""
     out_multiplier: int = 1
-    """2 where the decoder's variance is learned: the last axis is then twice as long."""
+    """2 if the variance is learned: the last axis is then twice as long."""
 
     def __post_init__(self) -> None:
         check_fields(self)

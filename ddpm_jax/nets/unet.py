@@ -1,6 +1,6 @@
 """The U-Net of Ho et al. 2020 (appendix B), exactly as published.
 
-Down: at each level `num_res_blocks` residual blocks, each followed by attention where the feature map's
+Down: at each level `num_res_blocks` residual blocks, each followed by attention if the feature map's
 height is listed, then half the size.  Middle: block, attention, block.  Up: the same levels backwards
 with one block more, each block taking one skip from the way down; then twice the size.
 
@@ -57,14 +57,14 @@ class UNet:
     num_classes: int | None = None
     """Number of class labels 0..num_classes-1; None for an unconditional network."""
     label_dropout: float = 0.0
-    """How often a label is replaced by the null label in training, for guidance; 0 for a network without null label."""
+    """The probability that training replaces a label by the null label, for guidance; 0 for no null label."""
     out_multiplier: int = 1
-    """Output channels, as a multiple of the image's: 2 where the network also predicts variances."""
+    """Output channels, as a multiple of the image's: 2 if the network also predicts variances."""
     patch_size: int = 1
     """The network sees the image as patches of this height and width, their pixels as channels: fewer places for less
     time (Hoogeboom et al. 2023, 2301.11093)."""
     norm_groups: int = 32
-    """Groups of the normalisation; where they do not divide the channels, the most that do."""
+    """Groups of the normalisation; if they do not divide the channels, the largest smaller number that does."""
     min_group_size: int = 2
     """Channels that a group has at least; alone in its group, a channel loses what the embedding of t adds to it."""
     norm_epsilon: float = 1e-6
@@ -124,7 +124,7 @@ class UNet:
 
     @property
     def null_label(self) -> int | None:
-        """The label that stands for none, num_classes; None where the network has no such label."""
+        """The label that means no label, num_classes; None if the network has no such label."""
         return self.num_classes if self.label_dropout > 0 else None
 
     @property
@@ -133,9 +133,14 @@ class UNet:
         return self.dropout > 0 or self.label_dropout > 0
 
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Params:
-        """Fresh float32 parameters for images of `image_shape` = (height, width, channels).
+        """Fresh float32 parameters.
 
-        Raises ValueError where the height or width is not divisible by patch_size 2^(levels - 1).
+        Args:
+            key: the key.
+            image_shape: (height, width, channels).
+
+        Raises:
+            ValueError: the height or width is not divisible by patch_size 2^(levels - 1).
         """
         require_key(key)
         sizes = require_shape("image_shape", image_shape, "(height, width, channels)")
@@ -147,9 +152,15 @@ class UNet:
         return initialise(key, parameter_shapes(self, sizes))
 
     def bind(self, params: Params, labels: Labels | None = None, dropout_key: Key | None = None) -> "BoundNet":
-        """predict(z_t, t) with these parameters: labels for a conditional network, dropout if a key is given.
+        """predict(z_t, t) with these parameters.
 
-        labels: [batch], in 0..num_classes-1, or `null_label` where the network has one.
+        Args:
+            params: the parameters, as `init` returns them.
+            labels: int [batch], in 0..num_classes-1 or `null_label`, for a class-conditional network.
+            dropout_key: the key of dropout and of label dropout, in training; None for neither.
+
+        Raises:
+            ValueError: labels are missing, or given to an unconditional network, or out of range.
         """
         if self.num_classes is None:
             if labels is not None:

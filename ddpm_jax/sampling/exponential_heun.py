@@ -60,6 +60,6 @@ class ExponentialHeun(Sampler):
 
 
 def phi(h: Float[Array, "..."]) -> Float[Array, "..."]:
-    """1 - (1 - e^-h) / h, h >= 0, by its series where the difference would lose digits."""
+    """1 - (1 - e^-h) / h, h >= 0, by its series if the difference would lose digits."""
     series = 0.5 * h * (1 - h / 3 * (1 - h / 4 * (1 - h / 5)))
     return jnp.where(h < 0.1, series, 1 + jnp.expm1(-h) / jnp.where(h < 0.1, 1.0, h))

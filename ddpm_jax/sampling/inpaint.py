@@ -46,7 +46,7 @@ def inpaint(
     resamples: Whole = 10,
     first_index: Whole = 0,
 ) -> Float[Array, "batch *dims"]:
-    """Draw x where `mask` is False, given x where it is True.
+    """Draw the elements of x whose `mask` is False, given the others.
 
     The network is evaluated about `resamples` times for each step of the sampler.
 

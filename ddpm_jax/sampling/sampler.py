@@ -54,7 +54,7 @@ class Sampler:
     """Which timesteps the steps visit."""
 
     extra_evaluations: ClassVar[int] = 0
-    """Network evaluations of a step, the last one apart, beyond the one at its beginning."""
+    """Network evaluations of a step beyond the one at its beginning; the last step has none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,17 +67,17 @@ class Sampler:
         return self.grid.times(process, self.num_steps)
 
     def evaluations(self, process: Process) -> int:
-        """How often the network is evaluated to draw a batch."""
+        """The number of network evaluations for a batch."""
         steps = len(self.times(process)) - 1
         return steps + (steps - 1) * self.extra_evaluations
 
     @property
     def stochastic(self) -> bool:
-        """Whether `step` uses its noise; where it does not, none is drawn."""
+        """Whether `step` uses its noise; if not, none is drawn."""
         return True
 
     def start(self, z: Batch) -> Any:
-        """What the first step is given as `memory`: any pytree of arrays (multistep methods keep one)."""
+        """The `memory` of the first step: any pytree of arrays (multistep methods keep one)."""
         return ()
 
     def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
@@ -96,7 +96,7 @@ class Sampler:
 
 @flax.struct.dataclass
 class Path:
-    """The images of `sample`, and what was on the way to them at `frames` times, evenly spread over the steps."""
+    """The images of `sample`, and their path at `frames` times, evenly spread over the steps."""
 
     x: Float[Array, "batch *dims"]
     t: Int[Array, " frames"]

@@ -63,7 +63,7 @@ def gamma_of(width: float) -> float:
     """The gamma >= 0 whose profile has this width, the inverse of `width_of`.
 
     It is the largest root of (gamma + 2)^2 (gamma + 3) - (gamma + 1) / width^2; the others are below -0.38.
-    Raises ValueError where there is none, or where it is absurdly large.
+    Raises ValueError if there is none, or if it is absurdly large.
     """
     require_width("width", width)
     a = 1 / width**2

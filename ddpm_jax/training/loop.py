@@ -1,11 +1,11 @@
-"""The training loop: batches in, steps, metrics, checkpoints and pictures out; started again, it goes on.
+"""The training loop: batches in; steps, metrics, checkpoints and pictures out.  Started again, it resumes.
 
 A run is a folder:
 
     experiment.json      what is trained (and a copy of the experiment file, if it defines classes)
     data.json            what the data hold: digests
     checkpoints/STEP/    the state after STEP steps
-    snapshots/STEP/      averages that are kept for good, where the experiment asks for them
+    snapshots/STEP/      averages that are kept for good, if the experiment asks for them
     metrics.jsonl        one line every `log_every` steps
     tensorboard/         the same for TensorBoard
     samples/STEP.png     images drawn with the averaged parameters
@@ -145,7 +145,7 @@ class Training:
         stack.callback(self.notice.close)
 
     def run(self) -> RunPath:
-        """Take the steps that are left; raises Preempted where they are cut short."""
+        """Take the remaining steps; raises Preempted if they are cut short."""
         last = self.experiment.num_steps
         for step, batch in zip(range(self.start + 1, last + 1), self.batches(), strict=False):
             self.take(step, batch)
@@ -250,7 +250,7 @@ class Training:
     def fetch_metrics(self, step: int) -> list[dict[str, np.ndarray]]:
         """The metrics of the steps since the last line, up to `step`.
 
-        Raises RunError where the loss of one of them is not finite.
+        Raises RunError if the loss of one of them is not finite.
         """
         fetched = jax.device_get(list(self.pending))
         for number, metrics in enumerate(fetched, step - len(fetched) + 1):

@@ -125,7 +125,7 @@ class Profile:
             self.close(report)
 
     def close(self, report: Callable[[str], None]) -> None:
-        """End the trace where it is, and say where it lies; or that there was none."""
+        """End the trace, and say where it is; or that there was none."""
         if self._running:
             jax.profiler.stop_trace()
             report(f"the profiler's trace is in {self._folder}")

@@ -1,4 +1,4 @@
-"""Where the first number that is not finite is made: the step again, one operation at a time, each of them checked."""
+"""Finds the first number that is not finite: the step again, one operation at a time, with each result checked."""
 
 import traceback
 from collections.abc import Callable

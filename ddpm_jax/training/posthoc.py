@@ -56,7 +56,7 @@ def cosines(
 def coefficients(widths: Sequence[float], steps: Sequence[int], width: float, step: int) -> Vector:
     """The c_i, of sum 1, with which sum_i c_i (average of widths[i] at steps[i]) is nearest to `width`'s at `step`.
 
-    Raises ValueError where there are no snapshots, or a width or step is out of range.
+    Raises ValueError if there are no snapshots, or a width or step is out of range.
     """
     gram, target, scale = _problem(widths, steps, width, step)
     # Stationary where gram z + multiplier * scale = target and scale . z = 1; c = scale * z, element by element.
@@ -67,7 +67,8 @@ def coefficients(widths: Sequence[float], steps: Sequence[int], width: float, st
 
 
 def fit_error(c: Vector, widths: Sequence[float], steps: Sequence[int], width: float, step: int) -> float:
-    """|| sum_i c_i p_i - q || / ||q||: how far the combination's profile is from the one wanted; 0 where it is that."""
+    """|| sum_i c_i p_i - q || / ||q||: the distance of the combination's profile from the one wanted; 0 if they are
+    equal."""
     gram, target, scale = _problem(widths, steps, width, step)
     z = c / scale
     return float(np.sqrt(max(0.0, z @ gram @ z - 2 * z @ target + 1)))

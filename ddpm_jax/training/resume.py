@@ -28,7 +28,7 @@ UNKNOWN_TO_WEIGHTS = ("net.dropout:", "net.dtype:", "net.remat:")
 
 
 def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]:
-    """Why a run of `old` cannot be resumed as `new`: the fields that differ, none where it can.
+    """The fields that prevent a run of `old` from being resumed as `new`; an empty list if it can be.
 
     The length may change only if the learning rate does not depend on it.  begun: False where no step is taken yet.
     """

@@ -22,15 +22,15 @@ NAME = "data.json"
 def check_data(experiment: Experiment, workdir: RunPath, report: Callable[[str], None]) -> Fingerprint | None:
     """What the data hold now, to be written into a run's folder; None on all processes but the first.
 
-    Also None where the run has reached its last step, as it reads no more data.
+    Also None if the run has reached its last step, as it reads no more data.
 
     Args:
         experiment: the experiment whose data are looked at.
         workdir: the folder of the run, which may not exist yet.
         report: takes lines for the person who waits.
 
-    Raises ValueError where the data have faults that are quickly found, and RunError where they are not those that the
-    run in `workdir` has learned from.
+    Raises ValueError if the data have faults that are found quickly, and RunError if they differ from the data that the
+    run in `workdir` was trained on.
     """
     found, failure = None, None
     if jax.process_index() == 0:

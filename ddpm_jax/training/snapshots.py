@@ -46,7 +46,7 @@ class Snapshots:
 
     def __init__(self, workdir: RunPath, averaging: Averaging, last: int) -> None:
         self._averaging, self._last = averaging, last
-        failed = "training goes on without it, and the next is due at step {}"
+        failed = "training continues without it, and the next is due at step {}"
         self._checkpoints = Checkpoints(workdir / "snapshots", noun="snapshot", failed=failed)
 
     def due(self, step: int) -> bool:
@@ -54,7 +54,7 @@ class Snapshots:
         return self._averaging.snapshot_due(step, self._last)
 
     def resume(self, step: int, averages: tuple[Any, ...]) -> None:
-        """Set aside snapshots of steps later than the state's, and save the one of its step where it is missing."""
+        """Set aside snapshots of steps after the state's, and save that of its step if it is missing."""
         self._checkpoints.remove_leftovers()
         self._checkpoints.set_aside(after=step, replace=True)
         if step > 0 and self.due(step) and step not in self._checkpoints.steps():
@@ -68,7 +68,7 @@ class Snapshots:
     def finish(self, step: int, averages: tuple[Any, ...]) -> None:
         """Wait; the snapshot of `step`, the last, is on disk then if there is to be one.
 
-        Raises RunError where it could not be written at the second attempt either.
+        Raises RunError if the second attempt fails too.
         """
         if self.due(step):
             self._checkpoints.finish(step, as_items(averages), self._about())
@@ -103,7 +103,7 @@ class Source:
     index: int
 
     def read(self, shapes: Any) -> Any:
-        """The parameters; raises CheckpointError where they cannot be read or are not what was written."""
+        """The parameters; raises CheckpointError if they cannot be read or differ from what was written."""
         name = item_name(self.index)
         return self.store.restore(self.step, lambda about: {name: {"params": shapes}})[name]["params"]
 
@@ -115,7 +115,7 @@ def read_average(
     shapes: Callable[[dict[str, Any]], Any],
     report: Callable[[str], None],
 ) -> tuple[int, dict[str, Any], Any] | None:
-    """(step, about, params) of the newest checkpoint that is whole in a run's folder; None where there is none.
+    """(step, about, params) of the newest valid checkpoint in a run's folder; None if there is none.
 
     profile: one of the averaging's, or for `PowerEma` any width, which is then made from the snapshots and the
     newest averages, read one at a time.  shapes(about): the parameters' shapes, dtypes and shardings.  What is

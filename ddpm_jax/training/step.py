@@ -78,7 +78,7 @@ class Recipe:
     def accumulated_gradient(self, params: Any, examples: Examples, key: Key) -> tuple[PerExample, Any]:
         """`gradient` of a batch, `accumulate` parts of it one after another: in the memory of one of them.
 
-        Part j has the examples i = j modulo `accumulate`, so every device goes on with those that it has.
+        Part j has the examples i = j modulo `accumulate`, so every device keeps the examples that it has.
         """
         parts = self.accumulate
         cut = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0), examples)
@@ -102,12 +102,17 @@ class Recipe:
     def step(
         self, state: TrainState, batch: dict[str, Array], seed_key: Key, placed: TrainState | None = None
     ) -> tuple[TrainState, Metrics]:
-        """The state after one more step on a batch, and what happened in it.
+        """One step of training (Ho et al. 2020, algorithm 1).
 
-        batch["image"]: uint8 images, or data as they are, float32 [batch, ...].
+        Args:
+            state: the state before the step.
+            batch: "image", uint8 images or float32 data, [batch, ...], and "label" if the network takes labels.
+            seed_key: the key of the run; the draws are a function of it and the step.
+            placed: the shardings of the state on a mesh; None for one device.  The parameters are gathered before they
+                are used, and each device gets the part of the gradient that it updates.
 
-        placed: the shardings of the state, where it lies on a mesh: the parameters are gathered before they are
-        used, and of the gradient each device gets the part that it updates.
+        Returns:
+            (the state after the step, its metrics).
         """
         key = jax.random.fold_in(stream(seed_key, "train"), state.step)
         x = batch["image"]
