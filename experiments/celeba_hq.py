@@ -6,21 +6,10 @@ FOLDER holds the 30,000 images as files.  Sources: appendix B of the paper, and 
 the code published with it.  On a TPU v3-8 the paper trains 2.2 steps a second at this size (appendix B).
 """
 
-from ddpm_jax import (
-    Experiment,
-    average,
-    clipping,
-    data,
-    launch,
-    nets,
-    objective,
-    optimizer,
-    sampling,
-    schedule,
-    targets,
-    variance,
+from ddpm_jax import (  # isort: skip
+    Experiment, average, clipping, data, launch, nets, objective, optimizer, sampling, schedule, targets, variance,
     weighting,
-)
+)  # fmt: skip
 
 experiment = Experiment(
     name="celeba_hq",

@@ -11,21 +11,10 @@ One difference: the published code clips the gradient on each replica before ave
 of the whole batch is clipped.
 """
 
-from ddpm_jax import (
-    Experiment,
-    average,
-    clipping,
-    data,
-    launch,
-    nets,
-    objective,
-    optimizer,
-    sampling,
-    schedule,
-    targets,
-    variance,
+from ddpm_jax import (  # isort: skip
+    Experiment, average, clipping, data, launch, nets, objective, optimizer, sampling, schedule, targets, variance,
     weighting,
-)
+)  # fmt: skip
 
 experiment = Experiment(
     name="cifar10",

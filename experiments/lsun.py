@@ -9,21 +9,10 @@ published with it.  The paper reports an FID of 7.89 for Church, 19.75 for Cat a
 and appendix), at 2.2 training steps a second on a TPU v3-8.
 """
 
-from ddpm_jax import (
-    Experiment,
-    average,
-    clipping,
-    data,
-    launch,
-    nets,
-    objective,
-    optimizer,
-    sampling,
-    schedule,
-    targets,
-    variance,
+from ddpm_jax import (  # isort: skip
+    Experiment, average, clipping, data, launch, nets, objective, optimizer, sampling, schedule, targets, variance,
     weighting,
-)
+)  # fmt: skip
 
 experiment = Experiment(
     name="lsun-church",

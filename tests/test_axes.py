@@ -194,6 +194,7 @@ def scaled(tiny):
     return dataclasses.replace(tiny, net=Scale(), schedule=schedule.Linear(20), num_steps=2, checkpoint_every=2)
 
 
+@pytest.mark.slow
 def test_a_run_is_read_and_sampled_on_such_a_mesh(scaled, finished):
     """Given, or set by the user, who leaves the run on the default mesh."""
     mesh, params = MESHES["explicit"], {"scale": jnp.float32([0.3])}

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.nets import blocks, convolution, layers, unet
+from ddpm_jax.devices import convolution
+from ddpm_jax.nets import blocks, layers, unet
 from ddpm_jax.nets.unet import UNet
 
 PLACES = jnp.linspace(-30.0, 30.0, 601)

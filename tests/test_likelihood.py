@@ -167,6 +167,7 @@ def test_it_differentiates(schedule):
 # Levels.
 
 
+@pytest.mark.slow
 def test_the_levels_of_a_density_share_its_mass(schedule):
     """2^-bits is on average over the added noise the mass of a level's bin, and all levels' together are 1.
 

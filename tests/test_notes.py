@@ -39,11 +39,12 @@ REDUCED = {
 }
 
 
-TRAINING = ("many_modes", "without_the_target", "spectral", "perspectives")  # which train networks, and take their time
+# Notes that train networks, or take seconds.
+LONG = ("many_modes", "without_the_target", "spectral", "perspectives", "objective", "brownian_limit")
 
 
 each_note = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in TRAINING else ()) for name in REDUCED]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in REDUCED]
 )
 
 

@@ -111,6 +111,7 @@ def test_a_run_leaves_all_that_it_says(finished):
     assert list((finished / "tensorboard").glob("events*"))
 
 
+@pytest.mark.slow  # test_committed_run.py resumes a smaller run
 @pytest.mark.usefixtures("no_pictures")
 def test_stopped_and_started_again_is_bitwise_the_same(tiny, one, finished, tmp_path):
     """Training to step 3, then again to 6, gives the same state and the same metrics as 6 steps at once."""

@@ -57,3 +57,31 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return (inside if traced else outermost())(*args, **kwargs)
 
     return call
+
+
+def sum_of_gradients(gradient: Callable[[Any, Any], tuple[Any, Any]], params: Any, parts: Any) -> tuple[Any, Any]:
+    """The sum of the gradients of the parts of a batch, computed one after another.
+
+    On CPUs the gradient of a convolution inside a loop is about 20 times slower than outside, so there the loop is
+    unrolled.
+
+    Args:
+        gradient: a function of (params, one part) to (a tree like params, an array).
+        params: a tree of arrays.
+        parts: a tree of arrays whose first axis is that of the parts.
+
+    Returns:
+        (the sum of the trees, the arrays of all parts stacked).
+    """
+    zeros, count = jax.tree.map(jnp.zeros_like, params), len(jax.tree.leaves(parts)[0])
+
+    def run(unrolled: bool) -> tuple[Any, Any]:
+        def add(total: Any, part: Any) -> tuple[Any, Any]:
+            # Zero times the sum so far, which the compiler cannot know to be 0: otherwise all parts run at once.
+            after = jax.tree.map(lambda p, sum: p + 0 * sum, params, total) if unrolled else params
+            found, rest = gradient(after, part)
+            return jax.tree.map(jnp.add, total, found), rest
+
+        return jax.lax.scan(add, zeros, parts, unroll=count if unrolled else 1)
+
+    return jax.lax.platform_dependent(cpu=lambda: run(True), default=lambda: run(False))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.nets.convolution import convolve
+from ddpm_jax.devices.convolution import convolve
 
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.devices.convolution import TRANSPOSED_LATE
 from ddpm_jax.diffusion.objective import Draws
-from ddpm_jax.nets.convolution import TRANSPOSED_LATE
 from ddpm_jax.training.plan import Plan
 from ddpm_jax.training.step import Recipe
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.data.images import random_flip, to_unit
-from ddpm_jax.devices.compiler import compiler_options, usual_promotion
+from ddpm_jax.devices.compiler import compiler_options, sum_of_gradients, usual_promotion
 from ddpm_jax.devices.mesh import by_example
 from ddpm_jax.diffusion.arrays import Key, PerExample, stream
 from ddpm_jax.diffusion.denoiser import Denoiser
@@ -76,27 +76,18 @@ class Recipe:
         return losses, gradient
 
     def accumulated_gradient(self, params: Any, examples: Examples, key: Key) -> tuple[PerExample, Any]:
-        """`gradient` of a batch, `accumulate` parts of it one after another: in the memory of one of them.
+        """`gradient` of a batch, in `accumulate` parts one after another, in the memory of one of them.
 
         Part j has the examples i = j modulo `accumulate`, so every device keeps the examples that it has.
         """
         parts = self.accumulate
         cut = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0), examples)
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        def gradient(params: Any, part: tuple[Examples, Array]) -> tuple[Any, PerExample]:
+            losses, found = self.gradient(params, part[0], jax.random.fold_in(key, part[1]))
+            return found, losses
 
-        def run(unrolled: bool) -> tuple[Any, Array]:
-            def add(total: Any, part: tuple[Examples, Array]) -> tuple[Any, PerExample]:
-                # Zero times the sum so far, which the compiler cannot know to be 0: otherwise all parts would run at
-                # once.
-                after = jax.tree.map(lambda p, sum: p + 0 * sum, params, total) if unrolled else params
-                losses, gradient = self.gradient(after, part[0], jax.random.fold_in(key, part[1]))
-                return jax.tree.map(jnp.add, total, gradient), losses
-
-            return jax.lax.scan(add, zeros, (cut, jnp.arange(parts)), unroll=parts if unrolled else 1)
-
-        # On CPUs the gradient of a convolution inside a loop is about 20 times slower: there it is unrolled.
-        total, losses = jax.lax.platform_dependent(cpu=lambda: run(True), default=lambda: run(False))
+        total, losses = sum_of_gradients(gradient, params, (cut, jnp.arange(parts)))
         return losses.T.reshape(-1), jax.tree.map(lambda gradient: gradient / parts, total)
 
     def step(
