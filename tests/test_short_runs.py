@@ -24,9 +24,9 @@ from ddpm_jax.diffusion import schedule
 from ddpm_jax.evaluation import progress
 from ddpm_jax.training import advice
 from ddpm_jax.training.average import Averaging, Ema, PowerEma
-from ddpm_jax.training.experiment import conflicts
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
+from ddpm_jax.training.resume import conflicts
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

@@ -15,6 +15,14 @@ from typing import Any
 ARRAY_STATUS = {"NOT_FOUND": "missing", "OUT_OF_RANGE": "cut short", "DATA_LOSS": "damaged"}
 
 
+class SpecError(ValueError):
+    """A spec cannot be written or read; the message names the field and what is accepted."""
+
+
+class CheckpointError(ValueError):
+    """No checkpoint in a folder can be used; the message gives the reason for each."""
+
+
 def reason(error: BaseException) -> str:
     """An error of the file system, of JSON or of TensorStore, in one line."""
     text = str(error).strip()
