@@ -15,7 +15,8 @@ from ddpm_jax.cli import main
 from ddpm_jax.cli.train import TrainOptions
 from ddpm_jax.errors import RunError
 from ddpm_jax.storage import specs
-from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.storage.errors import CheckpointError
 from ddpm_jax.training.average import Ema, PowerEma, gamma_of, width_of
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam

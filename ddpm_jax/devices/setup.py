@@ -8,7 +8,7 @@ import jax
 from ddpm_jax.devices import shutdown
 from ddpm_jax.devices.cluster import ClusterOptions, find_seat, join
 from ddpm_jax.errors import RunError
-from ddpm_jax.storage.errors import reason
+from ddpm_jax.storage.errors import error_summary
 from ddpm_jax.storage.paths import cache_folder
 
 
@@ -39,9 +39,11 @@ def check_devices() -> None:
         platforms = jax.config.values["jax_platforms"]
         remedy = "install what JAX needs for it: pip install -e .[cuda13], .[cuda12] or .[tpu]"
         if platforms:
-            text = f"JAX_PLATFORMS is {platforms!r}, and JAX finds no such device ({reason(error)}); unset it to take "
+            text = f"JAX_PLATFORMS is {platforms!r}, and JAX finds no such device ({error_summary(error)}); unset it to take "
             text += f"what there is, or {remedy}"
         else:
-            text = f"JAX cannot use the devices of this machine ({reason(error)}); mend their driver, or {remedy}; "
+            text = (
+                f"JAX cannot use the devices of this machine ({error_summary(error)}); mend their driver, or {remedy}; "
+            )
             text += "JAX_PLATFORMS=cpu does without them"
         raise RunError(text) from None

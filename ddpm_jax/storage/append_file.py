@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.storage.errors import reason
+from ddpm_jax.storage.errors import error_summary
 from ddpm_jax.storage.paths import RunPath, is_remote, write_bytes
 
 
-class Troubles:
+class WriteFailures:
     """Tells of what could not be written once, and once that it works again.
 
     failures: the errors that mean so, `paths.failures` of where it is written.
@@ -32,7 +32,7 @@ class Troubles:
         except self._failures as error:
             if what not in self._failing:
                 self._failing.add(what)
-                self._report(f"{what} cannot be written ({reason(error)}); training goes on, {meanwhile}")
+                self._report(f"{what} cannot be written ({error_summary(error)}); training goes on, {meanwhile}")
             return False
         if what in self._failing:
             self._failing.discard(what)
@@ -43,8 +43,8 @@ class Troubles:
 class AppendFile:
     """A file to append to.  `content` is what stands in it already; anything else there goes."""
 
-    def __init__(self, path: RunPath, content: bytes, troubles: Troubles, meanwhile: str) -> None:
-        self._path, self._troubles, self._meanwhile = path, troubles, meanwhile
+    def __init__(self, path: RunPath, content: bytes, failures: WriteFailures, meanwhile: str) -> None:
+        self._path, self._failures, self._meanwhile = path, failures, meanwhile
         self._remote = is_remote(path)
         self._size = 0  # bytes that are known to be in the file
         self._waiting = content  # bytes to write; all there are, where the file must be written whole
@@ -66,7 +66,7 @@ class AppendFile:
             self._attempt(self._write)
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        self._troubles.attempt(str(self._path), write, self._meanwhile)
+        self._failures.attempt(str(self._path), write, self._meanwhile)
 
     def _adopt(self) -> None:
         """Keep of the file what stands in `content` too; a full disk does not hinder that."""

@@ -21,8 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ddpm_jax.errors import RunError
-from ddpm_jax.storage.errors import reason
-from ddpm_jax.storage.paths import RunPath, failures, is_remote
+from ddpm_jax.storage.errors import error_summary
+from ddpm_jax.storage.paths import RunPath, io_errors, is_remote
 
 # A lease is written anew this often, and given up for dead when it is this old, in seconds.
 REFRESH, EXPIRY = 120, 600
@@ -45,10 +45,8 @@ def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[
             held = Lease(folder, report) if is_remote(folder) else FileLock(Path(folder), report)
         except RunError as error:
             refused = str(error)
-        except failures(folder) as error:
-            refused = (
-                f"{folder / 'lock'} cannot be written ({reason(error)}); a run needs a folder that may be written to"
-            )
+        except io_errors(folder) as error:
+            refused = f"{folder / 'lock'} cannot be written ({error_summary(error)}); a run needs a folder that may be written to"
     refused = _as_first_says(refused)
     if refused:
         raise RunError(refused)

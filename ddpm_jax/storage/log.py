@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.storage.append_file import AppendFile, Troubles
-from ddpm_jax.storage.paths import RunPath, failures
+from ddpm_jax.storage.append_file import AppendFile, WriteFailures
+from ddpm_jax.storage.paths import RunPath, io_errors
 from ddpm_jax.storage.pictures import grid, save_png
 from ddpm_jax.storage.tensorboard import Events
 
@@ -42,7 +42,7 @@ class Log:
     def __init__(self, folder: RunPath, start: int, num_steps: int, quiet: bool = False) -> None:
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._troubles = Troubles(self.say, failures(folder))
+        self._failures = WriteFailures(self.say, io_errors(folder))
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -60,9 +60,9 @@ class Log:
         self._spoke, self._closed = time.monotonic(), Event()
         if not quiet:
             path = folder / "metrics.jsonl"
-            kept = entries_until(path, start, self._troubles)
-            self._metrics = AppendFile(path, kept, self._troubles, "its lines are kept and written once it works again")
-            self._events = Events(folder / "tensorboard", start, self._troubles)
+            kept = entries_until(path, start, self._failures)
+            self._metrics = AppendFile(path, kept, self._failures, "its lines are kept and written once it works again")
+            self._events = Events(folder / "tensorboard", start, self._failures)
             if not self._console.is_terminal:
                 Thread(target=self._heartbeat, daemon=True).start()
 
@@ -114,7 +114,7 @@ class Log:
         if self._quiet:
             return path
         picture = grid(np.asarray(pixels))
-        self._troubles.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
+        self._failures.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
         if not self._console.is_terminal:
             self.say(f"step {step}/{self._num_steps}  samples: {path}")
         self._events.add_image("samples", picture, step)
@@ -148,7 +148,7 @@ class Log:
         self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
 
-def entries_until(path: RunPath, step: int, troubles: Troubles) -> bytes:
+def entries_until(path: RunPath, step: int, failures: WriteFailures) -> bytes:
     """The lines of a metrics.jsonl up to a step; none where there is no such file.
 
     Lines that cannot be read are left out, as that is which was being written when the run died.
@@ -159,7 +159,7 @@ def entries_until(path: RunPath, step: int, troubles: Troubles) -> bytes:
         nonlocal content
         content = path.read_bytes() if path.exists() else b""
 
-    troubles.attempt(f"what {path} held", read, "without it")
+    failures.attempt(f"what {path} held", read, "without it")
     return b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
 
 

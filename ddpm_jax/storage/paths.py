@@ -57,7 +57,7 @@ def is_remote(path: RunPath) -> bool:
     return "://" in os.fspath(path)
 
 
-def failures(path: RunPath) -> type[Exception]:
+def io_errors(path: RunPath) -> type[Exception]:
     """What reading and writing there raises where it fails: the packages for object stores have errors of their own."""
     return Exception if is_remote(path) else OSError
 
@@ -111,7 +111,7 @@ def remove_tree(folder: RunPath) -> None:
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    with suppress(failures(folder)):
+    with suppress(io_errors(folder)):
         epath.Path(folder).rmtree(missing_ok=True)
 
 

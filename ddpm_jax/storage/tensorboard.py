@@ -8,7 +8,7 @@ import uuid
 from functools import cached_property
 from typing import Any
 
-from ddpm_jax.storage.append_file import AppendFile, Troubles
+from ddpm_jax.storage.append_file import AppendFile, WriteFailures
 from ddpm_jax.storage.paths import RunPath
 
 
@@ -18,10 +18,10 @@ class Events:
     Events of steps after `start`, in files that an earlier process wrote, are hidden by TensorBoard.
     """
 
-    def __init__(self, folder: RunPath, start: int, troubles: Troubles) -> None:
+    def __init__(self, folder: RunPath, start: int, failures: WriteFailures) -> None:
         self._start = start
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
-        self._journal = AppendFile(folder / name, b"", troubles, "without these events until it works again")
+        self._journal = AppendFile(folder / name, b"", failures, "without these events until it works again")
 
     @cached_property
     def _proto(self) -> Any:
