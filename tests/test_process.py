@@ -51,8 +51,7 @@ def test_the_process_is_left_as_it_was(finished, tmp_path):
     (damaged / "checkpoints" / "6" / "ema" / "manifest.ocdbt").unlink()
     for folder, step in ((finished, 6), (damaged, 3)):
         command = [sys.executable, "-c", CODE, str(folder)]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        result = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         )
         assert result.returncode == 0, result.stderr

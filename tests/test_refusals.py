@@ -277,7 +277,7 @@ def test_a_device_that_is_not_there(world, platform):
     command, environment = [sys.executable, "-m", "ddpm_jax", *RUN], {**os.environ, "JAX_PLATFORMS": platform}
     done = subprocess.run(command, env=environment, cwd=world, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"ddpm-jax: JAX_PLATFORMS is '{platform}', and JAX finds no such device")
+    assert done.stderr.startswith(f"ddpm-jax: JAX_PLATFORMS is '{platform}', but JAX finds no such device")
     assert "Traceback" not in done.stderr
     assert contents(world) == before
 

@@ -46,7 +46,7 @@ def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[
         except RunError as error:
             refused = str(error)
         except io_errors(folder) as error:
-            refused = f"{folder / 'lock'} cannot be written ({error_summary(error)}); a run needs a folder that may be written to"
+            refused = f"{folder / 'lock'} cannot be written ({error_summary(error)}); a run needs a writable folder"
     refused = _as_first_says(refused)
     if refused:
         raise RunError(refused)

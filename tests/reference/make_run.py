@@ -9,7 +9,6 @@ Run it again only for a change that no later version needs to read: the folder i
 
 import dataclasses
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
