@@ -470,7 +470,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     said = []
     with locked(tmp_path, report=said.append):
-        assert said == [f"{tmp_path} cannot be locked (No locks available): take care that no other job trains in it"]
+        assert said == [f"{tmp_path} cannot be locked (No locks available): make sure that no other job trains in it"]
 
 
 def test_a_lease_holds_while_it_is_fresh(tmp_path, monkeypatch):
@@ -484,7 +484,7 @@ def test_a_lease_holds_while_it_is_fresh(tmp_path, monkeypatch):
     assert not (tmp_path / "lock").exists()
     (tmp_path / "lock").write_text(json.dumps(old))
     Lease(tmp_path, said.append).release()
-    assert said == [f"{tmp_path} was left by a job that ended without a word; taking it over"]
+    assert said == [f"{tmp_path} has a stale lock, left by a job that ended; taking it over"]
 
 
 @pytest.mark.parametrize("refresh", [0.01, 100])
@@ -560,7 +560,7 @@ def test_a_remote_folder_is_moved_whole(bucket):
 
 
 def test_an_address_that_cannot_be_reached_is_told_with_the_remedy(monkeypatch):
-    with pytest.raises(RunError, match="expected a local one or gs://, s3:// or az://"):
+    with pytest.raises(RunError, match="expected a local path or gs://, s3:// or az://"):
         paths.run_path("ftp://host/run")
     monkeypatch.setitem(paths.SCHEMES, "gs", "no_such_package")
     with pytest.raises(RunError, match=r"needs the package no_such_package: pip install 'ddpm-jax\[gcs\]'"):
@@ -613,5 +613,5 @@ def test_an_error_of_an_object_store_is_no_reason_to_stop(bucket, monkeypatch):
         patch.setattr(type(bucket), "write_bytes", failing)
         log.flush()
     log.close()
-    assert "metrics.jsonl cannot be written (HttpError: 503, try again); training goes on" in said[0]
+    assert "metrics.jsonl cannot be written (HttpError: 503, try again); training continues" in said[0]
     assert (bucket / "metrics.jsonl").read_text().startswith('{"step": 1')

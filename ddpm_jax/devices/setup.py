@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from contextlib import ExitStack
 
 import jax
 
@@ -10,6 +11,9 @@ from ddpm_jax.devices.cluster import ClusterOptions, find_seat, join
 from ddpm_jax.errors import RunError
 from ddpm_jax.storage.errors import error_summary
 from ddpm_jax.storage.paths import cache_folder
+from ddpm_jax.storage.quiet import quiet_orbax
+
+_for_the_process = ExitStack()
 
 
 def set_up_jax(cluster: ClusterOptions | None = None) -> None:
@@ -24,6 +28,7 @@ def set_up_jax(cluster: ClusterOptions | None = None) -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    _for_the_process.enter_context(quiet_orbax())  # its threads may log an error minutes after the run has ended
     seat = None if cluster is None else find_seat(cluster, os.environ)
     if cluster is not None and seat is not None:
         join(seat, cluster.join_timeout)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from ddpm_jax import Experiment, average, clipping, optimizer, sampling, schedule
 from ddpm_jax.data import Digits
 from ddpm_jax.nets import Network
