@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints, digest
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.storage.errors import CheckpointError
+from ddpm_jax.storage.integrity import digest
 
 
 @pytest.fixture

@@ -348,7 +348,7 @@ def test_what_keeps_a_process_from_joining_is_said_in_one_line(file, tmp_path):
     cases = [
         ("2", "0", "cpu", 1, "process 0 of 2 did not find the others at ADDRESS within 3 s"),
         ("2", "1", "cpu", 1, "process 1 of 2 did not find the others at ADDRESS within 3 s"),
-        ("1", "0", "cuda", 2, "JAX_PLATFORMS is 'cuda', and JAX finds no such device"),
+        ("1", "0", "cuda", 2, "JAX_PLATFORMS is 'cuda', but JAX finds no such device"),
     ]
     started = []
     for place, (count, index, platform, *_) in enumerate(cases):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.storage import notebook, specs
+from ddpm_jax.storage.comparison import changed_code
 
 FIRST = """
 import math as m
@@ -67,11 +68,11 @@ def test_a_class_of_a_cell_is_read_in_another_process(session, tmp_path, monkeyp
 def test_the_code_of_a_cell_that_has_changed_is_noticed(session, tmp_path, monkeypatch):
     specs.save(session.Mine(7), tmp_path / "spec.json")
     there = specs.load(tmp_path / "spec.json")
-    assert specs.changed_code(there, session.Mine(7)) == []
+    assert changed_code(there, session.Mine(7)) == []
     changed = SECOND.replace("0.2))", "0.3))")
     monkeypatch.setitem(linecache.cache, "<cell 3>", (len(changed), None, changed.splitlines(True), "<cell 3>"))
     exec(compile(changed.replace("%matplotlib inline", ""), "<cell 3>", "exec"), session.__dict__)
-    assert specs.changed_code(there, session.Mine(7)) == ["notebook_cells.py:Mine"]
+    assert changed_code(there, session.Mine(7)) == ["notebook_cells.py:Mine"]
 
 
 def test_local_names_are_not_those_of_the_notebook(session):

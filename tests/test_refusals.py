@@ -13,6 +13,7 @@ from test_kill import EXPERIMENT
 
 from ddpm_jax.cli import main
 from ddpm_jax.storage import specs
+from ddpm_jax.storage.classes import load_file
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
 TRAIN, OWN, RUN = ("train",), ("train", "own.py"), ("train", "own.py", "--workdir", "new")
@@ -121,12 +122,12 @@ JSON = [
     (lambda good: good.replace('"batch_size"', '"batchsize"'), "batchsize: Experiment has no such field; it has name"),
     (lambda good: good.replace('"batch_size": 16', '"batch_size": "16"'), "batch_size is '16'; expected int"),
     (lambda good: good.replace('"num_steps": 24', '"num_steps": 0'), "num_steps is 0; expected at least 1"),
-    (lambda good: good.replace("unet:UNet", "unet:Unet"), "net: class 'ddpm_jax.nets.unet:Unet' cannot be loaded"),
+    (lambda good: good.replace("nets:UNet", "nets:Unet"), "net: class 'nets:Unet' cannot be loaded"),
     (lambda good: good.replace("own.py:Constant", "gone.py:Constant"), "class 'gone.py:Constant' cannot be loaded"),
     (lambda good: good.replace('"name": "killed",', ""), "name is missing"),
     (lambda good: "[1, 2]", "does not define an Experiment"),
     (lambda good: '{"a": 1}', "the experiment has no field 'class'"),
-    (lambda good: '{"class": "ddpm_jax.diffusion.schedule:Cosine"}', "does not define an Experiment"),
+    (lambda good: '{"class": "schedule:Cosine"}', "does not define an Experiment"),
     (lambda good: "[" * 100_000, "is not JSON"),
 ]
 SAMPLES = [
@@ -193,10 +194,10 @@ def world(finished, tmp_path_factory):
     np.savez(folder / "good.npz", images=IMAGES)
     (folder / "empty.npz").write_bytes(b"")
     (folder / "folder.npz").mkdir()
-    for name, text in {"list": "[1, 2]", "cosine": '{"class": "ddpm_jax.diffusion.schedule:Cosine"}'}.items():
+    for name, text in {"list": "[1, 2]", "cosine": '{"class": "schedule:Cosine"}'}.items():
         (folder / name).mkdir()
         (folder / name / "experiment.json").write_text(text)
-    specs.save(specs.load_file(folder / "own.py").experiment, folder / "good.json")
+    specs.save(load_file(folder / "own.py").experiment, folder / "good.json")
     return folder
 
 
@@ -279,7 +280,7 @@ def test_a_device_that_is_not_there(world, platform):
     command, environment = [sys.executable, "-m", "ddpm_jax", *RUN], {**os.environ, "JAX_PLATFORMS": platform}
     done = subprocess.run(command, env=environment, cwd=world, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"ddpm-jax: JAX_PLATFORMS is '{platform}', and JAX finds no such device")
+    assert done.stderr.startswith(f"ddpm-jax: JAX_PLATFORMS is '{platform}', but JAX finds no such device")
     assert "Traceback" not in done.stderr
     assert contents(world) == before
 

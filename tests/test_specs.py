@@ -1,14 +1,35 @@
 """Experiments to JSON and back, unchanged; everything that is wrong in a JSON is named."""
 
 import dataclasses
+import importlib
 import json
+import pkgutil
+import sys
+import typing
 from pathlib import Path
 
 import pytest
 
+import ddpm_jax
 from ddpm_jax.cli.train import read_experiment
-from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear
+from ddpm_jax.data import Source
+from ddpm_jax.data.map_examples import From
+from ddpm_jax.data.sources import InMemory, StandIn
+from ddpm_jax.devices.cluster import Seat
+from ddpm_jax.devices.mesh import MeshShape
+from ddpm_jax.diffusion.objective import Hybrid, SquaredError
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, Schedule
+from ddpm_jax.diffusion.timesteps import TimestepRule
+from ddpm_jax.diffusion.variance import LearnedRange
+from ddpm_jax.diffusion.weighting import Weighting
+from ddpm_jax.evaluation.reference import Images
+from ddpm_jax.nets import Network
+from ddpm_jax.sampling import Ancestral, Ddim, Grid, Sampler
 from ddpm_jax.storage import specs
+from ddpm_jax.storage.classes import class_name, find_class
+from ddpm_jax.training.average import Averaging
+from ddpm_jax.training.experiment import Experiment
+from ddpm_jax.training.optimizer import Optimizer
 from ddpm_jax.training.resume import conflicts
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -95,7 +116,10 @@ def test_betas_survive_json_exactly(tmp_path):
         (lambda value: value["net"].update(channel_multipliers=[1, "2"]), "net.channel_multipliers is (1, '2')"),
         (lambda value: value["net"].update(dropout=1.5), "net: dropout is 1.5; expected 0 or more, less than 1"),
         (lambda value: value["net"].pop("class"), "net has no field 'class'"),
-        (lambda value: value["net"].update({"class": "ddpm_jax.nets.unet:Unet"}), "class 'ddpm_jax.nets.unet:Unet'"),
+        (
+            lambda value: value["net"].update({"class": "nets:Unet"}),
+            "class 'nets:Unet' cannot be loaded (AttributeError",
+        ),
         (lambda value: value["net"].update({"class": "os:system"}), "net: 'os:system' is not a dataclass"),
         (lambda value: value["net"].update({"class": "gone.py:Net"}), "class 'gone.py:Net' cannot be loaded"),
         (lambda value: value.update(target=value["net"]), "target is UNet"),
@@ -144,3 +168,77 @@ def test_conflicts_name_the_fields(tiny):
 def test_the_length_is_fixed_where_the_learning_rate_follows_it(tiny):
     decaying = dataclasses.replace(tiny, optimizer=dataclasses.replace(tiny.optimizer, decay="cosine"))
     assert conflicts(decaying, dataclasses.replace(decaying, num_steps=7)) == ["num_steps: 6 there, 7 here"]
+
+
+def test_public_names_are_written(tiny):
+    """No name of a folder or a file inside the package, so that these may change."""
+    value = specs.encode(tiny)
+    parts = ("schedule", "sampler", "net", "data", "optimizer", "mesh", "ema", "timesteps")
+    assert value["class"] == "Experiment"
+    assert [value[part]["class"] for part in parts] == [
+        *("schedule:Cosine", "sampling:Ddim", "nets:UNet", "data:Digits", "optimizer:Adam", "mesh:MeshShape"),
+        *("average:Ema", "timesteps:UniformTimesteps"),
+    ]
+
+
+# Classes with the methods of a source: two bases without examples, and two views of a source that is being read.
+NOT_HELD = {InMemory, StandIn, Images, From}
+
+
+def classes_of_the_package() -> set[type]:
+    """All dataclasses that the modules of the package define, but not those with a private name."""
+    found: set[type] = set()
+    for info in pkgutil.walk_packages(ddpm_jax.__path__, "ddpm_jax."):
+        if info.name != "ddpm_jax.__main__":
+            values = vars(importlib.import_module(info.name)).values()
+            found |= {value for value in values if isinstance(value, type) and value.__module__ == info.name}
+    return {cls for cls in found if dataclasses.is_dataclass(cls) and not cls.__name__.startswith("_")}
+
+
+def kinds_in(spec) -> set[type]:
+    """The classes and protocols that a field of an experiment, or of one of its parts, may hold."""
+    found = set()
+    for field in dataclasses.fields(spec):
+        hint, value = typing.get_type_hints(type(spec))[field.name], getattr(spec, field.name)
+        found |= {hint} if isinstance(hint, type) and hint.__module__.startswith("ddpm_jax.") else set()
+        found |= kinds_in(value) if dataclasses.is_dataclass(value) else set()
+    return found
+
+
+def is_a(cls: type, kind: type) -> bool:
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(cls, kind)
+    asked = [name for name in vars(kind) if not name.startswith("_") or name in ("__len__", "__getitem__")]
+    return bool(asked) and all(hasattr(cls, name) for name in asked)
+
+
+def test_every_class_that_an_experiment_may_hold_has_a_public_name(tiny):
+    """It is found again by that name."""
+    held = dataclasses.replace(tiny, sampler=Ancestral(), objective=Hybrid(), variance=LearnedRange())
+    kinds = {Experiment, Source, Network} | kinds_in(held) | kinds_in(Ddim()) | kinds_in(SquaredError())
+    assert {Optimizer, Grid, Sampler, Schedule, Weighting, Averaging, TimestepRule, MeshShape} <= kinds
+    specs_of_the_package = {
+        cls for cls in classes_of_the_package() - NOT_HELD if any(is_a(cls, kind) for kind in kinds)
+    }
+    names = {class_name(cls): cls for cls in specs_of_the_package}
+    assert len(names) == len(specs_of_the_package) >= 45
+    for name, cls in names.items():
+        assert find_class(name, Path(), "") is cls
+        assert "." not in name
+
+
+def test_a_class_without_a_public_name_is_refused():
+    with pytest.raises(specs.SpecError, match="class Seat is private to ddpm_jax"):
+        specs.encode(Seat())
+
+
+def test_a_module_of_the_user_may_have_the_name_of_a_public_one(tmp_path, monkeypatch):
+    """nets.py beside an experiment is not ddpm_jax.nets."""
+    code = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass UNet:\n    width: int\n"
+    (tmp_path / "nets.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "nets", None)  # removed again after the test
+    del sys.modules["nets"]
+    theirs = importlib.import_module("nets")
+    specs.save(theirs.UNet(3), tmp_path / "spec.json")
+    assert specs.load(tmp_path / "spec.json") == theirs.UNet(3)

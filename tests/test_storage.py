@@ -21,18 +21,18 @@ import pytest
 
 import ddpm_jax
 from ddpm_jax.cli import main
-from ddpm_jax.devices.mesh import replicated, with_sharding
 from ddpm_jax.errors import RunError
 from ddpm_jax.nets import Network
 from ddpm_jax.storage import checkpoint, lock, paths, specs
-from ddpm_jax.storage.append_file import AppendFile, Troubles
-from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
+from ddpm_jax.storage.append_file import AppendFile, WriteFailures
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.storage.errors import CheckpointError
 from ddpm_jax.storage.lock import FileLock, Lease, locked
 from ddpm_jax.storage.log import Log, entries_until
 from ddpm_jax.training import loop
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.resume import as_trees, check_resumable, fresh_state, start_state
+from ddpm_jax.training.resume import as_trees, check_resumable, start_state
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ def restored_or_reported(folder, like, written):
 
 @pytest.fixture(scope="module")
 def like(small, one):
-    return as_trees(
-        with_sharding(jax.eval_shape(lambda: fresh_state(small, small.recipe(), (8, 8, 1))), replicated(one))
-    )
+    return as_trees(small.plan(one).state)
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +214,10 @@ def test_a_damaged_experiment_is_an_error_in_a_line(small, one, run, content):
 def test_damaged_metrics_are_no_reason_to_stop(tmp_path):
     path, said = tmp_path / "metrics.jsonl", []
     path.write_bytes(b'{"step": 1}\n\xff\x00\n[]\n{"step": "2"}\n{}\n{"step": 2}\n{"step": 3}\n{"step": 2, "lo')
-    troubles = Troubles(said.append)
-    assert entries_until(path, 2, troubles) == b'{"step": 1}\n{"step": 2}\n'
-    assert entries_until(tmp_path / "none", 2, troubles) == b""
-    assert entries_until(tmp_path, 2, troubles) == b""  # a folder in its place
+    failures = WriteFailures(said.append)
+    assert entries_until(path, 2, failures) == b'{"step": 1}\n{"step": 2}\n'
+    assert entries_until(tmp_path / "none", 2, failures) == b""
+    assert entries_until(tmp_path, 2, failures) == b""  # a folder in its place
     assert len(said) == 1
 
 
@@ -278,7 +276,7 @@ def test_a_full_disk_costs_no_more_than_its_checkpoints(heavy, one, tmp_path, mo
     said = capsys.readouterr().err
     for step in (3, 4):
         assert f"the checkpoint of step {step} cannot be written to {tmp_path}/run/checkpoints (File too large)" in said
-        assert f"training goes on and tries again at step {step + 1}; free some space" in said
+        assert f"training continues and tries again at step {step + 1}; free some space" in said
     assert said.count("The checkpoint of step 2 is intact") == said.count("checkpoints (File too large)") == 2
     assert "Traceback" not in said
     assert seen == {"2"}
@@ -308,7 +306,7 @@ def test_a_vanished_folder_is_no_new_folder(tmp_path):
     checkpoints.save(1, {"a": {"w": jnp.zeros(3)}}, {}, next_step=2)
     assert not (tmp_path / "run").exists()
     assert "(No such file or directory" in said[0]
-    assert "There is no checkpoint yet; training goes on and tries again at step 2" in said[0]
+    assert "There is no checkpoint yet; training continues and tries again at step 2" in said[0]
     (tmp_path / "run").mkdir()
     checkpoints.save(2, {"a": {"w": jnp.zeros(3)}}, {})
     checkpoints.wait()
@@ -356,7 +354,7 @@ def test_of_many_processes_a_failure_is_the_disks_own_reason(tmp_path, monkeypat
     checkpoints = Checkpoints(tmp_path / "none" / "checkpoints")
     with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
-        patch.setattr(checkpoints, "_reopen", lambda: pytest.fail("a barrier"))
+        patch.setattr(checkpoints, "reopen", lambda: pytest.fail("a barrier"))
         with pytest.raises(RunError, match=r"step 1 cannot be written to .* \(No such file or directory"):
             checkpoints.save(1, {"a": {"w": jnp.zeros(3)}}, {}, next_step=2)
     checkpoints.close()
@@ -370,7 +368,9 @@ def test_of_many_processes_all_pass_over_a_damaged_checkpoint_or_none(run, like,
         patch.setattr(checkpoint, "_meet", lambda name: everywhere)
         patch.setattr(jax, "process_count", lambda: 2)
         patch.setattr(checkpoints, "_restore", lambda *_, **__: {}["about"])
-        expected = (CheckpointError, "^checkpoint 2 cannot") if everywhere else (RunError, "others do not. Move .*/2 ")
+        expected = (
+            (CheckpointError, "^checkpoint 2 cannot") if everywhere else (RunError, "but not to the others. Move .*/2 ")
+        )
         with pytest.raises(expected[0], match=expected[1]):
             checkpoints.restore(2, lambda about: like)
     checkpoints.close()
@@ -380,7 +380,7 @@ def test_a_journal_loses_no_line_and_writes_none_twice(tmp_path):
     """The disk takes a part of a line, then nothing, then all."""
     path, said = tmp_path / "lines", []
     path.write_bytes(b"0123456789\nof a later step\n")
-    journal = AppendFile(path, b"0123456789\n", Troubles(said.append), "its lines are kept")
+    journal = AppendFile(path, b"0123456789\n", WriteFailures(said.append), "its lines are kept")
     journal.append(b"first\n")
     journal.write()
     with full_disk(20):
@@ -470,7 +470,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     said = []
     with locked(tmp_path, report=said.append):
-        assert said == [f"{tmp_path} cannot be locked (No locks available): take care that no other job trains in it"]
+        assert said == [f"{tmp_path} cannot be locked (No locks available): make sure that no other job trains in it"]
 
 
 def test_a_lease_holds_while_it_is_fresh(tmp_path, monkeypatch):
@@ -484,7 +484,7 @@ def test_a_lease_holds_while_it_is_fresh(tmp_path, monkeypatch):
     assert not (tmp_path / "lock").exists()
     (tmp_path / "lock").write_text(json.dumps(old))
     Lease(tmp_path, said.append).release()
-    assert said == [f"{tmp_path} was left by a job that ended without a word; taking it over"]
+    assert said == [f"{tmp_path} has a stale lock, left by a job that ended; taking it over"]
 
 
 @pytest.mark.parametrize("refresh", [0.01, 100])
@@ -560,7 +560,7 @@ def test_a_remote_folder_is_moved_whole(bucket):
 
 
 def test_an_address_that_cannot_be_reached_is_told_with_the_remedy(monkeypatch):
-    with pytest.raises(RunError, match="expected a local one or gs://, s3:// or az://"):
+    with pytest.raises(RunError, match="expected a local path or gs://, s3:// or az://"):
         paths.run_path("ftp://host/run")
     monkeypatch.setitem(paths.SCHEMES, "gs", "no_such_package")
     with pytest.raises(RunError, match=r"needs the package no_such_package: pip install 'ddpm-jax\[gcs\]'"):
@@ -588,8 +588,7 @@ def test_a_run_killed_in_its_first_save_starts_again(small, one, run, like, monk
         ):
             ddpm_jax.load_run(run, one)
         checkpoints, said = Checkpoints(run / "checkpoints"), []
-        shapes = with_sharding(jax.eval_shape(lambda: fresh_state(small, small.recipe(), (8, 8, 1))), replicated(one))
-        state, _ = start_state(small, shapes, checkpoints, said.append)
+        state, _ = start_state(small.plan(one), checkpoints, said.append)
     assert int(state.step) == 0
     assert len(said) == 1
     assert steps_in(run) == []
@@ -608,11 +607,11 @@ def test_an_error_of_an_object_store_is_no_reason_to_stop(bucket, monkeypatch):
 
     said = []
     log = Log(bucket, 0, 4)
-    log._troubles._report = said.append
+    log._failures._report = said.append
     log.metrics(1, {"loss": 1.0})
     with monkeypatch.context() as patch:
         patch.setattr(type(bucket), "write_bytes", failing)
         log.flush()
     log.close()
-    assert "metrics.jsonl cannot be written (HttpError: 503, try again); training goes on" in said[0]
+    assert "metrics.jsonl cannot be written (HttpError: 503, try again); training continues" in said[0]
     assert (bucket / "metrics.jsonl").read_text().startswith('{"step": 1')

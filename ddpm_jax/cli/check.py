@@ -16,7 +16,7 @@ from ddpm_jax.data.folder import Fit
 from ddpm_jax.data.source import Source
 from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.evaluation.progress import ProgressBar
-from ddpm_jax.storage import specs
+from ddpm_jax.storage.classes import run_file
 from ddpm_jax.storage.paths import local_path
 from ddpm_jax.training.experiment import Experiment
 
@@ -140,7 +140,7 @@ def _defined(file: Path, name: str) -> Source:
     """The source, or the data of the experiment, that a Python file defines under a name."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    found: Any = getattr(specs.run_file(file), name, None)
+    found: Any = getattr(run_file(file), name, None)
     if isinstance(found, Experiment):
         return found.data
     found = found() if isinstance(found, type) else found

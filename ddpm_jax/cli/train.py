@@ -11,6 +11,7 @@ import tyro
 from ddpm_jax.devices.cluster import ClusterOptions
 from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.storage import specs
+from ddpm_jax.storage.classes import run_file
 from ddpm_jax.storage.paths import local_copy, run_path
 from ddpm_jax.training.experiment import Experiment
 
@@ -89,7 +90,7 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
     if path.suffix == ".json":
         found = specs.load(path)
     elif path.suffix == ".py":
-        found = getattr(specs.run_file(local_copy(path)), "experiment", None)
+        found = getattr(run_file(local_copy(path)), "experiment", None)
     else:
         raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):

@@ -1,7 +1,7 @@
-"""Joining: how a process learns that it is one of several of one run, and finds the others.
+"""Joining a cluster: how a process learns that it is one of several of a run, and finds the others.
 
-JAX does the work (jax.distributed).  What is here decides whether to join, says what is wrong before anything
-starts, and keeps processes that a launcher started together from becoming as many copies of one run.
+JAX does the work (jax.distributed).  This file decides whether to join, reports mistakes before anything starts, and
+prevents processes that a launcher started together from training as separate copies of one run.
 """
 
 from collections.abc import Mapping
@@ -14,47 +14,55 @@ from ddpm_jax.devices import shutdown
 from ddpm_jax.errors import RunError, require
 
 ADDRESS, COUNT, INDEX = CLUSTER_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# How a launcher says that a process is one of several: (how many, which one).  Ranks of Open MPI under SLURM also
-# inherit SLURM's, which then count the nodes.
+# A launcher's variables for (the number of processes, the index of this one).  Ranks of Open MPI under SLURM also
+# inherit SLURM's variables, which then count the nodes; so Open MPI's come first.
 LAUNCHERS = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"))
-# A process silent for so many seconds is taken to be dead.  Its heart beats in a C++ thread, which no compilation
-# stops; a machine that is paused for longer, however, ends the run.
+# Seconds of silence after which a process counts as dead.  A C++ thread sends its heartbeats, also during compilation;
+# but a machine that is suspended for longer ends the run.
 HEARTBEAT_TIMEOUT = 45
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """How this process finds the others of its run; alone where nothing says that there are others."""
+    """How this process finds the others of its run; by default it is alone unless the environment names others."""
 
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Join the processes of a cluster, the same command on each: found from SLURM, Open MPI, Kubernetes or a TPU
-    pod, or else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Not needed where these, SLURM or
-    Open MPI say that there are several; JAX_NUM_PROCESSES=1 keeps processes that were started together apart."""
+    pod, or otherwise from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Not needed if these, SLURM or
+    Open MPI name several processes; JAX_NUM_PROCESSES=1 makes processes that were started together independent."""
     coordinator: str | None = None
     """HOST:PORT of process 0, to join by hand; with --num-processes and --process-index."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """The number of processes."""
     process_index: int | None = None
-    """Which of them this is, from 0."""
+    """The index of this process, from 0."""
     join_timeout: int = 300
     """Seconds to wait for the other processes to start."""
 
 
 @dataclass(frozen=True)
 class Seat:
-    """A process's place among the others; what is None is found by JAX from the cluster."""
+    """The place of a process among the others; JAX finds what is None from the cluster."""
 
     coordinator: str | None = None
     num_processes: int | None = None
     process_index: int | None = None
     found_by_jax: bool = True
-    """Whether JAX may ask the cluster; then each task of SLURM or Open MPI has one device, that of its local rank."""
+    """Whether JAX may ask the cluster; each task of SLURM or Open MPI then uses one device, that of its local rank."""
 
 
 def find_seat(options: ClusterOptions, environ: Mapping[str, str]) -> Seat | None:
-    """This process's place, from the flags or else the environment; None where it is alone.
+    """The place of this process, from the flags or otherwise the environment.
 
-    Raises ValueError where the flags or the variables contradict one another or are no numbers.
+    Args:
+        options: the flags.
+        environ: the environment variables.
+
+    Returns:
+        The place; None if the process is alone.
+
+    Raises:
+        ValueError: the flags or the variables contradict one another, or are not numbers.
     """
     require("--join-timeout", options.join_timeout, options.join_timeout >= 1, "at least 1 second")
     given = (options.coordinator, options.num_processes, options.process_index)
@@ -80,7 +88,7 @@ def find_seat(options: ClusterOptions, environ: Mapping[str, str]) -> Seat | Non
 
 
 def _launched(options: ClusterOptions, environ: Mapping[str, str]) -> Seat | None:
-    """The place that a launcher gave this process."""
+    """The place that a launcher gave to this process."""
     address = environ.get(ADDRESS)
     for size, rank in LAUNCHERS:
         count, index = _number(environ, size), _number(environ, rank)
@@ -100,17 +108,23 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
 def join(seat: Seat, timeout: int) -> None:
     """Become one of the processes of a run.
 
-    timeout: seconds to wait for the others.  Raises RunError where there is no cluster to join; where the others
-    cannot be reached, the process ends with a message.
+    If the other processes cannot be reached, this process ends with a message.
+
+    Args:
+        seat: the place of this process.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        RunError: there is no cluster to join.
     """
     import jax
 
     service = jax.config.values["jax_enable_preemption_service"]
-    jax.config.update("jax_enable_preemption_service", False)  # until a training starts SIGTERM ends the process
+    jax.config.update("jax_enable_preemption_service", False)  # until training starts, SIGTERM ends the process
     place = "this process" if seat.process_index is None else f"process {seat.process_index} of {seat.num_processes}"
     where = f"at {seat.coordinator}" if seat.coordinator else "at the address that its cluster gives"
     lonely = (
-        f"{place} did not find the others {where} within {timeout} s; see that all of them run, that the address is "
+        f"{place} did not find the others {where} within {timeout} s; check that all of them run, that the address is "
         "one of process 0 which the others can reach, and that its port is free (--join-timeout waits longer)"
     )
     try:

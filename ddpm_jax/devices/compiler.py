@@ -1,8 +1,8 @@
-"""What XLA's compiler is told when it compiles a network.
+"""Options of XLA's compiler for networks.
 
-On CPUs XLA has two libraries for convolutions, and takes the one (YNNPACK) that is slower for all but the smallest:
-with the other (Eigen), training the CIFAR-10 network takes four fifths of the time, and sampling the digits network in
-large batches two thirds.  Products of matrices and sums stay with the first.
+On CPUs XLA has two libraries for convolutions, and chooses the one (YNNPACK) that is slower for all but the smallest.
+With the other one (Eigen), training the CIFAR-10 network takes 80% of the time, and sampling the digits network in
+large batches 67%.  Matrix products and sums stay with YNNPACK.
 """
 
 import os
@@ -21,9 +21,9 @@ WITHOUT_CONVOLUTIONS = {LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUS
 
 @cache
 def compiler_options(platform: str | None = None) -> dict[str, Any]:
-    """Options for `jax.jit(compiler_options=...)`, unless XLA_FLAGS set them.
+    """Options for `jax.jit(compiler_options=...)`; none if XLA_FLAGS sets them.
 
-    platform: "cpu", "gpu" or "tpu", that of the devices the program is compiled for; None for JAX's default.
+    platform: "cpu", "gpu" or "tpu", the devices to compile for; None for JAX's default.
     """
     if (platform or jax.default_backend()) != "cpu" or LIBRARY in os.environ.get("XLA_FLAGS", ""):
         return {}
@@ -36,13 +36,13 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
 
 @contextmanager
 def usual_promotion() -> Iterator[None]:
-    """JAX's default promotion of dtypes and ranks, for code of other libraries, which a user's stricter rules break."""
+    """JAX's default promotion of dtypes and ranks, for code of other libraries, which stricter rules would break."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit` with `compiler_options`, for functions that may also be called inside others that are compiled."""
+    """`jax.jit` with `compiler_options`, for functions that other jitted functions may call."""
     inside = jax.jit(function, **options)
 
     @cache
@@ -51,7 +51,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        # While another function is traced, new arrays are tracers, too.
+        # While another function is traced, new arrays are tracers too.
         leaves = jax.tree.leaves((args, kwargs, jnp.zeros(())))
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
         return (inside if traced else outermost())(*args, **kwargs)

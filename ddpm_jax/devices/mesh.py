@@ -1,9 +1,9 @@
-"""The devices, and how arrays lie on them.
+"""The devices, and how arrays are sharded over them.
 
-One program in the global view runs on 1 device or 10,000: arrays are annotated with where they lie, and
-the compiler inserts the communication.  The mesh has two axes.  Every batch is cut over both; the training state is
-copied along `data`, and along `fsdp` cut too (fully sharded data parallel; Rajbhandari et al. 2020, 1910.02054):
-a step gathers the parameters, and each device keeps and updates its part.
+The same program runs on 1 device or 10,000: arrays have shardings, and the compiler inserts the communication.  The
+mesh has two axes.  Every batch is sharded over both.  The training state is replicated along `data` and sharded along
+`fsdp` (fully sharded data parallel; Rajbhandari et al. 2020, 1910.02054): a step gathers the parameters, and each
+device keeps and updates its shard.
 """
 
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class MeshShape:
     """How the devices share the work."""
 
     data: int | None = None
-    """Copies of the training state; None: as many as there are devices for."""
+    """Copies of the training state; None for as many as the devices allow."""
     fsdp: int = 1
-    """Devices that share one copy of it, each holding a part: less memory, more communication."""
+    """Devices that share one copy, each with a shard: less memory, more communication."""
     min_shard_size: int = 2**14
-    """Arrays of fewer elements are not cut."""
+    """Arrays of fewer elements are not sharded."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -39,7 +39,7 @@ class MeshShape:
     def build(self) -> Mesh:
         """The mesh of all devices of all processes; neighbours share a copy.
 
-        Raises ValueError where the devices cannot be arranged so.
+        Raises ValueError if the number of devices does not fit.
         """
         count = jax.device_count()
         divisors = [number for number in range(1, count + 1) if count % number == 0]
@@ -52,12 +52,12 @@ class MeshShape:
         return jax.make_mesh((fitting, self.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
     def place(self, mesh: Mesh, shapes: Any) -> Any:
-        """Where each array of a state lies: a tree of shardings, from one of shapes."""
+        """The sharding of each array of a state, from a tree of shapes."""
         fsdp = mesh.shape.get("fsdp", 1)
         return jax.tree.map(lambda leaf: NamedSharding(mesh, self.partition(leaf.shape, fsdp)), shapes)
 
     def partition(self, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-        """The rule: of the axes that `fsdp` divides, the longest is cut, of equals the last; small arrays are whole."""
+        """The rule: the longest axis that `fsdp` divides is sharded, the last of equals; small arrays are not."""
         axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
         if fsdp == 1 or not axes or np.prod(shape) < self.min_shard_size:
             return PartitionSpec()
@@ -66,19 +66,19 @@ class MeshShape:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """The sharding of an array with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_example(mesh: Mesh) -> NamedSharding:
-    """The first axis cut into equal slices, one for each device."""
+    """The sharding of an array whose first axis is cut into equal slices, one for each device."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:
-    """The rows of a global batch that lie on devices of this process, rising: those that it is to read.
+    """The rows of a global batch on devices of this process, which it has to read, in rising order.
 
-    They need not be one stretch: a mesh follows the wires between the chips, not the numbers of the processes.
+    They need not be contiguous: a mesh follows the connections between the chips, not the numbers of the processes.
     """
     places = by_example(mesh).addressable_devices_indices_map((batch_size,))
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))
@@ -105,14 +105,14 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 
 def broadcast(value: int) -> int:
-    """What the first process says, a boolean or a whole number, on every process."""
+    """The boolean or whole number that the first process passes, on every process."""
     if jax.process_count() == 1:
         return value
     return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def with_sharding(shapes: Any, shardings: Any) -> Any:
-    """A tree of shapes and dtypes, with where each array shall lie: one sharding for all, or a tree of them."""
+    """A tree of shapes and dtypes, with one sharding for all arrays or a tree of shardings."""
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, shapes)
     return jax.tree.map(
@@ -121,12 +121,12 @@ def with_sharding(shapes: Any, shardings: Any) -> Any:
 
 
 def shardings(shapes: Any) -> Any:
-    """Where each array lies, of a tree of arrays or of shapes `with_sharding`."""
+    """The sharding of each array, in a tree of arrays or of shapes `with_sharding`."""
     return jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
 
 def check_divides(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Raise ValueError unless the batch can be cut into equal slices for each device, and each into parts."""
+    """Raise ValueError unless the batch divides equally over the devices, and over `accumulate` parts on each."""
     pieces = mesh.size * accumulate
     if batch_size % pieces:
         below, above = batch_size // pieces * pieces, (batch_size // pieces + 1) * pieces

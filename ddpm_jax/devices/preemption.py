@@ -1,12 +1,11 @@
-"""Stopping when the machine is wanted back: SIGTERM ends a training after the step under way, which is saved.
+"""Preemption: SIGTERM ends a training after the step under way, and the state is saved.
 
-One process has a signal handler of its own, there only while it trains.  Of many processes, one that is told is
-enough: JAX's preemption service passes the notice on and names a step that none of them has reached yet, and
-all stop after that one.  The service starts with the training too: a SIGTERM before that, while the processes join
-or read a checkpoint, ends a process at once, with nothing lost.
+A single process has its own signal handler while it trains.  If one of several processes receives SIGTERM, JAX's
+preemption service chooses a step that no process has reached, and all stop after it.  The service starts with the
+training: an earlier SIGTERM, while the processes join or read a checkpoint, ends a process at once and loses nothing.
 
-What was measured since the last line of metrics is saved with the state, so that the run that goes on writes the
-same lines as one that was never stopped.
+The metrics since the last logged line are saved with the state, so a resumed run writes the same lines as one that was
+never stopped.
 """
 
 import signal
@@ -17,23 +16,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src.distributed import global_state  # JAX's own name for what Orbax and others use too
+from jax._src.distributed import global_state  # private, but Orbax and others use it too
 
 
-class Preempted(Exception):  # noqa: N818 (no error: what was asked for has been done)
-    """Training was asked to stop and did; `step` is the last step taken, which is saved."""
+class Preempted(Exception):  # noqa: N818 (not an error)
+    """SIGTERM ended the training; `step` is the last step, whose state is saved."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from there")
+        super().__init__(f"stopped by SIGTERM after step {step}, which is saved; the same command resumes the run")
         self.step = step
 
 
 class PreemptionListener:
-    """Listens for SIGTERM from now until `close`, which puts back the handler that was there before.
+    """Listens for SIGTERM from now until `close`, which restores the previous handler.
 
-    A process that is alone hears nothing, and changes nothing, outside the main thread, where Python allows no
-    handlers, and where C code has one.  Many processes hear nothing where jax_enable_preemption_service is off; their
-    handler is JAX's, which stays.
+    A single process does nothing outside the main thread, since Python allows no handlers there, or if C code has
+    installed a handler.  Several processes do nothing if jax_enable_preemption_service is off; their handler is JAX's,
+    which stays.
     """
 
     def __init__(self) -> None:
@@ -50,10 +49,10 @@ class PreemptionListener:
         self._asked = True
 
     def stops_after(self, step: int) -> bool:
-        """Whether training shall stop after `step`: the same answer on every process; to be asked after each step.
+        """Whether training stops after `step`, the same on every process; must be called after each step.
 
-        Many processes compare how often each has asked, not their steps: the service counts from 0, and would name
-        step 1 to a run that goes on from step 500 and is told to stop before its first.
+        Several processes compare their numbers of calls, not their steps: the service counts from 0, and would choose
+        step 1 for a run that resumes at step 500 and is stopped before its first step.
         """
         if self._service is None:
             return self._asked
@@ -61,19 +60,19 @@ class PreemptionListener:
         return self._service.reached_sync_point(self._count)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._installed:
             signal.signal(signal.SIGTERM, self._previous)
             self._installed = False
-        if self._service is not None:  # JAX ends it, and knows when
+        if self._service is not None:  # JAX shuts it down
             global_state.preemption_sync_manager, self._service = self._service, None
 
 
 def _take_service() -> Any:
-    """JAX's preemption service, for this training alone.
+    """JAX's preemption service, removed from JAX, so that only this training uses it.
 
-    Orbax asks JAX's too, about its own steps and from other threads, which sets the count of this process back or
-    forth: all may then wait for a step that some have passed.  It does without where JAX has none.
+    Orbax would use it too, with its own steps and from other threads, and change the count of this process: all
+    processes might then wait for a step that some have passed.  Without the service Orbax works as well.
     """
     if global_state.preemption_sync_manager is None:
         global_state.initialize_preemption_sync_manager()
@@ -89,5 +88,5 @@ def pack(metrics: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def unpack(packed: list[dict[str, Any]]) -> list[dict[str, np.ndarray]]:
-    """What `pack` was given."""
+    """The metrics that `pack` received."""
     return [{name: np.asarray(value, jnp.dtype(kind)) for name, (kind, value) in step.items()} for step in packed]

@@ -1,10 +1,9 @@
-"""How one of many processes ends: with one message and the right exit status, and without waiting for the dead.
+"""How one of several processes ends: with one message and the right exit status, without waiting for dead processes.
 
-Three things stand in the way.  At exit JAX waits minutes for all processes at a barrier, where those that are stuck
-in a collective with a dead one never come: so a process that fails leaves by os._exit.  A dead process makes JAX's
-C++ runtime abort the others: a handler of SIGABRT, called in the thread that aborts, turns that into a message and
-status 1.  And a mistake that all processes make should be told once: they meet at a barrier, for a few
-seconds, and the first speaks.
+Three problems are solved here.  At exit JAX waits minutes for all processes at a barrier, which processes stuck in a
+collective with a dead one never reach: a process that fails leaves by os._exit.  A dead process makes JAX's C++ runtime
+abort the others: a handler of SIGABRT, in the aborting thread, turns that into a message and status 1.  An error of all
+processes should be shown once: they meet at a barrier for a few seconds, and only the first process shows it.
 """
 
 import contextlib
@@ -19,22 +18,24 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NoReturn
 
-# Seconds in which processes that fail for the same reason arrive at the place where they fail.
+# Seconds in which processes that fail for the same reason reach the barrier.
 MEETING = 10
-# How the libraries that carry collectives and barriers say that the other end is gone.
+# Words in the errors of collectives and barriers that mean a lost connection.
 LOST = ("gloo", "nccl", "closed by peer", "reset by peer", "socket closed", "unavailable:", "heartbeat", "barrier")
 LOST += ("coordination service", "coordinationservice", "deadline_exceeded")
 
-_handler: object = None  # kept alive: C holds a pointer to it
+_handler: object = None  # keeps the function alive, to which C holds a pointer
 _stderr = 2
-_last_words: str | None = None  # of a process that is aborted; None once it has spoken
-_index, _count = 0, 1  # which process this is, and of how many
+_last_words: str | None = None  # the message of a process that is aborted; None once it is shown
+_index, _count = 0, 1  # the index of this process, and their number
 _status = 1
 
 
 def joined() -> None:
-    """This process is one of many from here on."""
-    from jax._src.distributed import global_state  # jax.process_index() would start the devices, which may fail
+    """Note that this process is now one of several."""
+    from jax._src.distributed import (
+        global_state,  # private; jax.process_index() would start the devices, which may fail
+    )
 
     global _index, _count, _last_words
     _index, _count = global_state.process_id, global_state.num_processes
@@ -43,16 +44,16 @@ def joined() -> None:
 
 
 def lost_message(why: str) -> str:
-    """What a process says that misses another one."""
+    """The message of a process that has lost contact with another one."""
     return (
         f"ddpm-jax: process {_index} of {_count} lost contact with another one, which ended or cannot be reached "
-        f"({why}); start all of them again with the same command, which goes on from the last checkpoint"
+        f"({why}); start all of them again with the same command, which resumes from the last checkpoint"
     )
 
 
 @contextlib.contextmanager
 def joining(last_words: str) -> Iterator[None]:
-    """While JAX looks for the other processes: where it aborts, `last_words` are said in the place of its own."""
+    """While JAX looks for the other processes: if it aborts, show `last_words` instead of its own messages."""
     global _last_words, _stderr
     _last_words = f"ddpm-jax: {last_words}"
     _catch_aborts()
@@ -91,7 +92,7 @@ def _aborted(_: int) -> None:
 
 
 def lost_contact(error: BaseException | None) -> str | None:
-    """How an error, or one behind it, says that another process is gone: one line; None where it does not."""
+    """The line in which an error or one of its causes says that a process is lost; None if none does."""
     while error is not None:
         text = " ".join(str(error).split())
         if any(sign in text.lower() for sign in LOST) and not isinstance(error, OSError):
@@ -101,7 +102,7 @@ def lost_contact(error: BaseException | None) -> str | None:
 
 
 def leave(status: int, message: str) -> None:
-    """End one of many processes; returns at once where there is only one."""
+    """End one of several processes with an exit status and a message; returns at once if there is only one."""
     if _count > 1:
         _leave(status, message, sys.exception())
 
@@ -123,7 +124,7 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
     if why:
         status, message = 1, lost_message(why)
     if _last_words:
-        _status, _last_words = status, message  # should this be aborted while it waits
+        _status, _last_words = status, message  # in case this process is aborted while it waits
     if not why:
         together = _meet(f"ddpm_jax leaves {zlib.crc32(f'{status} {message}'.encode())}")
     silent = together and _index > 0
@@ -141,9 +142,9 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
 
 
 def _meet(reason: str) -> bool:
-    """Whether every process leaves for this reason within a few seconds."""
+    """Whether every process leaves for this reason within `MEETING` seconds."""
     try:
-        from jax._src import distributed  # JAX's own name for what Orbax and others use too
+        from jax._src import distributed  # private, but Orbax and others use it too
 
         client = distributed.global_state.client
         assert client is not None
@@ -155,4 +156,4 @@ def _meet(reason: str) -> bool:
 
 def _show_cursor() -> None:
     if os.isatty(_stderr):
-        os.write(_stderr, b"\x1b[?25h\n")  # the progress bar hides it
+        os.write(_stderr, b"\x1b[?25h\n")  # the progress bar has hidden it

@@ -34,7 +34,7 @@ from ddpm_jax.evaluation.samples import PER_DEVICE, Drawing, check_finite, draw,
 from ddpm_jax.evaluation.shards import Shards
 from ddpm_jax.features.extractor import Extractor, extract
 from ddpm_jax.run import Run
-from ddpm_jax.storage.paths import RunPath, failures, run_path, write_bytes
+from ddpm_jax.storage.paths import RunPath, io_errors, run_path, write_bytes
 from ddpm_jax.storage.pictures import grid
 
 METRICS = ("fid", "kid", "pr", "is", "swd", "nn", "bpd")
@@ -264,7 +264,7 @@ class EvaluationJob:
         path, commit = self._samples / "conditions.json", provenance.commit()
         try:
             drawn = json.loads(path.read_text())["commit"]
-        except (failures(path), ValueError, KeyError, TypeError):
+        except (io_errors(path), ValueError, KeyError, TypeError):
             drawn = None
         return [] if drawn == commit else [f"The samples were drawn earlier, by commit {drawn or 'unknown'}."]
 
@@ -322,7 +322,7 @@ def loss_chart(folder: RunPath) -> str:
     """The run's loss against the step, from its metrics.jsonl; "" where there is none."""
     path = folder / "metrics.jsonl"
     points = []
-    with suppress(failures(path)):
+    with suppress(io_errors(path)):
         for line in path.read_text().splitlines() if path.exists() else []:
             with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut short
                 entry = json.loads(line)

@@ -28,6 +28,7 @@ from ddpm_jax.evaluation.shards import Shards, Some
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
 from ddpm_jax.run import Run
 from ddpm_jax.storage import specs
+from ddpm_jax.storage.classes import code_of, file_classes
 from ddpm_jax.storage.paths import RunPath, write_bytes
 
 # Images in a shard, for each device; they are drawn at once.
@@ -52,14 +53,14 @@ class Drawing:
         """All that image i depends on, but i."""
         run, experiment = self.run, self.run.experiment
         parts = ("net", "schedule", "target", "variance", "sampler", "clip")
-        written = specs.file_classes(experiment)  # classes of the experiment's own file are code, not a name
+        written = file_classes(experiment)  # classes of the experiment's own file are code, not a name
         return {
             "experiment": experiment.name,
             "step": run.step,
             "ema": run.ema,
             "weights": provenance.digest_of_arrays(run.params),
             **{part: specs.described(getattr(experiment, part)) for part in parts},
-            "classes": {name: provenance.digest(specs.code_of(cls)) for name, cls in sorted(written.items())},
+            "classes": {name: provenance.digest(code_of(cls)) for name, cls in sorted(written.items())},
             "image_shape": list(run.image_shape),
             "labels": self._labels_conditions,
             "guidance": self.guidance,

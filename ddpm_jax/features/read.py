@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from ddpm_jax.diffusion.arrays import Pixels
 from ddpm_jax.features.extractor import Extractor, existing_file, of_function
+from ddpm_jax.storage.classes import run_file
 from ddpm_jax.storage.paths import local_path
-from ddpm_jax.storage.specs import run_file
 
 ACCEPTED = """\
 inception (the network of FID; its weights are downloaded once), inception:PATH (weights in a file), \

@@ -27,7 +27,7 @@ from jaxtyping import Float64
 from ddpm_jax.diffusion.arrays import Rows
 from ddpm_jax.errors import require
 from ddpm_jax.metrics.feature_rows import blocks, width
-from ddpm_jax.storage.paths import failures, run_path, write_bytes
+from ddpm_jax.storage.paths import io_errors, run_path, write_bytes
 
 Vector = Float64[np.ndarray, " D"]
 Matrix = Float64[np.ndarray, "D D"]
@@ -128,7 +128,7 @@ def load_moments(path: str | PathLike) -> Stored:
     file = run_path(path)
     try:
         content = io.BytesIO(file.read_bytes())
-    except failures(file) as error:
+    except io_errors(file) as error:
         raise FileNotFoundError(f"path is {str(path)!r}, which cannot be read: {error}") from None
     require(
         "path", str(path), zipfile.is_zipfile(content), "an .npz file with `mu` and `sigma`; save_moments writes one"

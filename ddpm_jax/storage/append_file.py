@@ -1,6 +1,6 @@
-"""Files that grow line by line and lose none: on a full disk lines wait in memory until they can be written.
+"""Files that grow line by line and lose no line: if the disk is full, lines wait in memory.
 
-In an object store nothing can be appended to: there a file is kept in memory, and written whole at each flush.
+Object stores cannot append: there, a file is kept in memory and written whole at each flush.
 """
 
 import errno
@@ -9,30 +9,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.storage.errors import reason
+from ddpm_jax.storage.errors import error_summary
 from ddpm_jax.storage.paths import RunPath, is_remote, write_bytes
 
 
-class Troubles:
-    """Tells of what could not be written once, and once that it works again.
+class WriteFailures:
+    """Reports the first failed write of each file, and the first that succeeds again."""
 
-    failures: the errors that mean so, `paths.failures` of where it is written.
-    """
+    def __init__(self, report: Callable[[str], None], errors: type[Exception] = OSError) -> None:
+        """Start with no failures.
 
-    def __init__(self, report: Callable[[str], None], failures: type[Exception] = OSError) -> None:
-        self._report, self._failures, self._failing = report, failures, set()
+        Args:
+            report: called with each line.
+            errors: the errors of a failed write, `paths.io_errors` of the folder.
+        """
+        self._report, self._errors, self._failing = report, errors, set()
 
     def attempt(self, what: str, write: Callable[[], Any], meanwhile: str) -> bool:
-        """Whether `write()` did what it should; a failure is told of rather than raised.
+        """Write, and report a failure instead of raising it.
 
-        meanwhile: what becomes of it, for the person who reads the message.
+        Args:
+            what: the name of the file in messages.
+            write: writes it.
+            meanwhile: how training continues after a failure, the end of the message.
+
+        Returns:
+            Whether `write` succeeded.
         """
         try:
             write()
-        except self._failures as error:
+        except self._errors as error:
             if what not in self._failing:
                 self._failing.add(what)
-                self._report(f"{what} cannot be written ({reason(error)}); training goes on, {meanwhile}")
+                self._report(f"{what} cannot be written ({error_summary(error)}); training continues, {meanwhile}")
             return False
         if what in self._failing:
             self._failing.discard(what)
@@ -41,42 +50,42 @@ class Troubles:
 
 
 class AppendFile:
-    """A file to append to.  `content` is what stands in it already; anything else there goes."""
+    """A file to append to.  It starts with `content`; anything else in the file on disk is removed."""
 
-    def __init__(self, path: RunPath, content: bytes, troubles: Troubles, meanwhile: str) -> None:
-        self._path, self._troubles, self._meanwhile = path, troubles, meanwhile
+    def __init__(self, path: RunPath, content: bytes, failures: WriteFailures, meanwhile: str) -> None:
+        self._path, self._failures, self._meanwhile = path, failures, meanwhile
         self._remote = is_remote(path)
-        self._size = 0  # bytes that are known to be in the file
-        self._waiting = content  # bytes to write; all there are, where the file must be written whole
+        self._size = 0  # bytes on disk for certain
+        self._waiting = content  # bytes to write; in an object store, the whole file
         if not self._remote:
             self._attempt(self._adopt)
 
     def append(self, content: bytes) -> None:
-        """Add to what waits."""
+        """Add to the waiting bytes."""
         self._waiting += content
 
     def write(self) -> None:
-        """Write what waits, where that costs little: on this machine."""
+        """Write the waiting bytes if that is cheap: to a local file."""
         if not self._remote:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits; what cannot be written goes on waiting."""
+        """Write the waiting bytes; they stay waiting if the write fails."""
         if len(self._waiting) > (self._size if self._remote else 0):
             self._attempt(self._write)
 
     def _attempt(self, write: Callable[[], None]) -> None:
-        self._troubles.attempt(str(self._path), write, self._meanwhile)
+        self._failures.attempt(str(self._path), write, self._meanwhile)
 
     def _adopt(self) -> None:
-        """Keep of the file what stands in `content` too; a full disk does not hinder that."""
+        """Make the file equal to `content`; if it only needs to be cut, that works on a full disk."""
         try:
-            there = Path(self._path).read_bytes()
+            on_disk = Path(self._path).read_bytes()
         except FileNotFoundError:
-            there = b""
-        if there != self._waiting and there.startswith(self._waiting):
+            on_disk = b""
+        if on_disk != self._waiting and on_disk.startswith(self._waiting):
             os.truncate(self._path, len(self._waiting))
-        elif there != self._waiting:
+        elif on_disk != self._waiting:
             write_bytes(self._path, self._waiting)
         self._size, self._waiting = len(self._waiting), b""
 
@@ -87,7 +96,7 @@ class AppendFile:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "ab", buffering=0) as file:
-            file.truncate(min(self._size, file.tell()))  # without the part of a line that a full disk took
+            file.truncate(min(self._size, file.tell()))  # removes half a line, written when the disk became full
             written = file.write(self._waiting)
             if written < len(self._waiting):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

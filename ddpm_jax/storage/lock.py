@@ -1,8 +1,8 @@
 """One job at a time in a run's folder.
 
-On a local (or shared) file system the kernel keeps the lock, `flock` on RUN/lock, and lets go of it when the
-process ends, in whatever way: there are no stale locks.  An object store has no locks; there RUN/lock is a
-lease, written anew every two minutes, which holds while it is fresh.
+On a local or shared file system the lock is `flock` on RUN/lock, which the kernel releases when the process ends for
+any reason, so no lock is stale.  Object stores have no locks; there, RUN/lock is a lease, which its holder rewrites
+every two minutes and which expires after ten.
 """
 
 import json
@@ -21,23 +21,28 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ddpm_jax.errors import RunError
-from ddpm_jax.storage.errors import reason
-from ddpm_jax.storage.paths import RunPath, failures, is_remote
+from ddpm_jax.storage.errors import error_summary
+from ddpm_jax.storage.paths import RunPath, io_errors, is_remote
 
-# A lease is written anew this often, and given up for dead when it is this old, in seconds.
+# Seconds between refreshes of a lease, and its age when it expires.
 REFRESH, EXPIRY = 120, 600
-# How long after taking a lease it is read again, to see who else did.
+# Seconds between writing a new lease and reading it, to detect another job that wrote one at the same time.
 SETTLE = 2
 
 
 @contextmanager
 def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Hold the lock of a run's folder, which exists; of many processes the first one does, for all.
+    """Hold the lock of a run's folder; of several processes the first one holds it for all.
 
-    Gives a function to call before writing, which raises RunError where another job has taken the lock over.
+    Args:
+        folder: the folder, which exists.
+        report: called with a line if the file system has no locks; the run then continues without one.
 
-    Raises RunError, of the same text on every process, where another job holds it or the lock cannot be written.
-    Where the file system knows no locks that is reported, and the run goes on without.
+    Yields:
+        A function to call before each write; it raises RunError if another job has taken over the lock.
+
+    Raises:
+        RunError: another job holds the lock, or it cannot be written.  Every process raises the same message.
     """
     held, refused = None, ""
     if jax.process_index() == 0:
@@ -45,10 +50,8 @@ def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[
             held = Lease(folder, report) if is_remote(folder) else FileLock(Path(folder), report)
         except RunError as error:
             refused = str(error)
-        except failures(folder) as error:
-            refused = (
-                f"{folder / 'lock'} cannot be written ({reason(error)}); a run needs a folder that may be written to"
-            )
+        except io_errors(folder) as error:
+            refused = f"{folder / 'lock'} cannot be written ({error_summary(error)}); a run needs a writable folder"
     refused = _as_first_says(refused)
     if refused:
         raise RunError(refused)
@@ -60,7 +63,7 @@ def locked(folder: RunPath, report: Callable[[str], None]) -> Iterator[Callable[
 
 
 def _as_first_says(text: str) -> str:
-    """A text of the first process, on every process; its first 4096 bytes."""
+    """The text that the first process passes, on every process; its first 4096 bytes."""
     if jax.process_count() == 1:
         return text
     content = np.frombuffer(text.encode()[:4096].ljust(4096, b"\0"), np.uint8)
@@ -68,22 +71,22 @@ def _as_first_says(text: str) -> str:
 
 
 def owner() -> dict[str, Any]:
-    """Who holds a lock: this process."""
+    """What a lock of this process contains."""
     return {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
 
 
 def in_use(folder: RunPath, content: bytes) -> RunError:
-    """The refusal that names the job which wrote `content` into the lock."""
+    """The error that names the job that wrote `content` to the lock of a folder."""
     who = _parsed(content)
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(who["since"])) if "since" in who else "an unknown time"
     return RunError(
         f"{folder} is in use by another job: process {who.get('process', 'unknown')} on {who.get('host', 'unknown')}, "
-        f"since {since}. Wait until it has ended, or stop it, or choose another --workdir"
+        f"since {since}. Wait until it ends, or stop it, or choose another --workdir"
     )
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """What a lock says, as far as it can be read."""
+    """The valid entries of a lock."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -102,7 +105,7 @@ class FileLock:
         try:
             import fcntl
         except ImportError:  # Windows
-            report(f"{folder} cannot be locked on this system: take care that no other job trains in it")
+            report(f"{folder} cannot be locked on this system: make sure that no other job trains in it")
             return
         self._file = (folder / "lock").open("a+b", buffering=0)
         try:
@@ -112,23 +115,23 @@ class FileLock:
             content = self._file.read()
             self._file.close()
             raise in_use(folder, content) from None
-        except OSError as error:  # ENOTSUP, ENOLCK, ENOSYS, EINVAL, by the kind of file system
-            report(f"{folder} cannot be locked ({error.strerror}): take care that no other job trains in it")
+        except OSError as error:  # ENOTSUP, ENOLCK, ENOSYS or EINVAL
+            report(f"{folder} cannot be locked ({error.strerror}): make sure that no other job trains in it")
             return
         self._write(json.dumps(owner()).encode())
 
     def _write(self, content: bytes) -> None:
-        """Say who holds the lock; on a full disk it holds all the same."""
+        """Write the content of the lock; the lock is valid without it, for example on a full disk."""
         assert self._file is not None
         with suppress(OSError):
             self._file.truncate(0)
             self._file.write(content)
 
     def check(self) -> None:
-        """The kernel gives it to no other job."""
+        """Do nothing: the kernel gives the lock to no other job."""
 
     def release(self) -> None:
-        """Let go.  The file stays: to remove it would let two others lock two files of this name."""
+        """Release the lock.  The file stays: without it, two other jobs could lock two files of this name."""
         if self._file is not None:
             self._write(b"")
             self._file.close()
@@ -144,11 +147,11 @@ class Lease:
         if content and age < EXPIRY:
             raise in_use(folder, content)
         if content:
-            report(f"{folder} was left by a job that ended without a word; taking it over")
+            report(f"{folder} has a stale lock, left by a job that ended; taking it over")
         self._lost = False
         self._refresh()
         time.sleep(SETTLE)
-        if self._taken():  # two asked at the same moment: the later has it
+        if self._taken():  # of two jobs at the same moment, the later one holds it
             raise in_use(folder, self._read())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -171,26 +174,26 @@ class Lease:
         return bool(content) and _parsed(content).get("token") != self._owner["token"]
 
     def check(self) -> None:
-        """Raise RunError where another job has the lease, which it may take once it has not been refreshed for long."""
+        """Raise RunError if another job has taken over the lease, which it may do once the lease has expired."""
         if not self._lost and time.time() - self._refreshed > EXPIRY:
-            with suppress(Exception):  # the network is down; what is to be written will tell of that
+            with suppress(Exception):  # the network is down; the write that follows will fail too
                 self._lost = self._taken()
         if self._lost:
             raise RunError(
-                f"{self._path.parent} was taken over by another job, as this one could not refresh its lock for "
-                f"{EXPIRY // 60} minutes; this one ends and leaves the run to the other"
+                f"{self._path.parent} was taken over by another job, as this job could not refresh its lock for "
+                f"{EXPIRY // 60} minutes; this job ends"
             )
 
     def _keep(self) -> None:
         while not self._ended.wait(REFRESH):
-            with suppress(Exception):  # the network is down for a moment; there is time for more tries
-                self._lost = self._taken()  # where this process slept too long, or was cut off
+            with suppress(Exception):  # the network is down; there is time for more attempts
+                self._lost = self._taken()  # if this process was suspended or disconnected for too long
                 if self._lost:
                     return
                 self._refresh()
 
     def release(self) -> None:
-        """Let go, so that the next job need not wait."""
+        """Remove the lease, so that the next job need not wait."""
         self._ended.set()
         self._thread.join()
         with suppress(Exception):

@@ -1,6 +1,6 @@
-"""What a training run tells: one progress bar, JSON lines, TensorBoard events, pictures.
+"""The output of a training: a progress bar, JSON lines, TensorBoard events and pictures.
 
-On a terminal nothing scrolls by; where the output is a file there is a line for each log entry.
+A terminal shows one progress bar; if stderr is a file, it gets a line for each log entry.
 """
 
 import json
@@ -13,12 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.storage.append_file import AppendFile, Troubles
-from ddpm_jax.storage.paths import RunPath, failures
+from ddpm_jax.storage.append_file import AppendFile, WriteFailures
+from ddpm_jax.storage.paths import RunPath, io_errors
 from ddpm_jax.storage.pictures import grid, save_png
 from ddpm_jax.storage.tensorboard import Events
 
-# Seconds without a line, after which there is one.
+# Seconds of silence after which a line says that training is alive.
 HEARTBEAT = 60.0
 
 
@@ -34,15 +34,22 @@ def format_time(seconds: float) -> str:
 class Log:
     """Writes metrics.jsonl, tensorboard/ and samples/ in a run's folder, and shows progress on stderr.
 
-    Entries of steps after `start`, left by a run that died after its last checkpoint, are dropped: they
-    will be written again.  What cannot be written is told of once and stops nothing.  A `quiet` log writes and
-    shows nothing: of many processes, one tells.
+    A write that fails is reported once and does not stop training.
     """
 
     def __init__(self, folder: RunPath, start: int, num_steps: int, quiet: bool = False) -> None:
+        """Open the log of a run.
+
+        Args:
+            folder: the run's folder.
+            start: the step to start from.  Entries of later steps, of a run killed after its last checkpoint, are
+                dropped: they will be written again.
+            num_steps: the last step.
+            quiet: whether to write and show nothing; true for all but the first of several processes.
+        """
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._troubles = Troubles(self.say, failures(folder))
+        self._failures = WriteFailures(self.say, io_errors(folder))
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -60,14 +67,14 @@ class Log:
         self._spoke, self._closed = time.monotonic(), Event()
         if not quiet:
             path = folder / "metrics.jsonl"
-            kept = entries_until(path, start, self._troubles)
-            self._metrics = AppendFile(path, kept, self._troubles, "its lines are kept and written once it works again")
-            self._events = Events(folder / "tensorboard", start, self._troubles)
+            kept = entries_until(path, start, self._failures)
+            self._metrics = AppendFile(path, kept, self._failures, "its lines are kept and written once it works again")
+            self._events = Events(folder / "tensorboard", start, self._failures)
             if not self._console.is_terminal:
                 Thread(target=self._heartbeat, daemon=True).start()
 
     def say(self, text: str) -> None:
-        """One line for the person who waits."""
+        """Show one line."""
         self._spoke = time.monotonic()
         self._console.print(text, highlight=False, soft_wrap=True)
 
@@ -76,15 +83,17 @@ class Log:
         self._progress.update(self._task, completed=step)
 
     def doing(self, what: str) -> None:
-        """Show what takes a while beside training."""
+        """Show an activity that takes a while, such as drawing samples."""
         self._progress.update(self._task, shown=what)
         if not self._console.is_terminal:
             self._say_state()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Record the metrics after `step` steps, which are those of the steps since the last record.
+        """Record the metrics of the steps since the last record.
 
-        values: any numbers, `loss` among them; where they are known, `steps_per_second` and `images_per_second`.
+        Args:
+            step: the last of these steps.
+            values: numbers by name; `loss`, and `steps_per_second` and `images_per_second` if they are known.
         """
         if self._quiet:
             return
@@ -104,9 +113,15 @@ class Log:
             self.say(f"step {step}/{self._num_steps}  {shown}")
 
     def images(self, step: int, pixels: Any, concern: str | None = None) -> RunPath:
-        """Save uint8 images [n, height, width, channels] as one picture; returns its path.
+        """Save images as one picture.
 
-        concern: why they may look worse than they should, for the person who looks at it.
+        Args:
+            step: the step at which they were drawn.
+            pixels: uint8 [n, height, width, channels].
+            concern: why they may look worse than they should; None for no reason.
+
+        Returns:
+            The path of the picture.
         """
         path = self.picture_path(step)
         if concern:
@@ -114,7 +129,7 @@ class Log:
         if self._quiet:
             return path
         picture = grid(np.asarray(pixels))
-        self._troubles.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
+        self._failures.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
         if not self._console.is_terminal:
             self.say(f"step {step}/{self._num_steps}  samples: {path}")
         self._events.add_image("samples", picture, step)
@@ -122,23 +137,23 @@ class Log:
         return path
 
     def picture_path(self, step: int) -> RunPath:
-        """Where the picture of a step is saved."""
+        """The path of the picture of a step."""
         return self._folder / "samples" / f"{step:08d}.png"
 
     def flush(self) -> None:
-        """Put everything on disk, so that a checkpoint never has more steps than its log."""
+        """Write everything to disk, so that a checkpoint never has more steps than its log."""
         if not self._quiet:
             self._metrics.flush()
             self._events.flush()
 
     def close(self) -> None:
-        """Write what waits, and end the progress bar."""
+        """Write what is waiting, and end the progress bar."""
         self._closed.set()
         self.flush()
         self._progress.stop()
 
     def _heartbeat(self) -> None:
-        """Where lines are all there is to see: one after each minute without any, so that waiting is not silence."""
+        """Without a progress bar: show the state after each minute of silence."""
         while not self._closed.wait(max(self._spoke + HEARTBEAT - time.monotonic(), 0.1)):
             if time.monotonic() - self._spoke >= HEARTBEAT:
                 self._say_state()
@@ -148,10 +163,13 @@ class Log:
         self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
 
-def entries_until(path: RunPath, step: int, troubles: Troubles) -> bytes:
-    """The lines of a metrics.jsonl up to a step; none where there is no such file.
+def entries_until(path: RunPath, step: int, failures: WriteFailures) -> bytes:
+    """The lines of a metrics.jsonl up to a step, without lines that are damaged, such as the last of a killed run.
 
-    Lines that cannot be read are left out, as that is which was being written when the run died.
+    Args:
+        path: the file, which need not exist.
+        step: the last step.
+        failures: reports an error in reading.
     """
     content = b""
 
@@ -159,7 +177,7 @@ def entries_until(path: RunPath, step: int, troubles: Troubles) -> bytes:
         nonlocal content
         content = path.read_bytes() if path.exists() else b""
 
-    troubles.attempt(f"what {path} held", read, "without it")
+    failures.attempt(f"the old content of {path}", read, "without it")
     return b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
 
 

@@ -1,7 +1,6 @@
 """The source of classes that a notebook's cells define, as a Python file that stands by itself.
 
-The file holds the imports, the functions, the classes and the constants of the notebook that a class refers to, each
-as it was in the cell that the class at hand comes from.
+The file contains the imports, functions, classes and constants of the notebook that a class refers to.
 """
 
 import ast
@@ -40,12 +39,12 @@ def _globals_of(table: symtable.SymbolTable) -> Iterator[str]:
 
 
 def cell_of(thing: Any) -> Cell | None:
-    """Where a class or function of a notebook is defined; None where its source is not known."""
+    """The cell that defines a class or function of a notebook; None if its source is not known."""
     for file in _files_of(thing):
         lines = linecache.getlines(file)
         try:
             tree = ast.parse("".join(lines))
-        except SyntaxError:  # a line that only a notebook understands, such as %matplotlib
+        except SyntaxError:  # a line of IPython, such as %matplotlib
             lines = [line if not line.lstrip().startswith(("%", "!")) else "\n" for line in lines]
             try:
                 tree = ast.parse("".join(lines))
@@ -73,7 +72,7 @@ def _files_of(thing: Any) -> Iterator[str]:
 def source_of(classes: list[type]) -> str:
     """A Python file that defines the classes.
 
-    Raises ValueError where one refers to a value that cannot be written into a file, such as an array.
+    Raises ValueError if one refers to a value that cannot be written to a file, such as an array.
     """
     imports: dict[str, None] = {}
     parts: dict[str, str] = {}
@@ -84,7 +83,7 @@ def source_of(classes: list[type]) -> str:
 
 
 def _add(name: str, value: Any, imports: dict[str, None], parts: dict[str, str], user: str) -> None:
-    """Add what gives `name` its value: an import, or a definition after those that it needs itself."""
+    """Add the import or the definition of `name`, after the definitions that it needs."""
     line = _import_of(name, value)
     if line:
         imports[line] = None
@@ -98,7 +97,7 @@ def _add(name: str, value: Any, imports: dict[str, None], parts: dict[str, str],
     if cell is None or value.__name__ != name:
         raise ValueError(
             f"{user} is a class of a notebook whose code refers to {name}, a {type(value).__name__} of the notebook, "
-            f"which cannot be kept with the run; make {name} a field, or put the class into a file and import it"
+            f"which cannot be saved with the run; make {name} a field, or move the class to a file and import it"
         )
     parts[name] = ""  # in case it refers to itself
     module = vars(sys.modules[value.__module__])
@@ -110,7 +109,7 @@ def _add(name: str, value: Any, imports: dict[str, None], parts: dict[str, str],
 
 
 def _import_of(name: str, value: Any) -> str | None:
-    """The statement that imports a value under a name; None for one that the notebook itself defines."""
+    """The statement that imports a value under a name; None for a value that the notebook defines."""
     if isinstance(value, types.ModuleType):
         return f"import {name}" if value.__name__ == name else f"import {value.__name__} as {name}"
     home, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)

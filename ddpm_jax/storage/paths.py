@@ -1,8 +1,7 @@
-"""Where a run lies: a folder of this machine, or one of an object store (gs://bucket/run).
+"""The folder of a run: local, or in an object store (gs://bucket/run).
 
-A local folder is a `pathlib.Path`, as everywhere; a remote one is an `etils.epath.Path`, which has the same
-methods, so code that reads and writes whole files serves both.  What an object store lacks is appending,
-locks, and renames that happen at once.
+A local folder is a `pathlib.Path`, a remote one an `etils.epath.Path`.  Both have the same methods, so code that reads
+and writes whole files works with both.  Object stores lack appending, locks and atomic renames.
 """
 
 import atexit
@@ -20,26 +19,26 @@ from ddpm_jax.errors import RunError
 
 RunPath: TypeAlias = Path | epath.Path
 
-# The package that each kind of address needs; etils and Orbax take these.
+# The package that each kind of address needs, for etils and Orbax.
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
 def local_path(path: str | os.PathLike) -> Path:
-    """The local path, with ~ and ~user at its start replaced by the home folder, as a shell does."""
+    """The local path, with ~ and ~user at its start expanded, as in a shell."""
     return Path(os.path.expanduser(path))
 
 
 def run_path(folder: str | os.PathLike) -> RunPath:
-    """The folder, local or remote; of a local one ~ is the home folder.
+    """The folder, local (with ~ expanded) or remote.
 
-    Raises RunError where its address is of an unknown kind, or needs a package that is not installed.
+    Raises RunError if the address is of an unknown kind, or needs a package that is not installed.
     """
     text = os.fspath(folder)
     scheme, separator, _ = text.partition("://")
     if not separator:
         return local_path(text)
     if scheme not in SCHEMES:
-        raise RunError(f"{text} is not a folder that can be reached; expected a local one or {known_schemes()}")
+        raise RunError(f"{text} is no address of a folder; expected a local path or {known_schemes()}")
     if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec(SCHEMES[scheme]) is None:
         extra = "ddpm-jax[gcs]" if scheme == "gs" else SCHEMES[scheme]
         raise RunError(f"{text} needs the package {SCHEMES[scheme]}: pip install '{extra}'")
@@ -53,31 +52,33 @@ def known_schemes() -> str:
 
 
 def is_remote(path: RunPath) -> bool:
-    """Whether a path lies in an object store."""
+    """Whether a path is in an object store."""
     return "://" in os.fspath(path)
 
 
-def failures(path: RunPath) -> type[Exception]:
-    """What reading and writing there raises where it fails: the packages for object stores have errors of their own."""
+def io_errors(path: RunPath) -> type[Exception]:
+    """The errors of reading and writing a path: the packages for object stores have errors of their own."""
     return Exception if is_remote(path) else OSError
 
 
 def require_folder(folder: RunPath, remedy: str) -> None:
-    """Raise RunError unless files can be written in a local folder, which may have to be made; writes nothing.
+    """Raise RunError unless files can be written to a local folder, or the folder can be created; writes nothing.
 
-    remedy: what the user can do instead.
+    Args:
+        folder: the folder; a remote one is not checked.
+        remedy: what the user can do instead, the end of the message.
     """
     if is_remote(folder):
         return
-    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise RunError(f"{folder} cannot be a folder, as {there} is a file; {remedy}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"{folder} cannot be written: {there} belongs to another user or is read-only; {remedy}")
+    nearest = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise RunError(f"{folder} cannot be a folder, as {nearest} is a file; {remedy}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written: {nearest} belongs to another user or is read-only; {remedy}")
 
 
 def write_bytes(path: RunPath, content: bytes) -> None:
-    """Write a file whole or not at all; missing folders are made."""
+    """Write a file whole or not at all; missing folders are created."""
     if is_remote(path):
         path.write_bytes(content)  # an object appears once it is complete
         return
@@ -91,7 +92,7 @@ def write_bytes(path: RunPath, content: bytes) -> None:
 
 
 def local_copy(path: RunPath) -> Path:
-    """The file itself if it is local, or else a copy of it that lives as long as this process."""
+    """The file itself if it is local; otherwise a local copy, which is deleted when this process ends."""
     if not is_remote(path):
         return Path(path)
     folder = tempfile.mkdtemp(prefix="ddpm-jax-")
@@ -102,21 +103,21 @@ def local_copy(path: RunPath) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """~/.cache/ddpm_jax/NAME, or $XDG_CACHE_HOME/ddpm_jax/NAME: what can be made again, for all runs of a user."""
+    """~/.cache/ddpm_jax/NAME, or $XDG_CACHE_HOME/ddpm_jax/NAME: what can be computed again, for all runs of a user."""
     return local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ddpm_jax" / name
 
 
 def remove_tree(folder: RunPath) -> None:
-    """Remove a folder and all in it, as far as that is possible."""
+    """Remove a folder and its content, as far as possible."""
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    with suppress(failures(folder)):
+    with suppress(io_errors(folder)):
         epath.Path(folder).rmtree(missing_ok=True)
 
 
 def move_tree(folder: RunPath, target: RunPath) -> None:
-    """Move a folder: at once where it is local, file by file where it is not."""
+    """Move a folder: a local one by an atomic rename, a remote one file by file."""
     if not is_remote(folder):
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)

@@ -1,41 +1,38 @@
 """Specs to JSON and back: frozen dataclasses of numbers, strings, tuples and other specs.
 
-A spec becomes {"class": "module:Name", field: value, ...}.  A class that is defined in an experiment
-file rather than in an installed package is named by the file, "digits.py:Name", and the file is looked
-for beside the JSON: `save` puts a copy there, so a run folder is complete in itself.  Classes of a notebook, which lie
-in no file, are written into one, "notebook_cells.py:Name".
+A spec becomes {"class": name, field: value, ...}; `classes` says how classes are named.  `save` also copies the
+experiment files that define classes, so a run folder is complete.  Reading is strict: an unknown field, a missing one
+without a default and a value of the wrong type are errors that name the field.
 
-Reading is strict: an unknown field, a missing one without default and a value of the wrong type are
-errors that name the field.
+`_fits` is not beartype's `is_bearable`: that takes true for a whole number and refuses 1 for a float, needs a package
+at run time, and would save about 15 lines.
 """
 
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
-import inspect
 import json
 import re
-import sys
-import traceback
 import types
 import typing
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ddpm_jax.storage import notebook
-from ddpm_jax.storage.paths import RunPath, local_copy, write_bytes
-
-
-class SpecError(ValueError):
-    """A spec cannot be written or read; the message names the field and what would be accepted."""
+from ddpm_jax.storage.classes import class_name, find_class, sources
+from ddpm_jax.storage.errors import SpecError
+from ddpm_jax.storage.paths import RunPath, write_bytes
 
 
 def encode(value: Any, where: str = "") -> Any:
-    """The JSON value of a spec or of one of its fields; `where` names it in errors."""
+    """The JSON value of a spec, or of one of its fields.
+
+    Args:
+        value: the spec or the value of the field.
+        where: the name of the field, for errors; empty for a whole spec.
+
+    Raises:
+        SpecError: a spec cannot hold the value.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value))
         encoded = {name: encode(getattr(value, name), f"{where}.{name}".lstrip(".")) for name in fields}
@@ -51,22 +48,30 @@ def encode(value: Any, where: str = "") -> Any:
 
 
 def decode(value: Any, folder: RunPath, where: str = "") -> Any:
-    """The spec that `encode` wrote; `folder` is where experiment files named in it lie."""
+    """The spec that `encode` turned into this JSON value.
+
+    Args:
+        value: the JSON value.
+        folder: the folder of the experiment files that the value names.
+        where: the name of the field, for errors; empty for a whole spec.
+
+    Raises:
+        SpecError: the value is not a spec; the message names the field.
+    """
     if isinstance(value, list):
         return tuple(decode(item, folder, f"{where}[{index}]") for index, item in enumerate(value))
     if not isinstance(value, dict):
         return value
     if "class" not in value:
         raise SpecError(f"{where or 'the experiment'} has no field 'class'")
-    cls = find_class(str(value["class"]), folder, where)
+    cls = find_class(str(value["class"]), folder, where or "the experiment")
     given = {name: item for name, item in value.items() if name != "class"}
-    hints = typing.get_type_hints(cls)
     known = {field.name: field for field in dataclasses.fields(cls)}
     for name in given:
         if name not in known:
             accepted = ", ".join(known) or "none"
             raise SpecError(f"{f'{where}.{name}'.lstrip('.')}: {cls.__name__} has no such field; it has {accepted}")
-    arguments = {}
+    hints, arguments = typing.get_type_hints(cls), {}
     for name, field in known.items():
         path = f"{where}.{name}".lstrip(".")
         if name in given:
@@ -82,7 +87,7 @@ def decode(value: Any, folder: RunPath, where: str = "") -> Any:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value`, with whole numbers made floats where the field is a float; SpecError where it does not fit."""
+    """`value`, as a float if the field is a float; raises SpecError if it does not fit the annotation."""
     if hint is float and type(value) is int:
         return float(value)
     if not _fits(value, hint):
@@ -116,88 +121,8 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def class_name(cls: type) -> str:
-    """ "module:Name", or "file.py:Name" for a class of an experiment file."""
-    module = sys.modules[cls.__module__]
-    is_file = cls.__module__ == "__main__" or cls.__module__.startswith(_PREFIX)
-    if "<locals>" in cls.__qualname__:
-        raise SpecError(f"class {cls.__qualname__} is defined inside a function; move it to the top of its file")
-    if is_file and not getattr(module, "__file__", None):
-        if notebook.cell_of(cls) is None:
-            raise SpecError(
-                f"class {cls.__qualname__} is defined in no file, and its code is not known; put it into an experiment "
-                "file or a module"
-            )
-        return f"{notebook.FILE}:{cls.__qualname__}"
-    return f"{Path(str(module.__file__)).name if is_file else cls.__module__}:{cls.__qualname__}"
-
-
-# Where a class has gone that files written before name by its old place.
-MOVED = {"ddpm_jax.training.optimizer:Ema": "ddpm_jax.training.average:Ema"}
-
-
-def find_class(name: str, folder: RunPath, where: str = "") -> type:
-    """The dataclass called `name`, as `class_name` gives it, or gave it before it moved."""
-    place, _, qualified = MOVED.get(name, name).partition(":")
-    try:
-        found: Any = load_file(local_copy(folder / place)) if place.endswith(".py") else importlib.import_module(place)
-        for part in qualified.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # whatever the code of the file raises
-        reason = f"{type(error).__name__}: {error}"
-        raise SpecError(f"{where or 'the experiment'}: class {name!r} cannot be loaded ({reason})") from error
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise SpecError(f"{where or 'the experiment'}: {name!r} is not a dataclass")
-    return found
-
-
-_PREFIX = "ddpm_jax_experiment_"
-
-
-def load_file(path: Path) -> types.ModuleType:
-    """The module in a Python file; files of equal content are one module, so their classes are equal.
-
-    Raises FileNotFoundError where there is none.
-    """
-    content = path.read_bytes()
-    main = sys.modules.get("__main__")
-    main_file = getattr(main, "__file__", None)
-    if main is not None and main_file and Path(main_file).suffix == ".py" and Path(main_file).read_bytes() == content:
-        return main
-    name = _PREFIX + hashlib.sha256(content).hexdigest()[:16]
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path.resolve())
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    sys.modules[name].__file__ = str(path.resolve())  # where it was found last: an earlier copy may be gone
-    return sys.modules[name]
-
-
-def run_file(path: Path) -> types.ModuleType:
-    """The module in a Python file of the user's, which finds its neighbours as with `python FILE.py`.
-
-    Raises ValueError that names the line where its code fails.
-    """
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        return load_file(path)
-    except Exception as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
-        ]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
-        raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-
-
 def described(spec: Any) -> Any:
-    """A spec as JSON; its representation, without addresses in memory, where it cannot be written so."""
+    """A spec as JSON; if that is not possible, its representation without addresses in memory."""
     try:
         return encode(spec)
     except SpecError:
@@ -205,46 +130,26 @@ def described(spec: Any) -> Any:
 
 
 def save(spec: Any, path: RunPath) -> None:
-    """Write a spec as JSON, and copies of the experiment files that define its classes beside it."""
+    """Write a spec as JSON, with copies of the experiment files that define its classes beside it.
+
+    Args:
+        spec: the spec.
+        path: the JSON file; files with the right content are left as they are.
+
+    Raises:
+        SpecError: the spec cannot be written; then no file has changed.
+    """
     text = json.dumps(encode(spec), indent=2) + "\n"
-    for name, content in sources(spec).items():
+    for name, content in {**sources(spec), path.name: text.encode()}.items():
         target = path.parent / name
         if not target.exists() or target.read_bytes() != content:
             write_bytes(target, content)
-    if not path.exists() or path.read_bytes() != text.encode():
-        write_bytes(path, text.encode())
-
-
-def sources(spec: Any) -> dict[str, bytes]:
-    """The experiment files that define classes of a spec, by their names; those of notebook cells are one file.
-
-    Raises SpecError where the code of a notebook's class needs something that cannot be written into that file.
-    """
-    found, in_cells = {}, []
-    for cls in file_classes(spec).values():
-        path = getattr(sys.modules[cls.__module__], "__file__", None)
-        if path:
-            found[Path(path).name] = Path(path).read_bytes()
-        else:
-            in_cells.append(cls)
-    if in_cells:
-        try:
-            found[notebook.FILE] = notebook.source_of(in_cells).encode()
-        except ValueError as error:
-            raise SpecError(str(error)) from None
-    return found
-
-
-def code_of(cls: type) -> str:
-    """The source of a class of an experiment file or of a notebook."""
-    cell = None if getattr(sys.modules[cls.__module__], "__file__", None) else notebook.cell_of(cls)
-    return inspect.getsource(cls) if cell is None else cell.source
 
 
 def load(path: RunPath) -> Any:
-    """The spec in a JSON file that `save` wrote, or that a person did.
+    """The spec in a JSON file, written by `save` or by hand.
 
-    Raises SpecError, which names the file and the field, where it is not JSON or not a spec.
+    Raises SpecError with the file and the field if it is not JSON or not a spec.
     """
     try:
         value = json.loads(path.read_text())
@@ -254,44 +159,3 @@ def load(path: RunPath) -> Any:
         return decode(value, path.parent)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error.__cause__
-
-
-def file_classes(spec: Any) -> dict[str, type]:
-    """The classes in a spec that experiment files define, by their names in JSON."""
-    if isinstance(spec, tuple):
-        return {name: cls for item in spec for name, cls in file_classes(item).items()}
-    if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
-        return {}
-    found = {class_name(type(spec)): type(spec)}
-    for field in dataclasses.fields(spec):
-        found |= file_classes(getattr(spec, field.name))
-    return {name: cls for name, cls in found.items() if name.split(":")[0].endswith(".py")}
-
-
-def changed_code(a: Any, b: Any) -> list[str]:
-    """The classes of experiment files that two specs both use, but with different code (of the class itself)."""
-    there, here = file_classes(a), file_classes(b)
-    both = there.keys() & here.keys()
-    return sorted(
-        name
-        for name in both
-        if there[name] is not here[name] and code_of(there[name]).strip() != code_of(here[name]).strip()
-    )
-
-
-def differences(a: Any, b: Any, where: str = "") -> list[str]:
-    """The fields in which two encoded specs differ, each as "net.channels: 64 there, 128 here"."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.get("class") == b.get("class"):
-        names = dict.fromkeys([*a, *b])
-        return [line for name in names for line in differences(a.get(name), b.get(name), f"{where}.{name}".lstrip("."))]
-    if a == b:
-        return []
-    if _short(a) == _short(b):  # classes of one name in two modules
-        a, b = a["class"], b["class"]
-    return [f"{where}: {_short(a)} there, {_short(b)} here"]
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(value.get("class", "")).split(":")[-1]
-    return json.dumps(value)

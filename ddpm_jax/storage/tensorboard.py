@@ -8,24 +8,24 @@ import uuid
 from functools import cached_property
 from typing import Any
 
-from ddpm_jax.storage.append_file import AppendFile, Troubles
+from ddpm_jax.storage.append_file import AppendFile, WriteFailures
 from ddpm_jax.storage.paths import RunPath
 
 
 class Events:
     """A file of TensorBoard events: scalars and pictures, each with its step.
 
-    Events of steps after `start`, in files that an earlier process wrote, are hidden by TensorBoard.
+    TensorBoard hides events of steps after `start` in files of earlier processes.
     """
 
-    def __init__(self, folder: RunPath, start: int, troubles: Troubles) -> None:
+    def __init__(self, folder: RunPath, start: int, failures: WriteFailures) -> None:
         self._start = start
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
-        self._journal = AppendFile(folder / name, b"", troubles, "without these events until it works again")
+        self._file = AppendFile(folder / name, b"", failures, "without these events until it works again")
 
     @cached_property
     def _proto(self) -> Any:
-        """The kinds of messages; imported for the first event, for where PyTorch is installed it is imported, too."""
+        """The kinds of messages; imported for the first event, as the import loads PyTorch if it is there."""
         proto: Any = importlib.import_module("tensorboardX.proto.event_pb2")
         begin = proto.SessionLog(status=proto.SessionLog.START)
         self._record(proto.Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -45,12 +45,12 @@ class Events:
         self._add(summary.image(name, picture, dataformats="HWC"), step)
 
     def write(self) -> None:
-        """Write what waits, where that costs little."""
-        self._journal.write()
+        """Write what is waiting if that is cheap."""
+        self._file.write()
 
     def flush(self) -> None:
-        """Write what waits."""
-        self._journal.flush()
+        """Write what is waiting."""
+        self._file.flush()
 
     def _add(self, summary: Any, step: int) -> None:
         self._record(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
@@ -61,4 +61,4 @@ class Events:
 
         content = event.SerializeToString()
         for part in (struct.pack("<Q", len(content)), content):
-            self._journal.append(part + struct.pack("<I", masked_crc32c(part)))
+            self._file.append(part + struct.pack("<I", masked_crc32c(part)))

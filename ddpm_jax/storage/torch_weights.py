@@ -1,8 +1,8 @@
-"""Weights in files of PyTorch, read without PyTorch, and without running what the file says.
+"""Weights in files of PyTorch, read without PyTorch and without running code in the file.
 
-A `.pth` is a pickle, and a pickle is a program: it names functions, and reading it calls them.  Here only the few names
-are known that a dictionary of tensors needs, and they stand for plain descriptions; any other is refused by name.  Two
-layouts exist:
+A `.pth` is a pickle, and a pickle is a program: it names functions, and reading it calls them.  This reader knows only
+the names that a dictionary of tensors needs, and maps them to plain descriptions; any other name is refused.  There are
+two layouts:
 
     since 1.6    a zip: NAME/data.pkl, and the bytes of storage KEY in NAME/data/KEY
     before       pickles one after another: magic number, version, about the machine, the object, the storages'
@@ -59,19 +59,19 @@ class Tensor(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What the name of a class of storages stands for; it cannot be called."""
+    """The dtype of a class of storages; it cannot be called."""
 
     dtype: np.dtype
 
 
 class _RefusedError(ValueError):
-    """The file asks for what is not known here."""
+    """The file contains something that this reader does not know."""
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{name: array} of a dictionary of tensors that `torch.save` or safetensors wrote.
 
-    Raises ValueError where the file holds anything else or is damaged, and OSError where it cannot be opened.
+    Raises ValueError if the file contains anything else or is damaged, and OSError if it cannot be opened.
     """
     with local_path(path).open("rb") as file:
         start = file.read(len(LEGACY_START))
@@ -82,15 +82,15 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return _read_legacy(file) if start == LEGACY_START else _read_safetensors(file)
         except _RefusedError as error:
             raise ValueError(f"{path} is not read: {error}") from None
-        except Exception as error:  # of pickle, zipfile, struct, safetensors, ...: whatever a damaged file leads to
-            told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        except Exception as error:  # of pickle, zipfile, struct, safetensors, ...: a damaged file can raise anything
+            summary = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise ValueError(
-                f"{path} cannot be read as weights ({told}); it is damaged, or neither a .pth nor a .safetensors"
+                f"{path} cannot be read as weights ({summary}); it is damaged, or neither a .pth nor a .safetensors"
             ) from None
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors, storages and dictionaries, and nothing else."""
+    """Reads tensors, storages and dictionaries, and nothing else."""
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
@@ -106,8 +106,8 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in STORAGES:
             return _Kind(STORAGES[name])
         raise _RefusedError(
-            f"it asks for {module}.{name}, and only tensors and dictionaries of them are read. Where it is to be "
-            "trusted, write it anew with torch: torch.save(model.state_dict(), PATH)"
+            f"it asks for {module}.{name}, and only tensors and dictionaries of them are read. If you trust "
+            "it, convert it with torch: torch.save(model.state_dict(), PATH)"
         )
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -121,21 +121,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Any, offset: Any, sizes: Any, strides: Any, *_: Any) -> Tensor:
-    """What `torch._utils._rebuild_tensor_v2` stands for: a description, checked when it is used."""
+    """In place of `torch._utils._rebuild_tensor_v2`: a description of a tensor that lies inside its storage."""
     if not isinstance(storage, Storage):
-        raise _RefusedError("it makes a tensor of what is no storage")
+        raise _RefusedError("it makes a tensor of something that is not a storage")
     tensor = Tensor(storage, int(offset), tuple(map(int, sizes)), tuple(map(int, strides)))
     numbers = (tensor.offset, *tensor.sizes, *tensor.strides)
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.sizes, tensor.strides, strict=True))
     count = math.prod(tensor.sizes)
-    # A view of more elements than the storage has is one with strides of 0, of any size at no cost to who wrote it.
+    # A view with more elements than its storage has strides of 0: a small file could then fill the memory.
     if min(numbers) < 0 or count > storage.size or (count and last >= storage.size):
         raise _RefusedError(f"a tensor of sizes {list(tensor.sizes)} does not lie inside its storage of {storage.size}")
     return tensor
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
-    """What `torch._utils._rebuild_parameter` stands for."""
+    """In place of `torch._utils._rebuild_parameter`."""
     return tensor
 
 
@@ -163,7 +163,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            raise _RefusedError("it is a zip, but none that torch.save wrote: it has no data.pkl")
+            raise _RefusedError("it is a zip, but not one of torch.save: it has no data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in members else "little"
         with archive.open(pickles[0]) as pickled:

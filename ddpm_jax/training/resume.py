@@ -9,6 +9,8 @@ from ddpm_jax.data.given import Given
 from ddpm_jax.errors import RunError, require
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints, steps_in
+from ddpm_jax.storage.classes import sources
+from ddpm_jax.storage.comparison import changed_code, differences
 from ddpm_jax.storage.paths import RunPath, move_tree, write_bytes
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.plan import Plan
@@ -36,18 +38,18 @@ def conflicts(old: Experiment, new: Experiment, begun: bool = True) -> list[str]
     fixed = [field.name for field in dataclasses.fields(old) if field.name not in free]
     fixed = [name for name in fixed if begun or name in KNOWN_BY_WEIGHTS]
     encoded_old, encoded_new = specs.encode(old), specs.encode(new)
-    lines = [line for name in fixed for line in specs.differences(encoded_old[name], encoded_new[name], name)]
+    lines = [line for name in fixed for line in differences(encoded_old[name], encoded_new[name], name)]
     lines = [line for line in lines if begun or not line.startswith(UNKNOWN_TO_WEIGHTS)]
     if isinstance(old.data, Given) and isinstance(new.data, Given):  # what they hold is compared by itself
         lines = [line for line in lines if not line.startswith("data.digest:")]
-    changed = [(name, cls) for name in fixed for cls in specs.changed_code(getattr(old, name), getattr(new, name))]
+    changed = [(name, cls) for name in fixed for cls in changed_code(getattr(old, name), getattr(new, name))]
     return lines + [f"{name}: the code of {cls} has changed" for name, cls in changed]
 
 
 def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
     """Raise RunError unless `workdir` is new, or holds a run that this experiment continues."""
     specs.encode(experiment)  # what cannot be written is an error before anything is
-    specs.sources(experiment)
+    sources(experiment)
     path = workdir / "experiment.json"
     if workdir.exists() and not workdir.is_dir():
         raise RunError(f"{workdir} is a file; --workdir names a folder")

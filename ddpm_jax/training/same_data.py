@@ -13,7 +13,7 @@ from ddpm_jax.data.fingerprint import Fingerprint, changes, fingerprint
 from ddpm_jax.devices.mesh import broadcast
 from ddpm_jax.errors import RunError
 from ddpm_jax.storage.checkpoint import steps_in
-from ddpm_jax.storage.paths import RunPath, failures, write_bytes
+from ddpm_jax.storage.paths import RunPath, io_errors, write_bytes
 from ddpm_jax.training.experiment import Experiment
 
 NAME = "data.json"
@@ -83,7 +83,7 @@ def _read(workdir: RunPath) -> Fingerprint | None:
         return None
     try:
         return Fingerprint.from_json(path.read_text())
-    except (ValueError, failures(path)) as error:
+    except (ValueError, io_errors(path)) as error:
         raise RunError(
             f"{path} cannot be read ({error}), so it is not known whether the data are those that the run has learned "
             "from. Put a copy of it back, or delete it to go on with the data as they are now."

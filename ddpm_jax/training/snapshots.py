@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.errors import require
-from ddpm_jax.storage.checkpoint import CheckpointError, Checkpoints
+from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.storage.errors import CheckpointError
 from ddpm_jax.storage.paths import RunPath
 from ddpm_jax.training.average import Averaging, PowerEma, require_width
 from ddpm_jax.training.posthoc import coefficients, fit_error
