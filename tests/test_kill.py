@@ -18,12 +18,10 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
-from ddpm_jax.devices.mesh import replicated, with_sharding
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.training.resume import as_trees
 from ddpm_jax.training.snapshots import as_items
-from ddpm_jax.training.state import new_state
 
 EXPERIMENT = """
 from dataclasses import dataclass
@@ -88,11 +86,7 @@ def logged(workdir: Path) -> list[int]:
 
 def last_state(workdir: Path, one) -> list[np.ndarray]:
     experiment = specs.load(workdir / "experiment.json")
-
-    def fresh():
-        return new_state(experiment.net.init(jax.random.key(0), (8, 8, 1)), experiment.recipe().update, averages=2)
-
-    shapes = with_sharding(jax.eval_shape(fresh), replicated(one))
+    shapes = experiment.plan(one).state
     checkpoints = Checkpoints(workdir / "checkpoints")
     step, trees = checkpoints.restore_newest(lambda about: as_trees(shapes), report=pytest.fail)
     checkpoints.close()
@@ -103,7 +97,7 @@ def last_state(workdir: Path, one) -> list[np.ndarray]:
 def snapshots(workdir: Path, one) -> dict[int, list[np.ndarray]]:
     """The averages in each snapshot, by its step."""
     experiment = specs.load(workdir / "experiment.json")
-    shapes = with_sharding(experiment.parameter_shapes((8, 8, 1)), replicated(one))
+    shapes = experiment.plan(one).state.params
     store = Checkpoints(workdir / "snapshots")
     like = as_items((shapes, shapes))
     trees = {step: store.restore(step, lambda about: like) for step in store.steps()}
