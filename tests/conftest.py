@@ -12,6 +12,7 @@ from pathlib import Path
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ["QUICK_XLA_FLAGS"] = QUICK  # for the processes that tests start
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with a test on each core, more threads only wait
@@ -26,7 +27,8 @@ jaxtyping.install_import_hook("ddpm_jax", "beartype.beartype")
 
 import jax
 import pytest
-from jax.sharding import AxisType, Mesh
+from helpers import SCHEDULES, mesh_of
+from jax.sharding import Mesh
 
 from ddpm_jax.data import Digits
 from ddpm_jax.diffusion import schedule
@@ -38,28 +40,11 @@ from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.loop import Training, train
 from ddpm_jax.training.optimizer import Adam
 
-SCHEDULES = {
-    "linear": schedule.Linear(),
-    "linear-given": schedule.Linear(num_steps=50, beta_start=1e-3, beta_end=0.2),
-    "linear-short": schedule.Linear(num_steps=20),
-    "scaled-linear": schedule.ScaledLinear(),
-    "cosine": schedule.Cosine(),
-    "cosine-short": schedule.Cosine(num_steps=8),
-    "sigmoid": schedule.Sigmoid(),
-    "betas": schedule.Betas((0.1, 0.2, 0.05, 0.4)),
-}
-
 
 @pytest.fixture(params=SCHEDULES, scope="session")
 def spec(request) -> schedule.Schedule:
     """Every schedule in turn."""
     return SCHEDULES[request.param]
-
-
-def mesh_of(data: int, fsdp: int = 1) -> Mesh:
-    """A mesh of the first `data` x `fsdp` devices."""
-    devices = jax.devices()[: data * fsdp]
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,18 @@
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
+from helpers import Factors, averages_of
 
 import ddpm_jax
 from ddpm_jax.cli import main
 from ddpm_jax.cli.train import TrainOptions
 from ddpm_jax.errors import RunError
-from ddpm_jax.nets import Network
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.storage.errors import CheckpointError
@@ -26,18 +25,6 @@ from ddpm_jax.training.snapshots import Snapshots, combine
 
 WIDTHS = (0.01, 0.05, 0.1, 0.2, 0.28, 1 / np.sqrt(12))
 PAIR = (0.10, 0.05)
-
-
-def averages_of(averaging, values):
-    """The averages of a sequence of parameters theta_0, theta_1, ..., after each step: [steps, profiles, ...]."""
-
-    def step(averages, inputs):
-        averages = averaging.update(averages, *inputs)
-        return averages, jnp.stack([average["w"] for average in averages])
-
-    start = tuple({"w": jnp.asarray(values[0], jnp.float32)} for _ in averaging.profiles)
-    inputs = ({"w": jnp.asarray(values[1:], jnp.float32)}, jnp.arange(1, len(values)))
-    return np.asarray(jax.lax.scan(step, start, inputs)[1])
 
 
 def quadrature():
@@ -245,17 +232,6 @@ def test_what_does_not_change_comes_back_exactly():
 
 
 # Runs.
-
-
-@dataclass(frozen=True)
-class Factors(Network):
-    """A network so small that it compiles at once: z_t times a factor for each row of pixels."""
-
-    def init(self, key, image_shape):
-        return {"factors": 0.1 * jax.random.normal(key, (image_shape[0], 1, 1))}
-
-    def bind(self, params):
-        return lambda z_t, t: params["factors"] * z_t
 
 
 @pytest.fixture(scope="module")

@@ -1,71 +1,18 @@
 """Gradients in bfloat16: as close to those in float32 as 8 bits allow, as every long sum is in float32."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import NETWORKS, case, equations
 
-from ddpm_jax.nets.init import ALMOST_ZERO_LAYERS
 from ddpm_jax.nets.layers import conv, dense
 from ddpm_jax.nets.unet import UNet
 
-SMALL = UNet(8, (1, 2), 1, (8,), dropout=0.0)
-NETWORKS = {
-    "as published": SMALL,
-    "with every option": replace(
-        SMALL,
-        adaptive_norm=True,
-        num_classes=5,
-        label_dropout=0.2,
-        patch_size=2,
-        attention_resolutions=(4,),
-        out_multiplier=2,
-        head_channels=4,
-        dropout=0.1,
-        middle_attention="plain",
-        frequency_shift=0.0,
-        cos_first=True,
-        pad_both_sides=True,
-        remat=True,
-    ),
-}
 # The most terms that a sum of bfloat16 numbers may have: an upsampled position has four.
 FEW = 4
-
-
-def case(spec: UNet, batch: int, size: int):
-    """(loss of the parameters and the dtype, parameters): kernels that start at zero are not, as in training."""
-    keys = jax.random.split(jax.random.key(0), 6)
-    params = spec.init(keys[0], (size, size, 3))
-
-    def trained(path, leaf):
-        names = [entry.key for entry in path]
-        at_zero = names[-1] == "kernel" and names[-2] in ALMOST_ZERO_LAYERS
-        return 0.05 * jax.random.normal(jax.random.fold_in(keys[1], len(str(path))), leaf.shape) if at_zero else leaf
-
-    z = jax.random.normal(keys[2], (batch, size, size, 3))
-    t = jax.random.randint(keys[3], (batch,), 1, 1001)
-    eps = jax.random.normal(keys[4], (batch, size, size, 3 * spec.out_multiplier))
-    labels = None if spec.num_classes is None else jax.random.randint(keys[5], (batch,), 0, spec.num_classes)
-
-    def loss(params, dtype):
-        net = replace(spec, dtype=dtype)
-        return jnp.mean((net.bind(params, labels, keys[0] if spec.dropout else None)(z, t) - eps) ** 2)
-
-    return loss, jax.tree_util.tree_map_with_path(trained, params)
-
-
-def equations(jaxpr) -> Iterator:
-    """All equations of a program, those inside calls too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(dict(equation.params), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def long_sums(function, *args) -> list[str]:

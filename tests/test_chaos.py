@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_kill import EXPERIMENT, finish, last_state, start, wait_until
+from helpers import EXPERIMENT, finish, last_state, start, wait_until
 
 KILLS = int(os.environ.get("DDPM_JAX_KILLS", "9"))
 LONG = EXPERIMENT.replace(

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers import EXPERIMENT
 from PIL import Image
-from test_kill import EXPERIMENT
 
 from ddpm_jax.cli import main
 from ddpm_jax.data import Arrays, Digits

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
-from test_launch import fails
+from helpers import fails
 
 from ddpm_jax import load_run
 from ddpm_jax.cli import main

@@ -13,8 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import SCHEDULES
-from test_launch import fails
+from helpers import SCHEDULES, fails
 
 from ddpm_jax import load_run
 from ddpm_jax.cli import main

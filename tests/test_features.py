@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import train_features as training
-from conftest import mesh_of
+from helpers import mesh_of
 from safetensors.numpy import save_file
 
 from ddpm_jax.data import Arrays, Digits, Npz

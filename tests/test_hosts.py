@@ -17,8 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import QUICK
-from test_kill import EXPERIMENT, logged, wait_until
+from helpers import EXPERIMENT, QUICK, logged, wait_until
 
 import ddpm_jax
 from ddpm_jax.data.images import to_pixels

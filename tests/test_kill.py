@@ -3,95 +3,20 @@
 Real processes, killed while they train and while they save.
 """
 
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import QUICK
+from helpers import EXPERIMENT, QUICK, finish, last_state, logged, process, start, wait_until
 
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
-from ddpm_jax.training.resume import as_trees
 from ddpm_jax.training.snapshots import as_items
-
-EXPERIMENT = """
-from dataclasses import dataclass
-import numpy as np
-from ddpm_jax.data import Digits
-from ddpm_jax.training.experiment import Experiment
-from ddpm_jax.cli.main import launch
-from ddpm_jax.nets.unet import UNet
-from ddpm_jax.sampling import Ddim
-from ddpm_jax.diffusion.schedule import Schedule
-from ddpm_jax.training.average import PowerEma
-from ddpm_jax.training.optimizer import Adam
-
-@dataclass(frozen=True)
-class Constant(Schedule):
-    num_steps: int = 30
-    def betas(self):
-        return np.full(self.num_steps, 0.1)
-
-experiment = Experiment(
-    name="killed", data=Digits(), schedule=Constant(), sampler=Ddim(num_steps=2), flip=True, batch_size=16,
-    net=UNet(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), dropout=0.1),
-    optimizer=Adam(learning_rate=1e-3, warmup_steps=3, decay="cosine"),
-    ema=PowerEma(snapshot_every=3),
-    num_steps=24, log_every=1, checkpoint_every=4, sample_every=1000, num_samples=4,
-)
-if __name__ == "__main__":
-    launch(experiment)
-"""
-
-
-def start(file: Path, workdir: Path, devices: int = 1) -> subprocess.Popen:
-    """The training in a process of its own."""
-    flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
-    return process([str(file), "--workdir", str(workdir)], flags)
-
-
-def process(arguments: list[str], flags: str) -> subprocess.Popen:
-    """Python with these arguments, its output kept."""
-    command, pipe = [sys.executable, *arguments], subprocess.PIPE
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < limit
-        time.sleep(0.002)
-
-
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-
-
-def logged(workdir: Path) -> list[int]:
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def last_state(workdir: Path, one) -> list[np.ndarray]:
-    experiment = specs.load(workdir / "experiment.json")
-    shapes = experiment.plan(one).state
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step, trees = checkpoints.restore_newest(lambda about: as_trees(shapes), report=pytest.fail)
-    checkpoints.close()
-    assert step == experiment.num_steps
-    return [np.asarray(leaf) for leaf in jax.tree.leaves({name: trees[name] for name in ("training", "ema", "ema_1")})]
 
 
 def snapshots(workdir: Path, one) -> dict[int, list[np.ndarray]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers import EXPERIMENT, fails
 from PIL import Image
-from test_kill import EXPERIMENT
 
 from ddpm_jax import load_run
 from ddpm_jax.cli import main
@@ -59,17 +59,6 @@ def experiment_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("experiment") / "own.py"
     path.write_text(EXPERIMENT)
     return path
-
-
-def fails(capsys, *arguments: str) -> str:
-    """What a command prints to stderr, having ended with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        main.main(list(map(str, arguments)))
-    assert stop.value.code == 2
-    printed = capsys.readouterr()
-    text = printed.err + printed.out
-    assert "Traceback" not in text
-    return " ".join(text.replace("│", " ").split())
 
 
 def test_mistakes_in_an_experiment_file_are_named_with_their_line(capsys, tmp_path):

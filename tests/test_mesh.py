@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mesh_of
+from helpers import mesh_of
 from jax.sharding import Mesh, PartitionSpec
 
 import ddpm_jax

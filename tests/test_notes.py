@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import marginal
 import note
 import pytest
+from helpers import readable
 from note import Claim
 from page import Section, markdown, page
-from readable import readable
 from rich.console import Console
 
 NAMES = runpy.run_path(str(Path(note.__file__).parent))["NAMES"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import page as notes_page
 import pytest
-from readable import readable
+from helpers import readable
 
 from ddpm_jax.diffusion.variance import FixedSmall, LearnedRange
 from ddpm_jax.evaluation import page as report_page

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mesh_of
+from helpers import mesh_of
 from jax.experimental import topologies
 
 from ddpm_jax.devices.compiler import WITHOUT_CONVOLUTIONS, compiler_options

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_bfloat16 import equations
+from helpers import equations
 
 from ddpm_jax.devices.precision import quoted, quoted_precision
 from ddpm_jax.diffusion import bound, likelihood

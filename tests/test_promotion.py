@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_bfloat16 import NETWORKS, case
+from helpers import NETWORKS, case
 
 from ddpm_jax.data.images import random_flip, to_pixels, to_unit
 from ddpm_jax.diffusion import bound, forward, likelihood, objective, targets, weighting

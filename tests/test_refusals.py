@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import EXPERIMENT
 from PIL import Image
-from test_kill import EXPERIMENT
 
 from ddpm_jax.cli import main
 from ddpm_jax.storage import specs

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_average import Factors, averages_of
+from helpers import Factors, averages_of
 
 from ddpm_jax import load_run
 from ddpm_jax.cli import main

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import mesh_of
+from helpers import mesh_of
 
 import ddpm_jax
 from ddpm_jax.data import Npz
