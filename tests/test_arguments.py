@@ -265,7 +265,7 @@ FROZEN = {
     "clippings": lambda i, f: (Clip(f(-2.0), f(2.0)), DynamicThreshold(f(0.5), f(2.0))),
     "objectives": lambda i, f: (objective.FullBound(i(16)), objective.Hybrid(f(0.5), bins=i(16))),
     "timesteps": lambda i, f: (timesteps.LossAwareTimesteps(i(4), f(0.5)),),
-    "networks": lambda i, f: (UNet(i(8), (i(1), i(2)), dropout=f(0.5)), Mlp(i(8), i(2)), ConvClassifier(i(3))),
+    "networks": lambda i, f: (UNet(i(8), (i(1), i(2)), dropout=f(0.5)), Mlp(i(8), i(2))),
     "the rest": lambda i, f: (
         MeshShape(fsdp=i(2)),
         Experiment("own", Digits(), Mlp(), batch_size=i(8), num_steps=i(9), keep_every=i(3), seed=i(4)),

@@ -655,7 +655,7 @@ def test_images_and_bfloat16_networks(schedule, key):
         ),
         (
             lambda s, x: bound(jax.random.key(0), Denoiser(network, s, variance=LearnedRange(), clip=Clip()), x),
-            r"returned shape \(2, 2\) for data of shape \(2, 2\); LearnedRange takes \(2, 4\)",
+            r"returned shape \(2, 2\) for data of shape \(2, 2\); LearnedRange expects \(2, 4\)",
         ),
     ],
 )

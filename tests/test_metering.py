@@ -38,7 +38,7 @@ def test_rates_are_those_of_the_time_since_the_last_reading(monkeypatch):
 def test_utilisation_is_the_share_of_all_devices_peak(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(watch, "peak_flops", lambda device: 1e12)
+    monkeypatch.setattr(metering, "peak_flops", lambda device: 1e12)
     meter = Meter(step=0, batch_size=8, devices=2, step_flops=10**12)
     now[0] = 4.0
     assert meter.read(2)["mfu"] == pytest.approx(1e12 * (2 / 4) / (2 * 1e12))
@@ -87,7 +87,7 @@ def made_here(x):
 
 def test_the_line_that_made_a_number_not_finite_is_named():
     with pytest.raises(
-        RunError, match=r"at step 7, invalid value \(nan\) encountered in log, in made_here \(test_watch"
+        RunError, match=r"at step 7, invalid value \(nan\) encountered in log, in made_here \(test_metering"
     ):
         explain(7, made_here, (jnp.float32(1.0),), {"loss": jnp.float32(jnp.nan)})
     explain(7, made_here, (jnp.float32(1.0),), {"loss": jnp.ones(()), "quarters": jnp.ones(4)})
