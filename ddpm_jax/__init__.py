@@ -9,42 +9,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddpm_jax import data as data
-    from ddpm_jax import errors as errors
-    from ddpm_jax import evaluation as evaluation
-    from ddpm_jax import features as features
-    from ddpm_jax import interop as interop
-    from ddpm_jax import metrics as metrics
-    from ddpm_jax import nets as nets
-    from ddpm_jax import sampling as sampling
-    from ddpm_jax.cli.main import launch as launch
-    from ddpm_jax.devices import mesh as mesh
-    from ddpm_jax.devices import precision as precision
-    from ddpm_jax.diffusion import arrays as arrays
-    from ddpm_jax.diffusion import bound as bound
-    from ddpm_jax.diffusion import clipping as clipping
-    from ddpm_jax.diffusion import denoiser as denoiser
-    from ddpm_jax.diffusion import forward as forward
-    from ddpm_jax.diffusion import gaussian as gaussian
-    from ddpm_jax.diffusion import grids as grids
-    from ddpm_jax.diffusion import guidance as guidance
-    from ddpm_jax.diffusion import likelihood as likelihood
-    from ddpm_jax.diffusion import mixture as mixture
-    from ddpm_jax.diffusion import objective as objective
-    from ddpm_jax.diffusion import schedule as schedule
-    from ddpm_jax.diffusion import targets as targets
-    from ddpm_jax.diffusion import timesteps as timesteps
-    from ddpm_jax.diffusion import variance as variance
-    from ddpm_jax.diffusion import weighting as weighting
-    from ddpm_jax.diffusion.denoiser import Denoiser as Denoiser
-    from ddpm_jax.run import Run as Run
-    from ddpm_jax.run import load_run as load_run
-    from ddpm_jax.training import average as average
-    from ddpm_jax.training import optimizer as optimizer
-    from ddpm_jax.training.experiment import Experiment as Experiment
-    from ddpm_jax.training.fit import fit as fit
-    from ddpm_jax.training.loop import train as train
-    from ddpm_jax.training.step import Recipe as Recipe
+    from ddpm_jax import data, errors, evaluation, features, interop, metrics, nets, sampling
+    from ddpm_jax.cli.main import launch
+    from ddpm_jax.devices import mesh, precision
+    from ddpm_jax.diffusion import (
+        arrays,
+        bound,
+        clipping,
+        denoiser,
+        forward,
+        gaussian,
+        grids,
+        guidance,
+        likelihood,
+        mixture,
+        objective,
+        process,
+        schedule,
+        targets,
+        timesteps,
+        variance,
+        weighting,
+    )
+    from ddpm_jax.diffusion.denoiser import Denoiser
+    from ddpm_jax.run import Run, load_run
+    from ddpm_jax.training import average, optimizer
+    from ddpm_jax.training.experiment import Experiment
+    from ddpm_jax.training.fit import fit
+    from ddpm_jax.training.loop import train
+    from ddpm_jax.training.step import Recipe
 
 __version__ = "0.2.0"
 
@@ -57,7 +50,7 @@ MODULES = {
         name: f"diffusion.{name}"
         for name in (
             *("arrays", "bound", "clipping", "denoiser", "forward", "gaussian", "grids", "guidance", "likelihood"),
-            *("mixture", "objective", "schedule", "targets", "timesteps", "variance", "weighting"),
+            *("mixture", "objective", "process", "schedule", "targets", "timesteps", "variance", "weighting"),
         )
     },
     **{name: f"training.{name}" for name in ("average", "optimizer")},
@@ -74,7 +67,12 @@ OBJECTS = {
     "train": "training.loop",
 }
 
-__all__ = sorted([*MODULES, *OBJECTS, "__version__"])
+__all__ = [
+    "Denoiser", "Experiment", "Recipe", "Run", "__version__", "arrays", "average", "bound", "clipping", "data",
+    "denoiser", "errors", "evaluation", "features", "fit", "forward", "gaussian", "grids", "guidance", "interop",
+    "launch", "likelihood", "load_run", "mesh", "metrics", "mixture", "nets", "objective", "optimizer", "precision",
+    "process", "sampling", "schedule", "targets", "timesteps", "train", "variance", "weighting",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
