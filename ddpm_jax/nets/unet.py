@@ -4,8 +4,7 @@ Down: at each level `num_res_blocks` residual blocks, each followed by attention
 height is listed, then half the size.  Middle: block, attention, block.  Up: the same levels backwards
 with one block more, each block taking one skip from the way down; then twice the size.
 
-The last fields of UNet, whose defaults are the published network, are for networks trained with other libraries
-(`ddpm_jax.interop`).
+The last fields of UNet are for networks trained with other libraries (`ddpm_jax.interop`).
 
 The CIFAR-10 network, UNet(), has 35,746,307 parameters for 32x32x3; the 256-pixel one,
 channel_multipliers (1, 1, 2, 2, 4, 4), has 113,673,219.
@@ -95,21 +94,18 @@ class UNet:
         positive = len(multipliers) > 0 and min(multipliers) >= 1
         require("channel_multipliers", multipliers, positive, "one or more whole numbers of at least 1")
         require("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, less than 1")
-        require(
-            "num_classes", self.num_classes, self.num_classes is None or self.num_classes >= 1, "None or at least 1"
-        )
+        classes = self.num_classes
+        require("num_classes", classes, classes is None or classes >= 1, "None or at least 1")
         require("label_dropout", self.label_dropout, 0 <= self.label_dropout < 1, "0 or more, less than 1")
-        labelled = self.num_classes is not None or self.label_dropout == 0
+        labelled = classes is not None or self.label_dropout == 0
         require("label_dropout", self.label_dropout, labelled, "0, as num_classes is None")
         require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
         self._check_variants()
         heads = "num_heads" if self.head_channels is None else "head_channels"
-        for level, multiplier in enumerate(multipliers):
-            width = self.channels * multiplier
-            if width % getattr(self, heads):
-                raise ValueError(
-                    f"{heads} is {getattr(self, heads)}, which does not divide the {width} channels of level {level}"
-                )
+        size = self.head_channels or self.num_heads
+        for level, width in enumerate(self.channels * multiplier for multiplier in multipliers):
+            if width % size:
+                raise ValueError(f"{heads} is {size}, which does not divide the {width} channels of level {level}")
 
     def _check_variants(self) -> None:
         """Raise ValueError where one of the fields that depart from the published network is wrong."""
