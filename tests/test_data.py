@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -531,6 +532,22 @@ def test_threads_end_with_the_iterator():
     assert not any(thread.is_alive() for thread in started)
 
 
+@pytest.mark.parametrize("prefetch", [0, 2, 5])
+def test_at_most_prefetch_batches_are_read_ahead(prefetch):
+    read = []
+
+    class Noting(Plain):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    iterator = sequential(Noting(100), 1, threads=3, prefetch=prefetch)
+    for taken in range(1, 4):
+        next(iterator)
+        time.sleep(0.1)
+        assert len(read) == 1 + taken + prefetch  # the shape is that of example 0
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -572,14 +589,14 @@ def test_imports_are_lazy_and_tensorflow_is_never_imported(prepared):
     program = f"""
 import sys
 from ddpm_jax.data import Digits, Tfds
-heavy = {{"tensorflow_datasets", "grain", "PIL", "sklearn"}}
+heavy = {{"tensorflow_datasets", "PIL", "sklearn"}}
 assert not heavy & set(sys.modules)
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.stream import batches
 assert not heavy & set(sys.modules)
 next(batches(Tfds("digits", data_dir={str(prepared)!r}, label_key="label"), 8, seed=0))
 prepare("other", {{"test": Digits("test")}}, {str(prepared)!r})
-assert "tensorflow" not in sys.modules and "grain" in sys.modules
+assert "tensorflow" not in sys.modules and "grain" not in sys.modules
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from ddpm_jax import specs
 from ddpm_jax.data import Folder, Npz
 from ddpm_jax.data.sources import image_shape
+from ddpm_jax.storage import specs
 
 
 def picture(path, seed=0):
