@@ -532,6 +532,12 @@ def test_threads_end_with_the_iterator():
     assert not any(thread.is_alive() for thread in started)
 
 
+def test_an_iterator_that_lives_until_python_exits_is_silent():
+    program = "from ddpm_jax.data import Digits, stream\nbatches = stream.batches(Digits(), 8, 0)\nnext(batches)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("prefetch", [0, 2, 5])
 def test_at_most_prefetch_batches_are_read_ahead(prefetch):
     read = []
