@@ -318,9 +318,9 @@ def test_a_file_is_downloaded_once_into_the_users_cache(server, tmp_path, monkey
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_leaves_no_whole_file_and_is_gone_on_with(ranges, server, tmp_path):
+def test_a_broken_download_leaves_no_complete_file_and_is_resumed(ranges, server, tmp_path):
     server.stop, server.ranges = 300_000, ranges
-    with pytest.raises(RunError, match=r"broke after 300000 of 560000 bytes.*goes on where it stopped"):
+    with pytest.raises(RunError, match=r"broke after 300000 of 560000 bytes.*resumes the download"):
         fetch(wanted(server), tmp_path)
     assert files(tmp_path) == ["w.pth.part"]
     server.stop = None
@@ -405,9 +405,9 @@ def test_a_functions_digest_is_that_of_its_source():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda images: images, r"\(3, 4, 4, 1\) of 3 images; expected features \[3, d\]"),
-        (lambda images: means(images)[:2], r"\(2, 1\) of 3 images"),
-        (lambda images: "features", "no array of numbers"),
+        (lambda images: images, r"\(3, 4, 4, 1\) for 3 images; expected features \[3, d\]"),
+        (lambda images: means(images)[:2], r"\(2, 1\) for 3 images"),
+        (lambda images: "features", "not an array of numbers"),
     ],
 )
 def test_a_function_that_gives_something_else_is_an_error(function, message):
@@ -527,7 +527,7 @@ def test_a_damaged_classifier_is_an_error(trained, tmp_path):
     with pytest.raises(ValueError, match=r"its arrays are not those"):
         load_classifier(path)
     save_file({"a": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match=r"no classifier.*inception:"):
+    with pytest.raises(ValueError, match=r"not a classifier.*inception:"):
         load_classifier(path)
 
 
@@ -552,7 +552,7 @@ NAMES = (("images", "image"), ("labels", "label"))
 
 def test_data_without_labels_are_refused():
     images = script.pixels((8, 8, 1), 12)
-    with pytest.raises(ValueError, match="no label, an integer; a classifier learns from them"):
+    with pytest.raises(ValueError, match="no label, an integer; a classifier learns from labels"):
         labelled(Arrays.of(images))
     with pytest.raises(ValueError, match=r"a label is 2; expected 0\.\.1"):
         train_classifier(Arrays.of(images, np.arange(12) % 3), **{**QUICK, "num_classes": 2})

@@ -6,9 +6,9 @@
 Each process gathers those rows of the batch that its devices hold.  So training resumes at any step without stored
 iterator state, and any number of processes sees the same global batches.  NumPy computes the order one batch at a time.
 
-A pool of threads reads ahead.  Grain adds a dependency and a median 1.3 s to the first batch, and is no faster: of 2,000
-JPEGs of 256 pixels 8 threads on 2 cores read a median 827 a second, as against 833 with Grain's threads and 167 with
-two of its worker processes.
+A pool of threads reads ahead.  Grain would add a dependency and a median 1.3 s before the first batch, and is not
+faster: of 2,000 JPEGs of 256 pixels, 8 threads on 2 cores read a median 827 a second, Grain's threads 833, and two of
+Grain's worker processes 167.
 """
 
 import itertools
@@ -54,7 +54,7 @@ def batches(
         seed: the seed of the order, 0 or more.
         start_step: the number of the first batch.
         rows: which n of the rows 0..batch_size - 1 of each batch to read; None: all of them.
-        threads: how many threads read ahead, one batch each; 0: none; None: 1 for arrays in memory, 8 for other sources.
+        threads: how many threads read ahead, one batch each; 0: none; None: 1 for arrays in memory, 8 otherwise.
         prefetch: how many batches are kept in memory; None: one for each thread, 4 at least.
 
     Returns:
