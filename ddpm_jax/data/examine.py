@@ -125,11 +125,14 @@ def examine(
                 if isinstance(one, str):
                     found.problems.append(one)
                 else:
-                    name = str(source.files[index]) if isinstance(source, HasFiles) else f"source[{index}]"
-                    found.add(name, *one)
+                    found.add(_name(source, index), *one)
             reached(indices.stop)
     found.conclude(source, num_classes)
     return found
+
+
+def _name(source: Source, index: int) -> str:
+    return str(source.files[index]) if isinstance(source, HasFiles) else f"source[{index}]"
 
 
 def _statistics(source: Source, index: int) -> tuple[tuple[int, ...], int, int, int, int | None] | str:
@@ -163,8 +166,7 @@ def reason_of(error: Exception, what: str) -> str:
 def quick_problems(source: Source, num_classes: int | None) -> list[str]:
     """The faults of a source that are found in a second or two.
 
-    These are: all wrong labels of arrays in memory, and the classes of a folder; for a folder of up to 32 MiB, all faults
-    of all images.
+    They are the wrong labels of arrays in memory, the classes of a folder, and all faults of a folder of up to 32 MiB.
 
     Args:
         source: any source.
