@@ -367,9 +367,12 @@ def test_prepared_colours_come_back(tmp_path, random, channels):
         ),
         ({"name": "digits:2.0.0"}, "name is 'digits:2.0.0'; the versions prepared in .* are 1.0.0"),
         ({"name": "records"}, "name is 'records': .* is stored as tfrecord.*--file_format=array_record"),
-        ({"name": "configured"}, "name is 'configured'; name one of its configurations: configured/a, configured/b"),
+        (
+            {"name": "configured"},
+            "'configured'; expected one of its configurations: configured/a, configured/b",
+        ),
         ({"name": "broken"}, "broken/1.0.0 is not a readable data set .*prepare it again"),
-        ({"split": "valid"}, r"split is 'valid', .*it has test \(360 examples\), train \(1437 examples\)"),
+        ({"split": "valid"}, r"split is 'valid', .*expected test \(360 examples\), train \(1437 examples\)"),
         ({"split": "train[:oops]"}, r"split is 'train\[:oops\]', .*train \(1437 examples\)"),
         ({"split": "train[:0]"}, r"split is 'train\[:0\]', .*train \(1437 examples\)"),
         ({"image_key": "photo"}, "image_key is 'photo'; the features of digits are image, label"),
@@ -425,7 +428,7 @@ class Failing(Plain):
     [
         ("MyImages", {"train": Plain(2)}, "name is 'MyImages'; expected lower-case words"),
         ("mine", {}, "splits is empty; expected at least one"),
-        ("mine", {"all": Plain(2)}, "split 'all' cannot be named so"),
+        ("mine", {"all": Plain(2)}, "split 'all' has an unsuitable name"),
         (
             "mine",
             {"train": Plain(2), "test": Digits()},
@@ -434,7 +437,7 @@ class Failing(Plain):
         (
             "mine",
             {"train": [{"image": SMALL}] * 256 + [{"image": LARGE}]},
-            r"images from 256 on have shape \(3, 2, 1\)",
+            r"images from number 256 on have shape \(3, 2, 1\)",
         ),
         ("mine", {"train": [{"image": np.zeros((2, 2, 2), np.uint8)}]}, r"shape \(2, 2, 2\); a PNG has 1, 3 or 4"),
     ],
