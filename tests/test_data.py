@@ -276,7 +276,7 @@ def test_folder_formats(tmp_path, random):
     ("name", "fields", "message"),
     [
         ("nowhere", {}, "path is '.*nowhere'; there is no such folder"),
-        ("empty", {}, r"path is '.*empty', where no image was found; looked for .* .bmp .*\.jpg"),
+        ("empty", {}, r"path is '.*empty', which holds no images; expected files .* .bmp .*\.jpg"),
         ("corrupt", {}, r"corrupt/a.png cannot be read as an image \(.*\); repair it or delete it"),
         ("deep", {}, "deep/a.tif cannot be read .*floats.*whose range is not known: convert it to 8 bits"),
         ("channels", {}, r"channels is None, but .*b.png has 3 and .*a.png has 1; channels=3 \(--data.channels 3\)"),
