@@ -52,7 +52,7 @@ class Examination:
         """The mean of all values."""
         return self.total / max(self.values, 1)
 
-    def add(self, name: str, shape: tuple[int, ...], low: int, high: int, total: int, label: int | None) -> None:
+    def _add(self, name: str, shape: tuple[int, ...], low: int, high: int, total: int, label: int | None) -> None:
         """Count one example without faults."""
         self.shapes[shape] += 1
         self.first_of.setdefault(shape, name)
@@ -61,7 +61,7 @@ class Examination:
         if label is not None:
             self.labels[label] += 1
 
-    def conclude(self, source: Source, num_classes: int | None) -> None:
+    def _conclude(self, source: Source, num_classes: int | None) -> None:
         """Add the faults of all examples together."""
         if self.count == 0:
             self.problems.append("it is empty; expected at least 1 example")
@@ -125,9 +125,9 @@ def examine(
                 if isinstance(one, str):
                     found.problems.append(one)
                 else:
-                    found.add(_name(source, index), *one)
+                    found._add(_name(source, index), *one)
             reached(indices.stop)
-    found.conclude(source, num_classes)
+    found._conclude(source, num_classes)
     return found
 
 

@@ -103,7 +103,15 @@ def split_of(source: Source) -> str | None:
 
 
 def read_many(source: Source, indices: Int[np.ndarray, " batch"]) -> Any:
-    """The examples of a source at `indices`: a list, or one dictionary of stacked arrays."""
+    """Several examples of a source.
+
+    Args:
+        source: the source.
+        indices: the numbers of the examples.
+
+    Returns:
+        A list of examples, or one dictionary of stacked arrays.
+    """
     if isinstance(source, ReadsMany):
         return source.__getitems__(indices)
     return [source[int(index)] for index in indices]

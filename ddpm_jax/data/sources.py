@@ -44,7 +44,16 @@ def image_shape(source: Source) -> tuple[int, int, int]:
 
 
 def check_choice(name: str, value: Any, literal: Any) -> None:
-    """Raise ValueError, which calls the value `name`, unless it is one of the values of a Literal type."""
+    """Check that a field is one of the values of a Literal type.
+
+    Args:
+        name: the field.
+        value: its value.
+        literal: the type.
+
+    Raises:
+        ValueError: it is not.
+    """
     if value not in get_args(literal):
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(literal)))}")
 

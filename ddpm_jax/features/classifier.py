@@ -169,7 +169,15 @@ def _check_labels(batch: dict[str, np.ndarray], num_classes: int | None) -> None
 
 
 def accuracy(classifier: Classifier, source: Source) -> float:
-    """The fraction of the examples of a source whose largest logit is that of their label."""
+    """The fraction of examples whose largest logit is that of their label.
+
+    Args:
+        classifier: the classifier.
+        source: the examples, with labels.
+
+    Returns:
+        The fraction.
+    """
     right = []
     for batch in sequential(source, min(CHUNK, len(source)), fill=True):
         right.append(np.asarray(classifier.apply(batch["image"]).logits).argmax(-1) == batch["label"])

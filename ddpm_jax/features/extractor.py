@@ -193,7 +193,18 @@ def checked_pixels(images: Any) -> np.ndarray:
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
-    """The path of a file; FileNotFoundError, which names `what` is expected, if there is no such file."""
+    """Check that a file exists.
+
+    Args:
+        path: the file; ~ is the home folder.
+        what: the expected content, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     found = local_path(path)
     if not found.is_file():
         raise FileNotFoundError(f"there is no file {found}; expected {what}")

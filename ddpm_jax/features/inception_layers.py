@@ -56,13 +56,21 @@ class Beside:
 Layer = Unit | Pool | Beside | tuple[Any, ...]
 
 
-def halving(name: str, features: int) -> Unit:
+def _halving(name: str, features: int) -> Unit:
     """A 3x3 convolution of stride 2 without padding."""
     return Unit(name, features, (3, 3), 2, padded=False)
 
 
 def block_a(name: str, pool_features: int) -> Layer:
-    """Mixed_5b to 5d, 35x35."""
+    """Mixed_5b to 5d, 35x35.
+
+    Args:
+        name: the name of the block.
+        pool_features: the channels of the path with the pool.
+
+    Returns:
+        The block.
+    """
     one = Unit(f"{name}.branch1x1", 64)
     five = (Unit(f"{name}.branch5x5_1", 48), Unit(f"{name}.branch5x5_2", 64, (5, 5)))
     three = f"{name}.branch3x3dbl"
@@ -73,12 +81,20 @@ def block_a(name: str, pool_features: int) -> Layer:
 def block_b(name: str) -> Layer:
     """Mixed_6a, 35x35 to 17x17."""
     three = f"{name}.branch3x3dbl"
-    double = (Unit(f"{three}_1", 64), Unit(f"{three}_2", 96, (3, 3)), halving(f"{three}_3", 96))
-    return Beside((halving(f"{name}.branch3x3", 384), double, Pool("max", 2)))
+    double = (Unit(f"{three}_1", 64), Unit(f"{three}_2", 96, (3, 3)), _halving(f"{three}_3", 96))
+    return Beside((_halving(f"{name}.branch3x3", 384), double, Pool("max", 2)))
 
 
 def block_c(name: str, width: int) -> Layer:
-    """Mixed_6b to 6e, 17x17: 7x7 as 1x7 and 7x1."""
+    """Mixed_6b to 6e, 17x17: 7x7 as 1x7 and 7x1.
+
+    Args:
+        name: the name of the block.
+        width: the channels between the convolutions.
+
+    Returns:
+        The block.
+    """
     seven, double = f"{name}.branch7x7", f"{name}.branch7x7dbl"
     once = (Unit(f"{seven}_1", width), Unit(f"{seven}_2", width, (1, 7)), Unit(f"{seven}_3", 192, (7, 1)))
     twice = (
@@ -94,14 +110,22 @@ def block_c(name: str, width: int) -> Layer:
 def block_d(name: str) -> Layer:
     """Mixed_7a, 17x17 to 8x8."""
     three, seven = f"{name}.branch3x3", f"{name}.branch7x7x3"
-    last = (Unit(f"{seven}_2", 192, (1, 7)), Unit(f"{seven}_3", 192, (7, 1)), halving(f"{seven}_4", 192))
+    last = (Unit(f"{seven}_2", 192, (1, 7)), Unit(f"{seven}_3", 192, (7, 1)), _halving(f"{seven}_4", 192))
     return Beside(
-        ((Unit(f"{three}_1", 192), halving(f"{three}_2", 320)), (Unit(f"{seven}_1", 192), *last), Pool("max", 2))
+        ((Unit(f"{three}_1", 192), _halving(f"{three}_2", 320)), (Unit(f"{seven}_1", 192), *last), Pool("max", 2))
     )
 
 
 def block_e(name: str, pool: Literal["mean", "max"]) -> Layer:
-    """Mixed_7b and 7c, 8x8: two of the paths split again."""
+    """Mixed_7b and 7c, 8x8: two of the paths split again.
+
+    Args:
+        name: the name of the block.
+        pool: the kind of its pool.
+
+    Returns:
+        The block.
+    """
 
     def split(path: str, a: str, b: str) -> Layer:
         return Beside((Unit(f"{path}_{a}", 384, (1, 3)), Unit(f"{path}_{b}", 384, (3, 1))))
@@ -115,7 +139,7 @@ def block_e(name: str, pool: Literal["mean", "max"]) -> Layer:
 # Split at the layers whose features torch-fidelity names by their number.
 STAGES: dict[str, Layer] = {
     "64": (
-        halving("Conv2d_1a_3x3", 32),
+        _halving("Conv2d_1a_3x3", 32),
         Unit("Conv2d_2a_3x3", 32, (3, 3), padded=False),
         Unit("Conv2d_2b_3x3", 64, (3, 3)),
         Pool("max", 2),

@@ -100,10 +100,26 @@ def checked(name: str, block: Any, first: int | Int[np.ndarray, " m"] = 0) -> Bl
 
 
 def middle(rows: Rows, block: int) -> Float32[np.ndarray, " d"]:
-    """The mean of the first rows, to be used as the origin: rounding errors depend on it, distances do not."""
+    """An origin in the middle of the rows: rounding errors depend on it, distances do not.
+
+    Args:
+        rows: the rows, [n, d].
+        block: the number of rows to average.
+
+    Returns:
+        The mean of the first rows.
+    """
     return np.asarray(rows[:block]).mean(0, dtype=np.float64).astype(np.float32)
 
 
 def centred(rows: Float[np.ndarray, "m d"], origin: Float32[np.ndarray, " d"]) -> Float32[Array, "m d"]:
-    """rows - origin in float32, on the device."""
+    """The rows relative to an origin, on the device.
+
+    Args:
+        rows: the rows.
+        origin: the origin.
+
+    Returns:
+        rows - origin in float32.
+    """
     return jnp.asarray(np.asarray(rows - origin, np.float32))

@@ -197,7 +197,17 @@ class Drawn:
 
     @classmethod
     def of(cls, rows: np.ndarray, strata: np.ndarray, chosen: np.ndarray, shuffle: np.random.Generator) -> "Drawn":
-        """The rows [m, d] at the indices `chosen` [m] of a set whose strata are `strata` [n]."""
+        """The rows of a subset.
+
+        Args:
+            rows: the rows, [m, d].
+            strata: the strata of the whole set, [n].
+            chosen: the indices of the rows in the set, [m].
+            shuffle: orders the rows of a stratum.
+
+        Returns:
+            The rows with their strata and weights.
+        """
         own, m = strata[chosen], len(chosen)
         order = np.lexsort((shuffle.random(m), own))
         rows, own = rows[order].astype(np.float64), own[order]
