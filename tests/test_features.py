@@ -554,7 +554,7 @@ def test_data_without_labels_are_refused():
     images = script.pixels((8, 8, 1), 12)
     with pytest.raises(ValueError, match="no label, an integer; a classifier learns from labels"):
         labelled(Arrays.of(images))
-    with pytest.raises(ValueError, match=r"a label is 2; expected 0\.\.1"):
+    with pytest.raises(ValueError, match="the data have the label 2; num_classes is 2"):
         train_classifier(Arrays.of(images, np.arange(12) % 3), **{**QUICK, "num_classes": 2})
     with pytest.raises(ValueError, match="two or more different labels"):
         train_classifier(Arrays.of(images, np.zeros(12, int)))

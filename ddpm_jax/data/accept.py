@@ -287,12 +287,13 @@ def _remedy_of(labels: np.ndarray, name: str) -> str:
     return f"; {labels[0]} is not the number of a class"
 
 
-def check_labels(batch: Mapping[str, np.ndarray], num_classes: int | None) -> None:
+def check_labels(batch: Mapping[str, np.ndarray], num_classes: int | None, field: str = "net.num_classes") -> None:
     """Check the labels of a batch; compiled code would not notice a wrong one.
 
     Args:
         batch: the batch, with "label" if `num_classes` is not None.
         num_classes: the number of classes of the network; None: it has none.
+        field: the name of `num_classes` in messages.
 
     Raises:
         ValueError: a label is not a class of the network.
@@ -301,4 +302,4 @@ def check_labels(batch: Mapping[str, np.ndarray], num_classes: int | None) -> No
         return
     wrong = batch["label"][(batch["label"] < 0) | (batch["label"] >= num_classes)]
     if wrong.size:
-        raise ValueError(f"the data have the label {wrong[0]}; net.num_classes is {num_classes}")
+        raise ValueError(f"the data have the label {wrong[0]}; {field} is {num_classes}")

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax.data.examine import reason_of
 from ddpm_jax.data.folder import Folder
 from ddpm_jax.data.source import HasArrays, HasFiles, HasFingerprint, Source
 from ddpm_jax.data.sources import itself
@@ -70,9 +71,8 @@ class Fingerprint:
         """The fingerprint of a text of `as_json`; ValueError for any other text."""
         try:
             value = json.loads(text)
-            parts = {str(name): str(digest) for name, digest in value["parts"].items()}
-            return cls(int(value["count"]), str(value["kind"]), parts, bool(value["may_change"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return cls(int(value["count"]), str(value["kind"]), dict(value["parts"]), bool(value["may_change"]))
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"it is damaged ({type(error).__name__})") from None
 
 
@@ -143,7 +143,7 @@ def _gathered(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # the code of a source may raise anything
         if len(indices) == 1:
-            raise ValueError(f"source[{indices[0]}] cannot be read ({type(error).__name__}: {error})") from error
+            raise ValueError(reason_of(error, f"source[{indices[0]}]")) from error
     for index in indices:
         _gathered(source, np.array([index]))
     return gather(source, indices)

@@ -4,7 +4,6 @@ import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -226,14 +225,7 @@ def _rgb_of_lab(image: Any) -> Any:
     return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
 
 
-_said: set[str] = set()
-_saying = Lock()
-
-
+@cache
 def say_once(text: str) -> None:
     """Warn when first called with this text."""
-    with _saying:
-        is_new = text not in _said
-        _said.add(text)
-    if is_new:
-        warnings.warn(text, stacklevel=2)
+    warnings.warn(text, stacklevel=2)

@@ -137,9 +137,8 @@ def _encoded(source: Source, shape: tuple[int, int, int]) -> Iterator[list[dict[
                 f"the images from number {start} on have shape {batch['image'].shape[1:]}, the first has "
                 f"{shape}; expected one shape: resize them, as Folder(size=...) does"
             )
-        columns = {**batch, "image": [_png(image) for image in batch["image"]]}
-        keys = [key for key in ("image", "label") if key in columns]
-        yield [dict(zip(keys, row, strict=True)) for row in zip(*(columns[key] for key in keys), strict=True)]
+        labels = [{"label": label} for label in batch["label"]] if "label" in batch else [{}] * len(batch["image"])
+        yield [{"image": _png(image), **label} for image, label in zip(batch["image"], labels, strict=True)]
         start += len(batch["image"])
 
 

@@ -163,10 +163,10 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
                 f"source[{indices[0]}] has {sorted(examples[0])} and source[{index}] has {sorted(example)}; "
                 "expected the same in every example"
             )
-        shapes = [np.shape(examples[0]["image"]), np.shape(example["image"])]
-        if shapes[0] != shapes[1]:
+        first, shape = np.shape(examples[0]["image"]), np.shape(example["image"])
+        if first != shape:
             raise ValueError(
-                f"source[{indices[0]}] has an image of shape {shapes[0]} and source[{index}] of {shapes[1]}; "
+                f"source[{indices[0]}] has an image of shape {first} and source[{index}] of {shape}; "
                 "expected one shape: resize them, as Folder(size=...) does"
             )
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "label"}

@@ -124,14 +124,12 @@ class Tfds:
         name, _, version = self.name.partition(":")
         found = _versions(root / name)
         if not found and "/" not in name and (root / name).is_dir():
-            configs = sorted(folder.name for folder in (root / name).iterdir() if _versions(folder))
-            if len(configs) == 1:
-                found = _versions(root / name / configs[0])
-            elif configs:
-                raise ValueError(
-                    f"name is {self.name!r}; expected one of its configurations: "
-                    + ", ".join(f"{name}/{config}" for config in configs)
-                )
+            configs = {f"{name}/{folder.name}": _versions(folder) for folder in (root / name).iterdir()}
+            configs = {config: versions for config, versions in configs.items() if versions}
+            if len(configs) > 1:
+                listed = ", ".join(sorted(configs))
+                raise ValueError(f"name is {self.name!r}; expected one of its configurations: {listed}")
+            found = next(iter(configs.values()), {})
         if not found:
             raise FileNotFoundError(
                 f"name is {self.name!r}: {root} holds no such prepared data set. Make it from arrays or images with "
