@@ -18,6 +18,7 @@ from PIL import Image
 
 from ddpm_jax.data import Digits, Folder, Npz, Tfds, images
 from ddpm_jax.data.prepare import prepare
+from ddpm_jax.data.source import Subset
 from ddpm_jax.data.sources import InMemory, image_shape
 from ddpm_jax.data.stream import batches, gather, sequential
 from ddpm_jax.storage import pictures
@@ -507,6 +508,19 @@ def test_a_batch_may_be_larger_than_the_data(count):
 def test_sequential_is_one_pass():
     for source in (Plain(10), Counted(10)):
         assert labels(sequential(source, 4), 99) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_part_of_a_source_is_read_as_the_source_is(tmp_path):
+    source = Subset(Counted(10), range(4, 10))
+    assert labels(sequential(source, 4), 9) == [[4, 5, 6, 7], [8, 9]]
+    assert source[1]["label"] == 5
+    with pytest.raises(IndexError):
+        source[6]
+    save(tmp_path / "a.png", np.zeros((8, 2, 3), np.uint8))  # the axes of a file need no check
+    save(tmp_path / "b.png", np.zeros((8, 2, 3), np.uint8))
+    assert image_shape(Subset(Folder(str(tmp_path)), [1])) == (8, 2, 3)
+    with pytest.raises(ValueError, match="another order of the axes"):
+        image_shape(Subset([{"image": np.zeros((1, 8, 8), np.uint8)}], [0]))
 
 
 def test_a_batch_may_come_as_a_list():

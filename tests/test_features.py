@@ -28,7 +28,7 @@ from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.stream import gather
 from ddpm_jax.errors import RunError
 from ddpm_jax.features import classifier as classifiers
-from ddpm_jax.features import inception
+from ddpm_jax.features import download, inception
 from ddpm_jax.features.classifier import (
     Classifier,
     accuracy,
@@ -353,6 +353,19 @@ def test_without_a_network_the_error_says_how_to_do_it_by_hand(server, tmp_path)
     assert fetch(wanted(server, other), tmp_path).read_bytes() == CONTENT
     other.server.shutdown()
     other.server.server_close()
+
+
+def test_without_locks_a_broken_download_leaves_nothing(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, "_lock", lambda file: False)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    server.stop = 300_000
+    with pytest.raises(RunError, match="broke after"):
+        fetch(wanted(server), tmp_path)
+    assert files(tmp_path) == []
+    server.stop = None
+    assert fetch(wanted(server), tmp_path).read_bytes() == CONTENT
+    assert files(tmp_path) == ["w.pth"]
+    assert "0.3 of 0.6 MB" in capsys.readouterr().err
 
 
 def test_of_two_that_want_it_at_once_one_downloads(server, tmp_path, capsys):
