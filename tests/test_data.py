@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,6 +18,7 @@ from PIL import Image
 
 from ddpm_jax.data import Digits, Folder, Npz, Tfds, images
 from ddpm_jax.data.prepare import prepare
+from ddpm_jax.data.source import Subset
 from ddpm_jax.data.sources import InMemory, image_shape
 from ddpm_jax.data.stream import batches, gather, sequential
 from ddpm_jax.storage import pictures
@@ -275,7 +277,7 @@ def test_folder_formats(tmp_path, random):
     ("name", "fields", "message"),
     [
         ("nowhere", {}, "path is '.*nowhere'; there is no such folder"),
-        ("empty", {}, r"path is '.*empty', where no image was found; looked for .* .bmp .*\.jpg"),
+        ("empty", {}, r"path is '.*empty', which holds no images; expected files .* .bmp .*\.jpg"),
         ("corrupt", {}, r"corrupt/a.png cannot be read as an image \(.*\); repair it or delete it"),
         ("deep", {}, "deep/a.tif cannot be read .*floats.*whose range is not known: convert it to 8 bits"),
         ("channels", {}, r"channels is None, but .*b.png has 3 and .*a.png has 1; channels=3 \(--data.channels 3\)"),
@@ -366,9 +368,12 @@ def test_prepared_colours_come_back(tmp_path, random, channels):
         ),
         ({"name": "digits:2.0.0"}, "name is 'digits:2.0.0'; the versions prepared in .* are 1.0.0"),
         ({"name": "records"}, "name is 'records': .* is stored as tfrecord.*--file_format=array_record"),
-        ({"name": "configured"}, "name is 'configured'; name one of its configurations: configured/a, configured/b"),
+        (
+            {"name": "configured"},
+            "'configured'; expected one of its configurations: configured/a, configured/b",
+        ),
         ({"name": "broken"}, "broken/1.0.0 is not a readable data set .*prepare it again"),
-        ({"split": "valid"}, r"split is 'valid', .*it has test \(360 examples\), train \(1437 examples\)"),
+        ({"split": "valid"}, r"split is 'valid', .*expected test \(360 examples\), train \(1437 examples\)"),
         ({"split": "train[:oops]"}, r"split is 'train\[:oops\]', .*train \(1437 examples\)"),
         ({"split": "train[:0]"}, r"split is 'train\[:0\]', .*train \(1437 examples\)"),
         ({"image_key": "photo"}, "image_key is 'photo'; the features of digits are image, label"),
@@ -424,7 +429,7 @@ class Failing(Plain):
     [
         ("MyImages", {"train": Plain(2)}, "name is 'MyImages'; expected lower-case words"),
         ("mine", {}, "splits is empty; expected at least one"),
-        ("mine", {"all": Plain(2)}, "split 'all' cannot be named so"),
+        ("mine", {"all": Plain(2)}, "split 'all' has an unsuitable name"),
         (
             "mine",
             {"train": Plain(2), "test": Digits()},
@@ -433,7 +438,7 @@ class Failing(Plain):
         (
             "mine",
             {"train": [{"image": SMALL}] * 256 + [{"image": LARGE}]},
-            r"images from 256 on have shape \(3, 2, 1\)",
+            r"images from number 256 on have shape \(3, 2, 1\)",
         ),
         ("mine", {"train": [{"image": np.zeros((2, 2, 2), np.uint8)}]}, r"shape \(2, 2, 2\); a PNG has 1, 3 or 4"),
     ],
@@ -505,6 +510,19 @@ def test_sequential_is_one_pass():
         assert labels(sequential(source, 4), 99) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
+def test_a_part_of_a_source_is_read_as_the_source_is(tmp_path):
+    source = Subset(Counted(10), range(4, 10))
+    assert labels(sequential(source, 4), 9) == [[4, 5, 6, 7], [8, 9]]
+    assert source[1]["label"] == 5
+    with pytest.raises(IndexError):
+        source[6]
+    save(tmp_path / "a.png", np.zeros((8, 2, 3), np.uint8))  # the axes of a file need no check
+    save(tmp_path / "b.png", np.zeros((8, 2, 3), np.uint8))
+    assert image_shape(Subset(Folder(str(tmp_path)), [1])) == (8, 2, 3)
+    with pytest.raises(ValueError, match="another order of the axes"):
+        image_shape(Subset([{"image": np.zeros((1, 8, 8), np.uint8)}], [0]))
+
+
 def test_a_batch_may_come_as_a_list():
     class Listed(Plain):
         def __getitems__(self, indices):
@@ -529,6 +547,28 @@ def test_threads_end_with_the_iterator():
     for thread in started:
         thread.join(5)
     assert not any(thread.is_alive() for thread in started)
+
+
+def test_an_iterator_that_lives_until_python_exits_is_silent():
+    program = "from ddpm_jax.data import Digits, stream\nbatches = stream.batches(Digits(), 8, 0)\nnext(batches)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("prefetch", [0, 2, 5])
+def test_at_most_prefetch_batches_are_read_ahead(prefetch):
+    read = []
+
+    class Noting(Plain):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    iterator = sequential(Noting(100), 1, threads=3, prefetch=prefetch)
+    for taken in range(1, 4):
+        next(iterator)
+        time.sleep(0.1)
+        assert len(read) == 1 + taken + prefetch  # the shape is that of example 0
 
 
 @pytest.mark.parametrize(
@@ -572,14 +612,14 @@ def test_imports_are_lazy_and_tensorflow_is_never_imported(prepared):
     program = f"""
 import sys
 from ddpm_jax.data import Digits, Tfds
-heavy = {{"tensorflow_datasets", "grain", "PIL", "sklearn"}}
+heavy = {{"tensorflow_datasets", "PIL", "sklearn"}}
 assert not heavy & set(sys.modules)
 from ddpm_jax.data.prepare import prepare
 from ddpm_jax.data.stream import batches
 assert not heavy & set(sys.modules)
 next(batches(Tfds("digits", data_dir={str(prepared)!r}, label_key="label"), 8, seed=0))
 prepare("other", {{"test": Digits("test")}}, {str(prepared)!r})
-assert "tensorflow" not in sys.modules and "grain" in sys.modules
+assert "tensorflow" not in sys.modules and "grain" not in sys.modules
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

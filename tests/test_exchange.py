@@ -600,7 +600,7 @@ def test_it_samples_and_goes_on_training(imported, images, model, one, tmp_path)
 
 def test_its_data_are_named_later(imported, images, capsys):
     experiment = specs.load(imported / "experiment.json")
-    message = "data.path is None: the network was imported, and what it is to learn from is not known"
+    message = "data.path is None: the network was imported without its data"
     with pytest.raises(FileNotFoundError, match=message):
         experiment.check()
     assert message in fails(capsys, "train", imported / "experiment.json", "--workdir", imported)

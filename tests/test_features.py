@@ -28,7 +28,7 @@ from ddpm_jax.data import Arrays, Digits, Npz
 from ddpm_jax.data.stream import gather
 from ddpm_jax.errors import RunError
 from ddpm_jax.features import classifier as classifiers
-from ddpm_jax.features import inception
+from ddpm_jax.features import download, inception
 from ddpm_jax.features.classifier import (
     Classifier,
     accuracy,
@@ -318,9 +318,9 @@ def test_a_file_is_downloaded_once_into_the_users_cache(server, tmp_path, monkey
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_leaves_no_whole_file_and_is_gone_on_with(ranges, server, tmp_path):
+def test_a_broken_download_leaves_no_complete_file_and_is_resumed(ranges, server, tmp_path):
     server.stop, server.ranges = 300_000, ranges
-    with pytest.raises(RunError, match=r"broke after 300000 of 560000 bytes.*goes on where it stopped"):
+    with pytest.raises(RunError, match=r"broke after 300000 of 560000 bytes.*resumes the download"):
         fetch(wanted(server), tmp_path)
     assert files(tmp_path) == ["w.pth.part"]
     server.stop = None
@@ -353,6 +353,19 @@ def test_without_a_network_the_error_says_how_to_do_it_by_hand(server, tmp_path)
     assert fetch(wanted(server, other), tmp_path).read_bytes() == CONTENT
     other.server.shutdown()
     other.server.server_close()
+
+
+def test_without_locks_a_broken_download_leaves_nothing(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, "_lock", lambda file: False)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    server.stop = 300_000
+    with pytest.raises(RunError, match="broke after"):
+        fetch(wanted(server), tmp_path)
+    assert files(tmp_path) == []
+    server.stop = None
+    assert fetch(wanted(server), tmp_path).read_bytes() == CONTENT
+    assert files(tmp_path) == ["w.pth"]
+    assert "0.3 of 0.6 MB" in capsys.readouterr().err
 
 
 def test_of_two_that_want_it_at_once_one_downloads(server, tmp_path, capsys):
@@ -405,9 +418,9 @@ def test_a_functions_digest_is_that_of_its_source():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda images: images, r"\(3, 4, 4, 1\) of 3 images; expected features \[3, d\]"),
-        (lambda images: means(images)[:2], r"\(2, 1\) of 3 images"),
-        (lambda images: "features", "no array of numbers"),
+        (lambda images: images, r"\(3, 4, 4, 1\) for 3 images; expected features \[3, d\]"),
+        (lambda images: means(images)[:2], r"\(2, 1\) for 3 images"),
+        (lambda images: "features", "not an array of numbers"),
     ],
 )
 def test_a_function_that_gives_something_else_is_an_error(function, message):
@@ -527,7 +540,7 @@ def test_a_damaged_classifier_is_an_error(trained, tmp_path):
     with pytest.raises(ValueError, match=r"its arrays are not those"):
         load_classifier(path)
     save_file({"a": np.zeros(3)}, path)
-    with pytest.raises(ValueError, match=r"no classifier.*inception:"):
+    with pytest.raises(ValueError, match=r"not a classifier.*inception:"):
         load_classifier(path)
 
 
@@ -552,9 +565,9 @@ NAMES = (("images", "image"), ("labels", "label"))
 
 def test_data_without_labels_are_refused():
     images = script.pixels((8, 8, 1), 12)
-    with pytest.raises(ValueError, match="no label, an integer; a classifier learns from them"):
+    with pytest.raises(ValueError, match="no label, an integer; a classifier learns from labels"):
         labelled(Arrays.of(images))
-    with pytest.raises(ValueError, match=r"a label is 2; expected 0\.\.1"):
+    with pytest.raises(ValueError, match="the data have the label 2; num_classes is 2"):
         train_classifier(Arrays.of(images, np.arange(12) % 3), **{**QUICK, "num_classes": 2})
     with pytest.raises(ValueError, match="two or more different labels"):
         train_classifier(Arrays.of(images, np.zeros(12, int)))

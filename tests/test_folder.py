@@ -42,6 +42,14 @@ def test_class_folders_may_be_links_even_to_one_folder(tmp_path):
     assert [int(source[i]["label"]) for i in range(len(source))] == [0, 1, 2]
 
 
+def test_a_folder_is_read_through_as_few_links_as_possible(tmp_path):
+    picture(tmp_path / "x" / "1.png"), picture(tmp_path / "y" / "2.png")
+    (tmp_path / "data").mkdir()
+    os.symlink(tmp_path / "y", tmp_path / "x" / "link")
+    os.symlink(tmp_path / "x", tmp_path / "data" / "a"), os.symlink(tmp_path / "y", tmp_path / "data" / "b")
+    assert names(tmp_path / "data") == ["a/1.png", "b/2.png"]
+
+
 @pytest.mark.parametrize("labels", [False, True])
 def test_loops_of_links_end(tmp_path, labels):
     for name in ("a", "b"):

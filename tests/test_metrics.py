@@ -122,7 +122,7 @@ def test_moments_of_parts_merge(sets):
     np.testing.assert_allclose(merged.cov, whole.cov, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
     assert merged.count == 300
-    with pytest.raises(ValueError, match=r"b.count is None; expected a number"):
+    with pytest.raises(ValueError, match=r"b.count is None; expected the number of rows"):
         merge(whole, Moments(whole.mean, whole.cov))
 
 

@@ -18,7 +18,7 @@ from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Cosine
 from ddpm_jax.diffusion.timesteps import LossAwareTimesteps, StratifiedTimesteps, UniformTimesteps
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
-from ddpm_jax.features import inception
+from ddpm_jax.features import inception, inception_layers
 from ddpm_jax.features.classifier import moved
 from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.metrics.inception_score import inception_score
@@ -220,12 +220,12 @@ def test_metrics_and_images(name):
 def test_inception():
     shapes = {"fc.kernel": (2048, 1008)}
     channels = 3
-    for stage in inception.STAGES.values():
-        for unit, inputs in inception.units(stage, channels):
+    for stage in inception_layers.STAGES.values():
+        for unit, inputs in inception_layers.units(stage, channels)[0]:
             height, width = unit.size if isinstance(unit.size, tuple) else (unit.size,) * 2
             shapes[f"{unit.name}.kernel"] = (height, width, inputs, unit.features)
             shapes[f"{unit.name}.bias"] = (unit.features,)
-        channels = inception.channels_of(stage, channels)
+        channels = inception_layers.units(stage, channels)[1]
     weights = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     jax.eval_shape(inception.activations, weights, PIXELS)
 

@@ -1,9 +1,8 @@
-"""Data that are named later: what a network that was imported goes on learning from is not known with it."""
+"""Data that are named later: an imported network comes without its data."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -12,35 +11,36 @@ from ddpm_jax.data.folder import Folder
 from ddpm_jax.data.source import Source
 from ddpm_jax.data.sources import Npz, StandIn
 
+__all__ = ["Deferred"]
+
 
 @dataclass(frozen=True)
 class Deferred(StandIn):
-    """The images of an .npz file or of a folder, once `path` says which; until then only their shape is known."""
+    """The images of an .npz file or of a folder.  As long as `path` is None only their shape is known."""
 
     image_shape: tuple[int, int, int]
     """(height, width, channels) of the images that the network was trained on."""
     path: str | None = None
-    """An .npz file with `images` uint8 [N, height, width, channels], or a folder of image files, which are resized to
-    a square image_shape; None: not known yet."""
+    """An .npz file with `images` uint8 [N, height, width, channels], or a folder of image files, which are resized if
+    image_shape is square; None: not known yet."""
     labels: bool = False
     """Whether there are labels: `labels` of the .npz file, or the sub-folders of the folder."""
 
     @cached_property
     def source(self) -> Source:
-        """The images; raises FileNotFoundError where `path` does not say which, ValueError where they do not fit."""
+        """The images; FileNotFoundError if `path` is None, ValueError if their shape is not `image_shape`."""
         height, width, channels = self.image_shape
         if self.path is None:
             raise FileNotFoundError(
-                f"data.path is None: the network was imported, and what it is to learn from is not known; give "
-                "--data.path FILE.npz or --data.path FOLDER, or an experiment file with other data, images of "
+                "data.path is None: the network was imported without its data; give --data.path FILE.npz or "
+                "--data.path FOLDER, or an experiment file with other data, images of "
                 f"{height}x{width}x{channels}"
             )
         if Path(self.path).suffix == ".npz":
-            source: Any = Npz(self.path, labels="labels" if self.labels else None)
+            source: Source = Npz(self.path, labels="labels" if self.labels else None)
         else:
-            shape: dict[str, Any] = {"size": height if height == width else None}
-            shape["channels"] = channels if channels in (1, 3) else None
-            source = Folder(self.path, **shape, labels=self.labels)
+            size, kept = height if height == width else None, channels if channels in (1, 3) else None
+            source = Folder(self.path, size, channels=kept, labels=self.labels)
         found = source[0]["image"].shape
         if found != self.image_shape:
             raise ValueError(
@@ -49,7 +49,7 @@ class Deferred(StandIn):
         return source
 
     def has_labels(self, num_classes: int | None) -> bool:
-        """Whether there are labels of this many classes at `path`, whatever `labels` says; False for None."""
+        """Whether `path` has labels of so many classes, whether or not `labels` is set; False if `path` is None."""
         if self.path is None or num_classes is None:
             return False
         try:
@@ -57,10 +57,10 @@ class Deferred(StandIn):
                 with np.load(Path(self.path).expanduser()) as stored:
                     return "labels" in stored.files
             return len(Folder(self.path, labels=True).class_names) == num_classes
-        except (ValueError, OSError, EOFError, BadZipFile):  # images in no sub-folder; a file whose reading says more
+        except (ValueError, OSError, EOFError, BadZipFile):  # `source` raises an error that says more
             return False
 
     @property
     def declared_shape(self) -> tuple[int, int, int]:
-        """The images' shape, before any is read."""
+        """The shape of the images, known before any is read."""
         return self.image_shape

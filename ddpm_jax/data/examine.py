@@ -1,9 +1,10 @@
-"""Reading a whole data set to find what is wrong with it, all of it, before a network learns from it."""
+"""Read a whole data set to find all its faults before a network learns from it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -13,89 +14,78 @@ from ddpm_jax.data.source import HasFiles, Source, axes_are_known
 from ddpm_jax.data.sources import InMemory, itself
 from ddpm_jax.data.stream import FILE_THREADS
 
-# Examples read between two reports.
+__all__ = ["Examination", "as_message", "examine", "quick_problems", "reason_of"]
+
+# Examples between two reports.
 CHUNK = 256
-# Bytes of image files that are read in a second or two.
+# Bytes of image files that take a second or two to read.
 FEW_BYTES = 2**25
-# Lines of a message about wrong examples.
+# Lines of a message about faulty examples.
 SHOWN = 10
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is kept of one example, as many images do not fit into memory."""
-
-    shape: tuple[int, ...]
-    low: int
-    high: int
-    total: float
-    label: int | None
 
 
 @dataclass
 class Examination:
-    """What is in a data set."""
+    """The content of a data set."""
 
     count: int = 0
-    """How many examples it has."""
+    """The number of examples."""
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    """How many images there are of each (height, width, channels)."""
+    """The number of images of each (height, width, channels)."""
     first_of: dict[tuple[int, ...], str] = field(default_factory=dict)
-    """The first image of each shape."""
+    """The name of the first image of each shape."""
     low: int = 255
     high: int = 0
-    """The least and the largest value of all images."""
-    total: float = 0.0
+    """The lowest and the highest value of all images."""
+    total: int = 0
     values: int = 0
-    """The sum of all values, and how many there are."""
+    """The sum of all values, and their number."""
     labels: Counter[int] = field(default_factory=Counter)
-    """How many examples there are of each label."""
+    """The number of examples of each label."""
     class_names: tuple[str, ...] = ()
-    """The names of the classes 0, 1, ..., where the source has some."""
+    """The names of the classes 0, 1, ..., if the source has some."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong, a line each."""
+    """The faults, one line each."""
 
     @property
     def mean(self) -> float:
         """The mean of all values."""
         return self.total / max(self.values, 1)
 
-    def add(self, name: str, one: "_Seen") -> None:
-        """Count one example that is as it should be."""
-        self.shapes[one.shape] += 1
-        self.first_of.setdefault(one.shape, name)
-        self.low, self.high = min(self.low, one.low), max(self.high, one.high)
-        self.total, self.values = self.total + one.total, self.values + int(np.prod(one.shape))
-        if one.label is not None:
-            self.labels[one.label] += 1
+    def _add(self, name: str, shape: tuple[int, ...], low: int, high: int, total: int, label: int | None) -> None:
+        """Count one example without faults."""
+        self.shapes[shape] += 1
+        self.first_of.setdefault(shape, name)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.total, self.values = self.total + total, self.values + int(np.prod(shape))
+        if label is not None:
+            self.labels[label] += 1
 
-    def conclude(self, source: Source, num_classes: int | None) -> None:
-        """Add what is wrong with all examples together."""
-        known = axes_are_known(source)
-        remedy = "size and channels of Folder make all alike" if isinstance(source, Folder) else "resize them"
+    def _conclude(self, source: Source, num_classes: int | None) -> None:
+        """Add the faults of all examples together."""
+        if self.count == 0:
+            self.problems.append("it is empty; expected at least 1 example")
         if len(self.shapes) > 1:
+            remedy = "size and channels of Folder make all alike" if isinstance(source, Folder) else "resize them"
             found = ", ".join(
                 f"{described_images(count, shape)} (first {self.first_of[shape]})"
                 for shape, count in self.shapes.most_common(SHOWN)
             )
             self.problems.append(f"the images differ in shape: {found}; {remedy}")
-        for shape in self.shapes if not known else ():
+        for shape in () if axes_are_known(source) else self.shapes:
             try:
                 check_axes(shape, f"{self.first_of[shape]} has shape {shape}", "image")
             except ValueError as error:
                 self.problems.append(str(error))
-        readable = sum(self.shapes.values())
-        if self.labels and sum(self.labels.values()) < readable:
-            self.problems.append(f"{readable - sum(self.labels.values()):,} of {readable:,} examples have no label")
+        readable, labelled = self.shapes.total(), self.labels.total()
+        if 0 < labelled < readable:
+            self.problems.append(f"{readable - labelled:,} of {readable:,} examples have no label")
         if num_classes is not None:
-            self.problems += wrong_classes(self.labels, num_classes, len(self.class_names))
+            self.problems += _wrong_classes(self.labels, num_classes, len(self.class_names))
 
 
-def wrong_classes(labels: Counter[int], num_classes: int, named: int = 0) -> list[str]:
-    """What is wrong with labels for a network of `num_classes` classes: a line, or none.
-
-    named: how many classes have a name.
-    """
+def _wrong_classes(labels: Counter[int], num_classes: int, named: int = 0) -> list[str]:
+    """The fault of labels for a network of `num_classes` classes, as a line, or no line; `named` classes have names."""
     if named > num_classes:
         return [f"the data have {named} classes; net.num_classes is {num_classes}"]
     outside = sorted(label for label in labels if not 0 <= label < num_classes)
@@ -116,75 +106,83 @@ def examine(
     Args:
         source: any source.
         num_classes: that of the network that will learn from it; None: labels may be any integers.
-        reached: takes how many examples are read, again and again.
+        reached: called with the number of examples read, after every 256.
 
-    Raises ValueError or OSError where the source cannot be opened at all.
+    Returns:
+        What was found, faults included.
+
+    Raises:
+        ValueError: the source cannot be opened at all.
+        OSError: the same, for a file that cannot be read.
     """
     source = itself(source)
-    found = Examination(count=len(source))
-    if found.count == 0:
-        found.problems.append("it is empty; expected at least 1 example")
-    if isinstance(source, Folder) and source.labels:
-        found.class_names = source.class_names
-    for start, chunk in _chunks(source):
-        for index, one in enumerate(chunk, start):
-            if isinstance(one, str):
-                found.problems.append(one)
-            else:
-                found.add(_name(source, index), one)
-        reached(start + len(chunk))
-    found.conclude(source, num_classes)
-    return found
-
-
-def _chunks(source: Source) -> Iterator[tuple[int, list[_Seen | str]]]:
-    """(the number of the first, what was seen of each or what is wrong with it) of all examples, part by part."""
-
-    def read(index: int) -> _Seen | str:
-        try:
-            if isinstance(source, Folder):  # whose items must all have the shape of the first
-                example = {"image": source.read(index), **({"label": source.label(index)} if source.labels else {})}
-            else:
-                example = source[index]
-            check_example(example, index)
-            image = np.asarray(example["image"])
-            label = int(as_label(example["label"], index)) if "label" in example else None
-            return _Seen(image.shape, int(image.min()), int(image.max()), float(image.sum(dtype=np.int64)), label)
-        except Exception as error:  # whatever the code of a source raises
-            return reason_of(error, f"source[{index}]")
-
+    names = source.class_names if isinstance(source, Folder) and source.labels else ()
+    found = Examination(len(source), class_names=names)
     with ThreadPoolExecutor(1 if isinstance(source, InMemory) else FILE_THREADS) as pool:
-        for start in range(0, len(source), CHUNK):
-            yield start, list(pool.map(read, range(start, min(start + CHUNK, len(source)))))
-
-
-def reason_of(error: Exception, what: str) -> str:
-    """An error met in reading `what`, as one line; those of this package say by themselves what they are about."""
-    if isinstance(error, ValueError):
-        return str(error)
-    return f"{what} cannot be read ({type(error).__name__}: {error})"
+        for start in range(0, found.count, CHUNK):
+            indices = range(start, min(start + CHUNK, found.count))
+            for index, one in zip(indices, pool.map(partial(_statistics, source), indices), strict=True):
+                if isinstance(one, str):
+                    found.problems.append(one)
+                else:
+                    found._add(_name(source, index), *one)
+            reached(indices.stop)
+    found._conclude(source, num_classes)
+    return found
 
 
 def _name(source: Source, index: int) -> str:
     return str(source.files[index]) if isinstance(source, HasFiles) else f"source[{index}]"
 
 
-def quick_problems(source: Source, num_classes: int | None) -> list[str]:
-    """What is wrong with a source, as far as that is found in a second or two; none where nothing is, or it is large.
+def _statistics(source: Source, index: int) -> tuple[tuple[int, ...], int, int, int, int | None] | str:
+    """(shape, lowest value, highest value, sum, label) of an example, or its fault."""
+    try:
+        if isinstance(source, Folder):  # source[index] would require the shape of the first image
+            example = {"image": source.read(index), **({"label": source.label(index)} if source.labels else {})}
+        else:
+            example = source[index]
+        check_example(example, index)
+        image = np.asarray(example["image"])
+        label = int(as_label(example["label"], index)) if "label" in example else None
+        return image.shape, int(image.min()), int(image.max()), int(image.sum(dtype=np.int64)), label
+    except Exception as error:  # the code of a source may raise anything
+        return reason_of(error, f"source[{index}]")
 
-    Of arrays in memory all labels are looked at; of a folder of images the classes, and up to 32 MiB all images.
+
+def reason_of(error: Exception, what: str) -> str:
+    """An error as one line.
+
+    Args:
+        error: the error.
+        what: what was being read; a ValueError of this package names it already.
+
+    Returns:
+        The line.
+    """
+    return str(error) if isinstance(error, ValueError) else f"{what} cannot be read ({type(error).__name__}: {error})"
+
+
+def quick_problems(source: Source, num_classes: int | None) -> list[str]:
+    """The faults of a source that are found in a second or two.
+
+    They are the wrong labels of arrays in memory, the classes of a folder, and all faults of a folder of up to 32 MiB.
+
+    Args:
+        source: any source.
+        num_classes: as in `examine`.
+
+    Returns:
+        The faults, one line each.
     """
     source = itself(source)
     if isinstance(source, InMemory):
         labels = source.arrays.get("label")
-        if num_classes is None or labels is None:
-            return []
-        numbers, counts = np.unique(labels, return_counts=True)
-        return wrong_classes(Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True))), num_classes)
+        return [] if num_classes is None or labels is None else _wrong_classes(Counter(labels.tolist()), num_classes)
     if not isinstance(source, Folder):
         return []
     if num_classes is not None and source.labels and len(source.class_names) > num_classes:
-        return wrong_classes(Counter(), num_classes, len(source.class_names))
+        return _wrong_classes(Counter(), num_classes, len(source.class_names))
     size = 0
     for file in source.files:
         size += file.stat().st_size if file.exists() else 0
@@ -194,6 +192,6 @@ def quick_problems(source: Source, num_classes: int | None) -> list[str]:
 
 
 def as_message(problems: list[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first few problems, and the number of the others."""
     more = f"\n  and {len(problems) - SHOWN:,} more: `ddpm-jax check` lists all" if len(problems) > SHOWN else ""
     return problems[0] if len(problems) == 1 else "the data have faults:\n  " + "\n  ".join(problems[:SHOWN]) + more

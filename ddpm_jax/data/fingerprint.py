@@ -1,13 +1,13 @@
-"""What a data set holds, in digests: whether a source gives the same examples as it did before, and what has changed.
+"""Digests of the content of a data set: whether a source still returns the same examples, and what has changed.
 
     arrays in memory    the SHA-256 of each
     files               the size and SHA-256 of each; modification times do not count
 
-A source of one's own has a method `fingerprint()` that returns a text, or a dictionary with a text for each part; or
-the attribute `files`, the paths that it reads.  Of any other, examples are looked at.
+Any other source may have a method `fingerprint()` that returns a text, or a dictionary with a text for each part, or an
+attribute `files` with the paths that it reads.  Otherwise digests of some of its examples are taken.
 
-To know a file again its bytes must be read once.  ~/.cache/ddpm_jax/contents then holds its digest with its size, its
-times of modification and of status change, and its inode; while these stay, it is not read again.
+The bytes of a file are read once.  ~/.cache/ddpm_jax/contents then holds its digest with its size, its times of
+modification and of status change, and its inode.  As long as these stay the same, the file is not read again.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax.data.examine import reason_of
 from ddpm_jax.data.folder import Folder
 from ddpm_jax.data.source import HasArrays, HasFiles, HasFingerprint, Source
 from ddpm_jax.data.sources import itself
@@ -31,32 +32,34 @@ from ddpm_jax.data.stream import gather
 from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.storage.paths import cache_folder, write_bytes
 
-# Examples, evenly spread, that stand for a source that says nothing of its content.
+__all__ = ["Fingerprint", "changes", "fingerprint", "of_arrays", "of_files"]
+
+# Examples, evenly spaced, that identify a source without a description of its content.
 LOOKED_AT = 100
-# Files whose bytes are read at a time.
+# Files read at a time.
 THREADS = 8
-# Bytes that take long enough to read that a line says so.
+# Bytes that take so long to read that a line announces it.
 MANY_BYTES = 2 * 10**9
 # Names in a message.
 SHOWN = 5
-# A file may be written twice within the resolution of its times: so young a one is read again the next time.
+# A file may be written twice within the resolution of its times, so a file this young is read again the next time.
 YOUNG_NS = 2 * 10**9
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """How many examples a source has, and the digests of its parts."""
+    """The number of examples of a source, and the digests of its parts."""
 
     count: int
     kind: str
-    """What the parts are: files, arrays, examples or parts."""
+    """The kind of the parts: files, arrays, examples or parts."""
     parts: dict[str, str]
     may_change: bool = False
-    """Whether the source is expected to be mended; no part of what it holds."""
+    """Whether the user is expected to repair the data; not part of the content."""
 
     @property
     def digest(self) -> str:
-        """One digest of all, 64 hexadecimal digits."""
+        """One digest of all parts, 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps([self.count, self.parts], sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> str:
@@ -65,26 +68,30 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, text: str) -> "Fingerprint":
-        """Raises ValueError where the text is not what `as_json` gives."""
+        """The fingerprint of a text of `as_json`; ValueError for any other text."""
         try:
             value = json.loads(text)
-            parts = {str(name): str(digest) for name, digest in value["parts"].items()}
-            found = cls(int(value["count"]), str(value["kind"]), parts, bool(value["may_change"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return cls(int(value["count"]), str(value["kind"]), dict(value["parts"]), bool(value["may_change"]))
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"it is damaged ({type(error).__name__})") from None
-        return found
 
 
 def fingerprint(
     source: Source, every_example: bool = False, report: Callable[[str], None] = lambda text: None
 ) -> Fingerprint:
-    """What a source holds.
+    """The fingerprint of a source.
 
     Args:
         source: any source.
-        every_example: whether all examples are looked at, where the source says nothing of its content; otherwise
-            100 of them, unless reading them twice gives other bytes, as with random crops.
-        report: takes a line where reading will take a while.
+        every_example: whether to read all examples of a source without a description of its content.  Otherwise 100 are
+            read; they count only if reading them twice gives the same bytes, unlike random crops.
+        report: called with a line if reading will take a while.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        ValueError: an example cannot be read.
     """
     source = itself(source)
     if isinstance(source, HasFingerprint):
@@ -95,28 +102,22 @@ def fingerprint(
         return Fingerprint(len(source), "arrays", of_arrays(source.arrays))
     if isinstance(source, Tfds | Folder):
         parts = of_files(source.content_files, report)
-        return Fingerprint(len(source), "files", parts | _classes(source))
+        if isinstance(source, Folder) and source.labels:  # an empty class folder changes the numbers of others
+            names = json.dumps(source.class_names).encode()
+            parts["(the class folders)"] = hashlib.sha256(names).hexdigest()
+        return Fingerprint(len(source), "files", parts)
     if isinstance(source, HasFiles):
         return Fingerprint(len(source), "files", of_files({str(file): Path(file) for file in source.files}, report))
     if every_example:
         content = hashlib.sha256("".join(digest for _, digest in _examples(source, range(len(source)))).encode())
         return Fingerprint(len(source), "parts", {"all examples": content.hexdigest()})
-    count = len(source)
-    places = sorted({int(place) for place in np.linspace(0, count - 1, min(count, LOOKED_AT))})
+    places = sorted({int(place) for place in np.linspace(0, len(source) - 1, min(len(source), LOOKED_AT))})
     found = dict(_examples(source, places))
-    is_the_same = found == dict(_examples(source, places))
-    return Fingerprint(count, "examples", found if is_the_same else {})
-
-
-def _classes(source: Source) -> dict[str, str]:
-    """The classes of a folder, whose numbers an empty class folder changes as well."""
-    if not (isinstance(source, Folder) and source.labels):
-        return {}
-    return {"(the class folders)": hashlib.sha256(json.dumps(source.class_names).encode()).hexdigest()}
+    return Fingerprint(len(source), "examples", found if found == dict(_examples(source, places)) else {})
 
 
 def of_arrays(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """The dtype, shape and SHA-256 of each array."""
+    """The dtype, shape and SHA-256 of each array, by its name."""
     return {name: _of_array(np.asarray(array)) for name, array in arrays.items()}
 
 
@@ -125,7 +126,7 @@ def _of_array(array: np.ndarray) -> str:
 
 
 def _examples(source: Source, places: Any) -> Iterator[tuple[str, str]]:
-    """The digest of the image and the label of each example at these places."""
+    """The name of each example at these places, and the digest of its image and label."""
     for start in range(0, len(places), 100):
         indices = np.array(places[start : start + 100])
         batch = _gathered(source, indices)
@@ -135,42 +136,45 @@ def _examples(source: Source, places: Any) -> Iterator[tuple[str, str]]:
 
 
 def _gathered(source: Source, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """The examples as a batch; raises ValueError that names the first one that cannot be read."""
+    """The examples as a batch; ValueError, which names the first example that cannot be read."""
     try:
         return gather(source, indices)
     except ValueError:
         raise
-    except Exception as error:  # whatever the code of a source raises
+    except Exception as error:  # the code of a source may raise anything
         if len(indices) == 1:
-            raise ValueError(f"source[{indices[0]}] cannot be read ({type(error).__name__}: {error})") from error
+            raise ValueError(reason_of(error, f"source[{indices[0]}]")) from error
     for index in indices:
         _gathered(source, np.array([index]))
     return gather(source, indices)
 
 
 def of_files(files: Mapping[str, Path], report: Callable[[str], None] = lambda text: None) -> dict[str, str]:
-    """The size and SHA-256 of each file, by its name; "missing" for one that cannot be read.
+    """The size and SHA-256 of each file, or "missing" if it cannot be read.
 
     Args:
-        files: the files by the names that they shall have.
-        report: takes a line where reading will take a while.
+        files: the files by their names in the result.
+        report: called with a line if reading will take a while.
+
+    Returns:
+        A text for each name.
     """
     if not files:
         return {}
-    root = os.path.commonpath([os.path.abspath(file.parent) for file in files.values()])
-    cache = cache_folder("contents") / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
-    known: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(cache.read_text())
-    known = known if isinstance(known, dict) else {}
-    began = time.time_ns()
     paths = {name: os.path.abspath(file) for name, file in files.items()}
+    root = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
+    cache = cache_folder("contents") / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+    try:
+        known: dict[str, Any] = dict(json.loads(cache.read_text()))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    began = time.time_ns()
     status = {path: _status(path) for path in paths.values()}
     kept: dict[str, Any] = {path: known.get(path) for path in status}
     unread = [path for path, entry in kept.items() if entry is None or entry[:-1] != status[path]]
     size = sum(status[path][0] for path in unread)
     if size > MANY_BYTES:
-        report(f"reading {len(unread):,} files of {root} once, {size / 1e9:,.1f} GB, so that changes will be noticed")
+        report(f"reading {len(unread):,} files of {root} once, {size / 1e9:,.1f} GB, to notice changes later")
     with ThreadPoolExecutor(THREADS) as pool:
         kept |= {path: [*status[path], digest] for path, digest in zip(unread, pool.map(_digest, unread), strict=True)}
     if unread:
@@ -178,7 +182,8 @@ def of_files(files: Mapping[str, Path], report: Callable[[str], None] = lambda t
         settled = {path: entry for path, entry in kept.items() if max(entry[1:3]) < began - YOUNG_NS}
         with suppress(OSError):
             write_bytes(cache, json.dumps(old | settled).encode())
-    return {name: _described(kept[path]) for name, path in paths.items()}
+    digests = {path: "missing" if entry[-1] == "missing" else f"{entry[0]} {entry[-1]}" for path, entry in kept.items()}
+    return {name: digests[path] for name, path in paths.items()}
 
 
 def _status(file: str) -> list[int]:
@@ -198,16 +203,20 @@ def _digest(file: str) -> str:
         return "missing"
 
 
-def _described(entry: list[Any]) -> str:
-    return "missing" if entry[-1] == "missing" else f"{entry[0]} {entry[-1]}"
-
-
 def changes(there: Fingerprint, here: Fingerprint) -> list[str]:
-    """What differs between two fingerprints of one source, a line each; none where nothing does."""
+    """The differences between two fingerprints of one source.
+
+    Args:
+        there: the earlier fingerprint.
+        here: the later one.
+
+    Returns:
+        A line for each kind of difference.
+    """
     lines = []
     if there.count != here.count:
         lines.append(f"{there.count:,} examples then, {here.count:,} now")
-    if there.kind != here.kind or not (there.parts and here.parts):  # one of them was not looked at
+    if there.kind != here.kind or not (there.parts and here.parts):  # one of them has no digests of examples
         return lines
     before, now = there.parts, here.parts
     differing = {

@@ -4,7 +4,6 @@ import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,18 +17,20 @@ from ddpm_jax.storage.paths import local_path
 
 Fit = Literal["cover", "stretch", "crop"]
 Resample = Literal["lanczos", "bicubic", "bilinear", "box", "nearest"]
-# What Pillow opens that is no picture, or not without another program.
-NO_IMAGES = {".bufr", ".emf", ".eps", ".fit", ".fits", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
 
-# Formats whose images of Pillow's mode I have 16 bits.
+__all__ = ["Fit", "Folder", "Resample", "extensions", "say_once"]
+
+# Formats that Pillow opens that are not pictures, or that need another program.
+NO_IMAGES = {".bufr", ".emf", ".eps", ".fit", ".fits", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".pdf", ".ps", ".wmf"}
+# Formats with 16 bits in Pillow's mode I.
 SIXTEEN_BITS = {"PNG", "PPM"}
-# Sub-folders of these names are parts of a data set rather than classes.
+# Names of sub-folders that are splits of a data set, not classes.
 SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """The endings of the image files that Pillow reads."""
+    """The suffixes of the image files that Pillow reads."""
     from PIL import Image
 
     Image.init()
@@ -40,9 +41,9 @@ def extensions() -> frozenset[str]:
 class Folder:
     """The image files of a folder and its sub-folders, in the order of their names.
 
-    Photographs are turned upright as their EXIF data say, transparent parts are laid over white, and of an
-    animation the first frame is taken.  Grey images of 16 bits become 8 bits, round(value / 257).  Symbolic links are
-    followed, hidden files are left out.
+    Photographs are turned upright by their EXIF data, transparent parts become white, and only the first frame of an
+    animation is read.  Grey images of 16 bits become 8 bits, round(value / 257).  Symbolic links are followed; hidden
+    files are left out.
     """
 
     axes_are_known: ClassVar[bool] = True
@@ -50,16 +51,16 @@ class Folder:
     path: str
     """The folder."""
     size: int | None = None
-    """Images become size x size pixels; None: they stay as they are, and must all have one size."""
+    """The height and width of the result; None: images keep their size, which must be the same for all."""
     fit: Fit = "cover"
-    """How they become square: cover: the largest centred square, resized; stretch: height and width resized
-    each for itself; crop: the centre, not resized."""
+    """How images become square.  cover: the largest centred square is resized; stretch: height and width are resized
+    independently; crop: the centre is cut out, without resizing."""
     resample: Resample = "lanczos"
-    """The filter that resizes; all but nearest smooth when they make an image smaller."""
+    """The resampling filter; all but nearest smooth images that become smaller."""
     channels: Literal[1, 3] | None = None
-    """1 converts all to grey, 3 all to RGB; None: they stay as they are, and must all be grey or all colour."""
+    """1: images become grey; 3: RGB; None: they stay as they are, and must all be grey or all in colour."""
     labels: bool = False
-    """Whether the sub-folders of the folder are classes, numbered in the order of their names, empty ones too."""
+    """Whether the sub-folders, including empty ones, are classes, numbered in the order of their names."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,77 +80,67 @@ class Folder:
         found = files_below(self._root, lambda name: Path(name).suffix.lower() in kinds, by_class=self.labels)
         if not found:
             kinds = " ".join(sorted(kinds))
-            raise ValueError(f"path is {self.path!r}, where no image was found; looked for files ending in {kinds}")
+            raise ValueError(f"path is {self.path!r}, which holds no images; expected files ending in {kinds}")
         return tuple(found)
 
     @property
     def content_files(self) -> dict[str, Path]:
-        """The files by their names below the folder."""
+        """The files by their paths below the folder."""
         return {file.relative_to(self._root).as_posix(): file for file in self.files}
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes 0, 1, ...: the sub-folders.  One without images keeps its number.
+        """The names of the classes 0, 1, ...: the sub-folders.  A sub-folder without images keeps its number.
 
-        Raises ValueError where an image lies in no sub-folder, or the classes lie one level deeper.
+        Raises ValueError if an image is in no sub-folder, or if the classes are one level deeper.
         """
+        below: dict[str, set[str]] = {}
         for file in self.files:
-            if len(self._parts(file)) < 2:
+            parts = self._parts(file)
+            if len(parts) < 2:
                 raise ValueError(f"labels is True, but {file} is in no sub-folder; move it into that of its class")
-        filled = {self._parts(file)[0] for file in self.files}
+            below.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
         found = (folder.name for folder in sub_folders(self._root))
-        names = tuple(name for name in found if name in filled or name != "__MACOSX")
-        self._refuse_deep_classes(names)
-        empty = [name for name in names if name not in filled]
-        if empty:
+        names = tuple(name for name in found if name in below or name != "__MACOSX")
+        if (len(names) == 1 or set(below) <= SPLITS) and not any("" in deeper for deeper in below.values()):
+            first = min(below)
+            raise ValueError(
+                f"labels is True and path is {self.path!r}, so the classes would be {', '.join(sorted(below))}, but "
+                f"these folders hold no images themselves; {first} holds the folders "
+                f"{', '.join(sorted(below[first])[:5])}. If those are the classes, path is "
+                f"{str(Path(self.path) / first)!r}"
+            )
+        if empty := [name for name in names if name not in below]:
             say_once(
                 f"{self._root} has class folders without images: {', '.join(empty)}. They keep their numbers, so "
                 f"there are {len(names)} classes"
             )
         return names
 
-    def _refuse_deep_classes(self, names: tuple[str, ...]) -> None:
-        """Raise ValueError where the sub-folders are splits, or one holds all, and the classes are below them."""
-        deeper: dict[str, set[str]] = {}
-        for file in self.files:
-            parts = self._parts(file)
-            deeper.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")
-        if any("" in below for below in deeper.values()) or not (len(names) == 1 or set(deeper) <= SPLITS):
-            return
-        first = min(deeper)
-        classes = ", ".join(sorted(deeper[first])[:5])
-        raise ValueError(
-            f"labels is True and path is {self.path!r}, so the classes would be {', '.join(sorted(deeper))}, but these "
-            f"folders hold no images themselves; {first} holds the folders {classes}. If those are the classes, path "
-            f"is {str(Path(self.path) / first)!r}"
-        )
-
     def __len__(self) -> int:
         return len(self.files)
 
     @property
     def declared_shape(self) -> tuple[int, ...] | None:
-        """The images' shape, where size and channels give it before any file is read; None where they do not."""
+        """The shape of the images if size and channels determine it before any file is read; otherwise None."""
         return None if self.size is None or self.channels is None else (self.size, self.size, self.channels)
 
     def __getitem__(self, index: int) -> Example:
-        file, image = self.files[index], self.read(index)
+        image = self.read(index)
         if image.shape != self._shape:
-            raise ValueError(self._mixed(file, image.shape))
-        if not self.labels:
-            return {"image": image}
-        return {"image": image, "label": self.label(index)}
+            raise ValueError(self._mixed(self.files[index], image.shape))
+        return {"image": image, "label": self.label(index)} if self.labels else {"image": image}
 
     @cached_property
     def _numbers(self) -> dict[str, np.int32]:
         return {name: np.int32(number) for number, name in enumerate(self.class_names)}
 
     def label(self, index: int) -> np.int32:
-        """The number of the class of image `index`."""
+        """The class number of image `index`."""
         return self._numbers[self._parts(self.files[index])[0]]
 
     def read(self, index: int) -> UInt8[np.ndarray, "height width channels"]:
-        """Image `index`, whatever the shape of the others."""
+        """Image `index`, which may have another shape than image 0."""
         return self._read(self.files[index])
 
     @cached_property
@@ -161,7 +152,7 @@ class Folder:
 
     @cached_property
     def _shape(self) -> tuple[int, ...]:
-        return self._read(self.files[0]).shape
+        return self.read(0).shape
 
     def _mixed(self, file: Path, shape: tuple[int, ...]) -> str:
         first = self.files[0]
@@ -185,26 +176,24 @@ class Folder:
                 image = _eight_bits(upright, self.channels, self.path)
         except Exception as error:
             raise ValueError(f"{file} cannot be read as an image ({error}); repair it or delete it") from None
-        filter = Image.Resampling[self.resample.upper()]
-        if self.size is None:
-            pass
-        elif self.fit == "stretch":
-            image = image.resize((self.size, self.size), filter)
-        elif self.fit == "cover":
-            image = ImageOps.fit(image, (self.size, self.size), filter)
-        elif min(image.size) < self.size:
+        size, filter = self.size, Image.Resampling[self.resample.upper()]
+        if size is None:
+            return pixels_of(image)
+        if self.fit == "stretch":
+            return pixels_of(image.resize((size, size), filter))
+        if self.fit == "cover":
+            return pixels_of(ImageOps.fit(image, (size, size), filter))
+        if min(image.size) < size:
             raise ValueError(
-                f"fit is 'crop' and size is {self.size}, but {file} is {image.height}x{image.width} pixels; "
-                f"give a size of at most {min(image.size)}, or fit='cover' to resize"
+                f"fit is 'crop' and size is {size}, but {file} is {image.height}x{image.width} pixels; expected a "
+                f"size of at most {min(image.size)}, or fit='cover' to resize"
             )
-        else:
-            left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
-            image = image.crop((left, top, left + self.size, top + self.size))
-        return pixels_of(image)
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        return pixels_of(image.crop((left, top, left + size, top + size)))
 
 
 def _eight_bits(image: Any, channels: int | None, folder: str) -> Any:
-    """A Pillow image in mode L (1 channel) or RGB (3); None: the one it is stored in.  folder: where it is from."""
+    """A Pillow image of `folder` in mode L (1 channel) or RGB (3); None: the nearer of the two."""
     from PIL import Image
 
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
@@ -229,21 +218,14 @@ def _eight_bits(image: Any, channels: int | None, folder: str) -> Any:
 
 
 def _rgb_of_lab(image: Any) -> Any:
-    """An image of mode LAB, which Pillow converts by colour profiles only."""
+    """An image of mode LAB in RGB; Pillow converts LAB by colour profiles only."""
     from PIL import ImageCms
 
     profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
 
 
-_said: set[str] = set()
-_saying = Lock()
-
-
+@cache
 def say_once(text: str) -> None:
-    """Warn, the first time that it is called with this text."""
-    with _saying:
-        is_new = text not in _said
-        _said.add(text)
-    if is_new:
-        warnings.warn(text, stacklevel=2)
+    """Warn when first called with this text."""
+    warnings.warn(text, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Objects of a user's own as data: of any class, dataclass or not."""
+"""The user's own objects as data, of any class."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,14 +8,16 @@ from ddpm_jax.data.fingerprint import fingerprint
 from ddpm_jax.data.source import Source
 from ddpm_jax.data.sources import StandIn, image_shape
 
+__all__ = ["Given"]
+
 _GIVEN: dict[tuple[str, str], Source] = {}
 
 
 @dataclass(frozen=True)
 class Given(StandIn):
-    """An object of this process with __len__ and __getitem__ that is no dataclass, made by `Given.of(source)`.
+    """An object of this process with __len__ and __getitem__ that is not a dataclass, made by `Given.of(source)`.
 
-    A run's folder knows it by its class and a digest only: to resume the run in another process, give it again.
+    A run's folder stores only its class and a digest.  To resume the run in another process, pass the object again.
     """
 
     name: str
@@ -25,9 +27,9 @@ class Given(StandIn):
 
     @classmethod
     def of(cls, source: Any) -> "Given":
-        """The object as a source that a run can name; reads up to 100 examples of it, twice.
+        """The object as a source that a run can name; reads up to 100 of its examples, twice.
 
-        Raises ValueError where an example is not as `data.sources` describes it.
+        Raises ValueError if an example is not as `data.source` describes it.
         """
         image_shape(source)
         found = cls(type(source).__qualname__, fingerprint(source).digest[:16])
@@ -36,10 +38,10 @@ class Given(StandIn):
 
     @cached_property
     def source(self) -> Source:
-        """The object; raises ValueError in another process than that in which it was given."""
+        """The object; ValueError in another process than the one that called `Given.of`."""
         if (self.name, self.digest) not in _GIVEN:
             raise ValueError(
-                f"data is an object of class {self.name}, which is no dataclass and was in the memory of the process "
-                "that trained on it; give it again, Experiment(data=...)"
+                f"data is an object of class {self.name}, which is not a dataclass and was in the memory of the "
+                "process that trained on it; give it again, Experiment(data=...)"
             )
         return _GIVEN[self.name, self.digest]

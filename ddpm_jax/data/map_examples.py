@@ -1,18 +1,17 @@
-"""Functions of single examples, over all of a data set on all devices: every example counts, once.
+"""Apply a function to every example of a data set, exactly once, on all devices.
 
-Batches are cut over the mesh.  The last one is filled up with copies of the last example, whose results are dropped.
+Batches are sharded over the mesh.  Copies of the last example fill up the last batch; their results are dropped.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.data.source import Source, read_many
+from ddpm_jax.data.source import Source, Subset
 from ddpm_jax.data.stream import sequential
 from ddpm_jax.devices.axes import automatic, entered, relabelled
 from ddpm_jax.devices.compiler import compiler_options
@@ -21,6 +20,8 @@ from ddpm_jax.devices.mesh import by_example, fetch, global_batch, local_rows
 from ddpm_jax.diffusion.arrays import Whole
 from ddpm_jax.errors import require_int
 
+__all__ = ["batches_of", "numbers", "over_examples"]
+
 # Examples at a time, on each device.
 CHUNK = 256
 
@@ -28,12 +29,23 @@ CHUNK = 256
 def over_examples(
     function: Callable[[dict[str, Any], Any], Any], source: Source, mesh: Mesh, chunk: int | None = None
 ) -> Any:
-    """function(batch, first) of every example of a source: its tree of arrays, each as NumPy [N, ...], in order.
+    """function(batch, first) for all examples of a source.
 
-    function: takes {"image": uint8 [b, height, width, channels], and "label": int32 [b] where there are labels} and
-    the number of the first of them, and gives arrays [b, ...]; row i may depend on example i and its number only.  It
-    is compiled once; parameters belong in a pytree, `jax.tree_util.Partial(function, params)`.  chunk: examples at a
-    time on each device, 256 unless given.  Each process reads its part.
+    Each process reads its part of the source.
+
+    Args:
+        function: takes {"image": uint8 [b, height, width, channels]}, with "label": int32 [b] if there are labels, and
+            the number of the first example, and returns a tree of arrays [b, ...].  Row i may depend on example i and
+            its number only.  It is compiled once; pass parameters as `jax.tree_util.Partial(function, params)`.
+        source: the examples.
+        mesh: the devices.
+        chunk: examples at a time on each device; None: 256.
+
+    Returns:
+        The function's tree, of NumPy arrays [N, ...] in the order of the examples.
+
+    Raises:
+        ValueError: `chunk` is out of range, or an example is not as `data.source` describes it.
     """
     pieces = list(batches_of(function, source, mesh, chunk))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
@@ -46,7 +58,21 @@ def batches_of(
     chunk: Whole | None = None,
     start: int = 0,
 ) -> Iterator[Any]:
-    """What `over_examples` puts together, batch by batch, from example `start` on."""
+    """The results of `over_examples`, batch by batch.
+
+    Args:
+        function: as in `over_examples`.
+        source: the examples.
+        mesh: the devices.
+        chunk: as in `over_examples`.
+        start: the number of the first example.
+
+    Returns:
+        An iterator over the function's trees of NumPy arrays, one for each batch.
+
+    Raises:
+        ValueError: as in `over_examples`.
+    """
     if chunk is not None:
         chunk = require_int("chunk", chunk, 1)
     count, mesh = len(source), automatic(mesh)
@@ -58,7 +84,7 @@ def batches_of(
         out_shardings=by_example(mesh),
         compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
-    rest = From(source, start) if start else source
+    rest = Subset(source, range(start, count)) if start else source
     for batch in sequential(rest, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
         with entered(mesh):
             found = run(function, global_batch(mesh, numbers(batch), batch_size), np.int32(start))
@@ -66,23 +92,6 @@ def batches_of(
         start += batch_size
 
 
-@dataclass(frozen=True)
-class From:
-    """A source without its first examples."""
-
-    source: Source
-    start: int
-
-    def __len__(self) -> int:
-        return len(self.source) - self.start
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[self.start + index]
-
-    def __getitems__(self, indices: np.ndarray) -> Any:
-        return read_many(self.source, indices + self.start)
-
-
 def numbers(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The images and labels of a batch, without names or whatever else an example has."""
+    """The images and labels of a batch, without other entries, such as names."""
     return {name: batch[name] for name in ("image", "label") if name in batch}

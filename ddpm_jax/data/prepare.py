@@ -1,9 +1,9 @@
-"""Write a data set for TensorFlow Datasets from any sources, without TensorFlow and without loss.
+"""Write any sources as a data set of TensorFlow Datasets (TFDS), without TensorFlow and without loss.
 
     prepare("mnist", {"train": Npz("mnist.npz", "train_images", "train_labels"), "test": ...})
     Tfds("mnist", split="train", label_key="label")          the same examples in the same order
 
-Images are stored as PNG in array_record files, which TFDS itself reads too (`tfds.data_source`).
+Images are stored as PNG in array_record files.  TFDS reads them too (`tfds.data_source`).
 """
 
 import io
@@ -21,8 +21,10 @@ from ddpm_jax.data.stream import sequential
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.storage.pictures import MODES, png_image
 
+__all__ = ["prepare"]
+
 VERSION = "1.0.0"
-SHARD_BYTES = 2**28  # of unpacked images; one file holds those
+SHARD_BYTES = 2**28  # uncompressed bytes of the images in one file
 CHUNK = 256
 
 
@@ -34,10 +36,22 @@ def prepare(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Write the sources, one for each split, as the data set `name`; returns its folder.
+    """Write sources as a data set.
 
-    The folder appears, or with `overwrite` is replaced, when all is written.  data_dir: the folder of all
-    data sets; None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.  progress: whether to show it.
+    The folder of the data set appears, or is replaced, once all is written.
+
+    Args:
+        name: the name of the data set, such as "my_images".
+        splits: a source for each split.
+        data_dir: the folder of all data sets; None: $TFDS_DATA_DIR if set, otherwise ~/tensorflow_datasets.
+        overwrite: whether an existing data set of this name is replaced.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        ValueError: the name is taken or unsuitable, or the images differ in shape or cannot be stored as PNG.
     """
     root = tfds_root(data_dir)
     _check_names(name, splits, root)
@@ -47,7 +61,7 @@ def prepare(
         raise ValueError(f"name is {name!r}; {folder.parent} holds {', '.join(others)} already: choose another name")
     if folder.exists() and not overwrite:
         raise ValueError(
-            f"name is {name!r}; {folder} exists already: choose another name, or give --overwrite (overwrite=True)"
+            f"name is {name!r}; {folder} exists already: choose another name, or pass --overwrite (overwrite=True)"
         )
     shape, has_labels = _common(splits)
     os.makedirs(root, exist_ok=True)
@@ -66,14 +80,14 @@ def prepare(
 
 def _check_names(name: str, splits: Mapping[str, Source], root: str) -> None:
     if "://" in root:
-        raise ValueError(f"data_dir is {root!r}; prepare in a local folder, then copy it there")
+        raise ValueError(f"data_dir is {root!r}; prepare the data in a local folder, then copy them there")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise ValueError(f"name is {name!r}; expected lower-case words joined by underscores, such as 'my_images'")
     if not splits:
         raise ValueError("splits is empty; expected at least one, such as {'train': source}")
     for split in splits:
         if not re.fullmatch(r"[a-z]\w*", split) or split == "all":
-            raise ValueError(f"the split {split!r} cannot be named so; expected a word such as 'train', but not 'all'")
+            raise ValueError(f"the split {split!r} has an unsuitable name; expected a word such as 'train', not 'all'")
 
 
 def _common(splits: Mapping[str, Source]) -> tuple[tuple[int, int, int], bool]:
@@ -120,12 +134,11 @@ def _encoded(source: Source, shape: tuple[int, int, int]) -> Iterator[list[dict[
     for batch in sequential(source, CHUNK):
         if batch["image"].shape[1:] != shape:
             raise ValueError(
-                f"the images from {start} on have shape {batch['image'].shape[1:]}, the first has {shape}; "
-                "expected one shape: resize them, as Folder(size=...) does"
+                f"the images from number {start} on have shape {batch['image'].shape[1:]}, the first has "
+                f"{shape}; expected one shape: resize them, as Folder(size=...) does"
             )
-        columns = {**batch, "image": [_png(image) for image in batch["image"]]}
-        keys = [key for key in ("image", "label") if key in columns]
-        yield [dict(zip(keys, row, strict=True)) for row in zip(*(columns[key] for key in keys), strict=True)]
+        labels = [{"label": label} for label in batch["label"]] if "label" in batch else [{}] * len(batch["image"])
+        yield [{"image": _png(image), **label} for image, label in zip(batch["image"], labels, strict=True)]
         start += len(batch["image"])
 
 

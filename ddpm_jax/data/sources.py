@@ -1,14 +1,6 @@
-"""Data sets.  A source is a sequence of examples, read by index in any order:
+"""Data sets: frozen dataclasses that an experiment file can hold.  `data.source` is the protocol.
 
-    len(source)     the number of examples
-    source[i]       {"image": uint8 [height, width, channels]}, and "label": an int32, if there are labels
-
-and, where it is faster, source.__getitems__(indices), a list of such examples or one dictionary of stacked
-arrays.  By source.fingerprint() it may say what it holds, so that a run notices when that changes: a text that changes
-with the content, or a dictionary with one for each part.
-
-Any class with the first two is a source.  Those here are frozen dataclasses, at once what is written in an experiment
-file and the data: nothing is read before it is asked for.
+Nothing is read before it is needed.
 
     Digits()                                   1,797 digits of 8x8 pixels, part of this package
     Npz("cifar10.npz", images="train_images")  arrays of a file
@@ -32,12 +24,14 @@ from ddpm_jax.data.source import Example, Source, axes_are_known, read_many
 from ddpm_jax.errors import check_fields
 from ddpm_jax.storage.paths import local_path
 
+__all__ = ["Arrays", "Digits", "InMemory", "Npz", "StandIn"]
+__all__ += ["check_choice", "checked_arrays", "image_shape", "itself", "open_npz", "pixels_of"]
+
 
 def image_shape(source: Source) -> tuple[int, int, int]:
     """(height, width, channels) of the images of a source.
 
-    Raises ValueError where the first example is not as this module's head describes it, or where its axes look like
-    another order; a source with the attribute `axes_are_known` set, as image files have, is not asked for that.
+    Raises ValueError if the first example is not as `data.source` describes it, or if its axes look like another order.
     """
     if len(source) < 1:
         raise ValueError(f"{source!r} is empty; expected at least 1 example")
@@ -50,20 +44,29 @@ def image_shape(source: Source) -> tuple[int, int, int]:
 
 
 def check_choice(name: str, value: Any, literal: Any) -> None:
-    """Raise ValueError unless `value` is one of those of a Literal type."""
+    """Check that a field is one of the values of a Literal type.
+
+    Args:
+        name: the field.
+        value: its value.
+        literal: the type.
+
+    Raises:
+        ValueError: it is not.
+    """
     if value not in get_args(literal):
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(literal)))}")
 
 
 def pixels_of(image: Any) -> UInt8[np.ndarray, "height width channels"]:
-    """The pixels of a Pillow image, grey ones with their channel axis."""
+    """The pixels of a Pillow image, with a channel axis also if it is grey."""
     pixels = np.array(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """A source of arrays; subclasses give `arrays`."""
+    """A source of arrays; subclasses define `arrays`."""
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -82,7 +85,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class StandIn:
-    """A source that stands for another; subclasses give `source`."""
+    """A source that stands for another one; subclasses define `source`."""
 
     @cached_property
     def source(self) -> Source:
@@ -100,16 +103,26 @@ class StandIn:
 
 
 def itself(source: Source) -> Source:
-    """The source, or the one that it stands for."""
+    """The source, or the other one if it stands for another."""
     return source.source if isinstance(source, StandIn) else source
 
 
 def checked_arrays(
     images: np.ndarray, labels: np.ndarray | None, images_called: str, labels_called: str
 ) -> dict[str, np.ndarray]:
-    """{"image": uint8 [N, height, width, channels]} and, if there are labels, "label": int32 [N].
+    """The arrays of a source in memory.
 
-    Raises ValueError where the arrays are not that; the last two arguments are what messages call them.
+    Args:
+        images: uint8 [N, height, width] (grey) or [N, height, width, channels].
+        labels: integers [N]; None: there are no labels.
+        images_called: the name of the images in messages.
+        labels_called: the name of the labels in messages.
+
+    Returns:
+        {"image": uint8 [N, height, width, channels]} and, if there are labels, "label": int32 [N].
+
+    Raises:
+        ValueError: the arrays are not of these kinds.
     """
     arrays = {"image": checked_images(images, images_called)}
     if labels is not None:
@@ -124,7 +137,7 @@ _GIVEN: dict[str, dict[str, np.ndarray]] = {}
 class Arrays(InMemory):
     """Arrays of this process, made by `Arrays.of(images, labels)`.
 
-    A run's folder knows them by their digest only: to go on with the run in another process, give them again.
+    A run's folder stores only their digest.  To resume the run in another process, create the same arrays again.
     """
 
     digest: str
@@ -138,7 +151,11 @@ class Arrays(InMemory):
             images: uint8 [N, height, width] (grey) or [N, height, width, channels].
             labels: integers [N] within 32 bits, the numbers of classes; None: there are no labels.
 
-        Raises ValueError where they are something else, or where the shape of the images is ambiguous.
+        Returns:
+            The source.
+
+        Raises:
+            ValueError: the arrays are not of these kinds, or the shape of the images is ambiguous.
         """
         images, labels = as_array(images, "images"), None if labels is None else as_array(labels, "labels")
         arrays = checked_arrays(images, labels, "images", "labels")
@@ -155,7 +172,7 @@ class Arrays(InMemory):
         if self.digest not in _GIVEN:
             raise ValueError(
                 f"data is Arrays({self.digest!r}), which were in the memory of the process that trained on them; "
-                "give them again with Arrays.of(images, labels)"
+                "create them again with Arrays.of(images, labels)"
             )
         return _GIVEN[self.digest]
 
@@ -169,10 +186,10 @@ class Digits(InMemory):
     """Handwritten digits, 8x8 pixels, grey, with labels: 1,437 for training and 360 for testing.
 
     E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository
-    (1998), CC BY 4.0; the 1,797 that scikit-learn's `load_digits` gives.  Their values 0..16 become
-    round(255 value / 16).  The test split is the first 36 of each class in the order of
-    `numpy.random.RandomState(0).permutation(1797)`, whose numbers NumPy promises to keep; the training
-    split is the rest, in that order.
+    (1998), CC BY 4.0; the 1,797 images of scikit-learn's `load_digits`.  Their values 0..16 become
+    round(255 value / 16).  The test split is the first 36 images of each class in the order of
+    `numpy.random.RandomState(0).permutation(1797)`, which is the same in every version of NumPy; the training split is
+    the rest, in that order.
     """
 
     split: DigitsSplit = "train"
@@ -196,14 +213,14 @@ class Digits(InMemory):
 
 @dataclass(frozen=True)
 class Npz(InMemory):
-    """Arrays of an .npz file (`numpy.savez`), read whole into memory."""
+    """Arrays of an .npz file (`numpy.savez`), read into memory."""
 
     path: str
     """The file."""
     images: str = "images"
     """The name of the images: uint8 [N, height, width] (grey) or [N, height, width, channels]."""
     labels: str | None = None
-    """The name of the labels, integers [N]; None for none."""
+    """The name of the labels, integers [N]; None: there are no labels."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -236,9 +253,17 @@ DAMAGED = "is damaged or not complete; write or fetch it again"
 
 
 def open_npz(path: Path, called: str) -> Any:
-    """The arrays of an .npz file, as `numpy.load` gives them.
+    """Open an .npz file.
 
-    Raises ValueError, which begins with `called`, where the file is not an .npz file, or not all of one.
+    Args:
+        path: the file.
+        called: the start of the message.
+
+    Returns:
+        What `numpy.load` returns.
+
+    Raises:
+        ValueError: the file is not a complete .npz file.
     """
     with path.open("rb") as file:
         head = file.read(6)

@@ -1,4 +1,4 @@
-"""A data set of TensorFlow Datasets as a source, read without TensorFlow."""
+"""A data set of TensorFlow Datasets (TFDS) as a source, read without TensorFlow."""
 
 import io
 import os
@@ -17,30 +17,32 @@ from ddpm_jax.data.sources import pixels_of
 from ddpm_jax.errors import check_fields
 from ddpm_jax.storage.paths import local_copy
 
+__all__ = ["Tfds", "tfds_root"]
+
 
 def tfds_root(data_dir: str | None) -> str:
-    """The folder of TensorFlow Datasets' data sets: data_dir, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """The folder of all TFDS data sets: data_dir, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 @dataclass(frozen=True)
 class Tfds:
-    """A data set prepared with TensorFlow Datasets in the array_record format, read without TensorFlow.
+    """A data set prepared with TFDS in the array_record format, read without TensorFlow.
 
-    `ddpm-jax prepare` makes one from any other source; where TensorFlow is installed, so does
-    `tfds build NAME --file_format=array_record`.  Nothing is ever downloaded here.
+    `ddpm-jax prepare` makes one from any other source.  With TensorFlow installed, so does
+    `tfds build NAME --file_format=array_record`.  This class never downloads anything.
     """
 
     name: str
-    """NAME, NAME/CONFIG, and either with :VERSION; without a version, the newest that is prepared."""
+    """NAME or NAME/CONFIG, either with or without :VERSION; without it, the newest prepared version."""
     split: str = "train"
     """A split, a part of one ('train[:10%]', 'train[1000:]') or a sum of them ('train+test')."""
     data_dir: str | None = None
-    """The folder of all data sets; None: $TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
+    """The folder of all data sets; None: $TFDS_DATA_DIR if set, otherwise ~/tensorflow_datasets."""
     image_key: str = "image"
     """The feature that is the image."""
     label_key: str | None = None
-    """The feature that is the label, an integer; None for none."""
+    """The feature that is the label, an integer; None: there are no labels."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -52,35 +54,34 @@ class Tfds:
 
     @property
     def declared_shape(self) -> tuple[int, ...] | None:
-        """The images' shape as TensorFlow Datasets knows it, before the data are prepared; None if it does not."""
+        """The shape of the images if TFDS knows it before the data are prepared; None if it does not."""
         import tensorflow_datasets as tfds
 
         try:
             builder: Any = tfds.builder(self.name, data_dir=tfds_root(self.data_dir))
             shape = builder.info.features[self.image_key].shape
-        except Exception:  # whatever keeps an unknown builder from being made
+        except Exception:  # TFDS raises many kinds of errors for an unknown data set
             return None
         return None if None in shape else shape
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that are prepared."""
+        """The prepared splits."""
         return tuple(sorted(self._builder.info.splits))
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The names of the features that the data set has."""
+        """The names of the features of the data set."""
         return tuple(sorted(self._builder.info.features))
 
     @property
     def content_files(self) -> dict[str, Path]:
-        """The files that hold the examples and their description, by their names in the data set's folder.
+        """The files of the examples and their description, by their names in the folder of the data set.
 
-        Of a data set in an object store, only the description.
+        For a data set in an object store, only the description.
         """
-        len(self)  # refuses a split that does not exist
-        names = [part.partition("[")[0].strip() for part in self.split.split("+")]
-        chosen = self.splits if "all" in names else names
+        len(self)  # raises ValueError if the split does not exist
+        chosen = self.splits if "all" in self._split_names else self._split_names
         files = {file for name in chosen for file in self._builder.info.splits[name].filenames}
         remote = "://" in os.fspath(self._folder)
         found = {name: local_copy(self._folder / name) for name in ("dataset_info.json", "features.json")}
@@ -90,18 +91,19 @@ class Tfds:
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int] | Int[np.ndarray, " batch"]) -> list[Example]:
-        # One read of many records is faster than many reads.
-        return [
-            self._example(int(index), record)
-            for index, record in zip(indices, self._records.__getitems__([int(i) for i in indices]), strict=True)
-        ]
+        numbers = [int(index) for index in indices]
+        records = self._records.__getitems__(numbers)  # one read of many records is faster than many reads
+        return [self._example(number, record) for number, record in zip(numbers, records, strict=True)]
 
     def _example(self, index: int, record: bytes) -> Example:
-        features = self._features
+        import tensorflow_datasets as tfds
+
+        features, key = self._features, self.image_key
+        is_encoded = isinstance(features[key], tfds.features.Image)
+        decoders: Any = {key: tfds.decode.SkipDecoding()} if is_encoded else None
         try:
-            example = features.deserialize_example_np(record, decoders=self._decoders)
-            image = example[self.image_key]
-            image = self._decode(image) if self._is_encoded else np.asarray(image)
+            example = features.deserialize_example_np(record, decoders=decoders)
+            image = self._decode(example[key]) if is_encoded else np.asarray(example[key])
         except Exception as error:
             raise ValueError(f"example {index} of {self._folder} cannot be read ({error}); prepare it again") from None
         image = image if image.ndim == 3 else image[..., None]
@@ -109,28 +111,30 @@ class Tfds:
             return {"image": image}
         return {"image": image, "label": np.int32(example[self.label_key])}
 
+    @property
+    def _split_names(self) -> list[str]:
+        return [part.partition("[")[0].strip() for part in self.split.split("+")]
+
     @cached_property
     def _folder(self) -> Any:
-        """The folder of the version to read: root/NAME[/CONFIG]/VERSION."""
+        """The folder of the version: root/NAME[/CONFIG]/VERSION."""
         from etils import epath
 
         root = epath.Path(tfds_root(self.data_dir))
         name, _, version = self.name.partition(":")
         found = _versions(root / name)
         if not found and "/" not in name and (root / name).is_dir():
-            configs = sorted(folder.name for folder in (root / name).iterdir() if _versions(folder))
-            if len(configs) == 1:
-                found = _versions(root / name / configs[0])
-            elif configs:
-                raise ValueError(
-                    f"name is {self.name!r}; name one of its configurations: "
-                    + ", ".join(f"{name}/{config}" for config in configs)
-                )
+            configs = {f"{name}/{folder.name}": _versions(folder) for folder in (root / name).iterdir()}
+            configs = {config: versions for config, versions in configs.items() if versions}
+            if len(configs) > 1:
+                listed = ", ".join(sorted(configs))
+                raise ValueError(f"name is {self.name!r}; expected one of its configurations: {listed}")
+            found = next(iter(configs.values()), {})
         if not found:
             raise FileNotFoundError(
                 f"name is {self.name!r}: {root} holds no such prepared data set. Make it from arrays or images with "
-                f"`ddpm-jax prepare`, or where TensorFlow is installed with `tfds build {name} "
-                f"--file_format=array_record --data_dir={root}`; or give the data_dir that holds it"
+                f"`ddpm-jax prepare`, or, with TensorFlow installed, by `tfds build {name} "
+                f"--file_format=array_record --data_dir={root}`; or set data_dir to the folder that holds it"
             )
         if version and version not in found:
             raise FileNotFoundError(f"name is {self.name!r}; the versions prepared in {root} are {', '.join(found)}")
@@ -154,27 +158,26 @@ class Tfds:
 
     @cached_property
     def _records(self) -> Any:
-        """The undecoded examples."""
+        """The encoded examples."""
         import tensorflow_datasets as tfds
 
         splits = self._builder.info.splits
         existing = ", ".join(f"{name} ({split.num_examples} examples)" for name, split in sorted(splits.items()))
-        names = [part.partition("[")[0].strip() for part in self.split.split("+")]
         try:
-            count = splits[self.split].num_examples if set(names) <= {*splits, "all"} else 0
+            count = splits[self.split].num_examples if set(self._split_names) <= {*splits, "all"} else 0
         except Exception:
             count = 0
         if not count:
             raise ValueError(
-                f"split is {self.split!r}, which is no part of {self.name}; it has {existing}, "
-                "and parts of them such as 'train[:10%]'"
+                f"split is {self.split!r}, which is not a part of {self.name}; expected {existing}, "
+                "or a part of one, such as 'train[:10%]'"
             )
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         return self._builder.as_data_source(self.split, deserialize_method=raw, file_format="array_record")
 
     @cached_property
     def _features(self) -> Any:
-        """The image and the label, of all the features that the records hold."""
+        """The features that hold the image and the label."""
         import tensorflow_datasets as tfds
 
         features = self._builder.info.features
@@ -191,20 +194,7 @@ class Tfds:
             label = features[self.label_key]
             if label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
                 raise ValueError(f"label_key is {self.label_key!r}, which is {_described(label)}; expected an integer")
-        wanted = [key for key in (self.image_key, self.label_key) if key is not None]
-        return tfds.features.FeaturesDict({key: features[key] for key in wanted})
-
-    @cached_property
-    def _is_encoded(self) -> bool:
-        import tensorflow_datasets as tfds
-
-        return isinstance(self._features[self.image_key], tfds.features.Image)
-
-    @cached_property
-    def _decoders(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        return {self.image_key: tfds.decode.SkipDecoding()} if self._is_encoded else None
+        return tfds.features.FeaturesDict({key: features[key] for key in (self.image_key, self.label_key) if key})
 
     def _decode(self, encoded: bytes) -> UInt8[np.ndarray, "height width channels"]:
         from PIL import Image

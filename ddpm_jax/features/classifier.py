@@ -1,19 +1,18 @@
-"""Features by a classifier that is trained on the data at hand: what Inception is for photographs.
+"""Features of a classifier that is trained on the user's data, as Inception is on photographs.
 
     classifier = train_classifier(source)                        any source with labels
     save_classifier("mnist.safetensors", classifier, about)
     extractor = load_classifier("mnist.safetensors")             from the file alone
 
-Inception-v3 has learned from photographs of 299 pixels, and knows little of digits of 28 or 8.  Distances in the
-features of another classifier are no FID, and compare only with one another.
+Inception-v3 learned from photographs of 299 pixels, and says little about digits of 28 or 8.  Distances in the features
+of another classifier are not FID, and compare only with one another.
 """
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,22 @@ import numpy as np
 import optax
 
 from ddpm_jax.data import Folder, Npz, Source, Tfds
+from ddpm_jax.data.accept import check_labels
 from ddpm_jax.data.images import to_unit
+from ddpm_jax.data.source import Subset
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.data.stream import batches, sequential
 from ddpm_jax.devices.precision import quoted
 from ddpm_jax.diffusion.arrays import Key, Pixels, stream
 from ddpm_jax.errors import require, require_int
+from ddpm_jax.features.download import sha256_of
 from ddpm_jax.features.extractor import Extracted, Extractor, existing_file
 from ddpm_jax.nets.classifier import ConvClassifier
 from ddpm_jax.storage.paths import local_path, write_bytes
 from ddpm_jax.training.optimizer import Adam
+
+__all__ = ["Classifier", "accuracy", "load_classifier", "read_classifier", "save_classifier", "train_classifier"]
 
 FORMAT = "ddpm_jax classifier 1"
 CHUNK = 256
@@ -50,7 +54,7 @@ class Classifier:
 
     @property
     def apply(self) -> Callable[[Any], Extracted]:
-        """uint8 images to features and logits: a pytree that holds the parameters."""
+        """Maps uint8 images to features and logits; a pytree that holds the parameters."""
         return jax.tree_util.Partial(functools.partial(_classify, self.spec, self.image_shape), self.params)
 
 
@@ -59,7 +63,7 @@ class Classifier:
 def _classify(spec: ConvClassifier, shape: tuple[int, int, int], params: Any, images: Any) -> Extracted:
     if images.shape[1:] != shape:
         given, taken = ("x".join(map(str, sizes)) for sizes in (images.shape[1:], shape))
-        raise ValueError(f"images are {given}; this classifier was trained on {taken} and takes no others")
+        raise ValueError(f"images are {given}; this classifier was trained on {taken}")
     return Extracted(*spec.apply(params, to_unit(images)))
 
 
@@ -75,24 +79,40 @@ def train_classifier(
     seed: int = 0,
     report: Callable[[int, float], None] | None = None,
 ) -> Classifier:
-    """A classifier trained on a source with labels: Adam with a cosine, images moved by a pixel or two at random.
+    """Train a classifier by Adam with a cosine decay, on images that are shifted by a pixel or two at random.
 
-    num_classes: one more than the highest label unless given, for which all labels are read.  report: called with the
-    step and the loss, every 100 steps.  The same arguments give the same parameters on the same machine.
+    The same arguments give the same parameters on the same machine.
 
-    Raises ValueError where there are no labels, or where one is out of range.
+    Args:
+        source: examples with labels.
+        num_classes: the number of classes; None: one more than the highest label, for which all labels are read.
+        width: that of the first convolution.
+        features: the number of features.
+        num_steps: the number of optimizer steps.
+        batch_size: examples in a step.
+        learning_rate: the highest learning rate.
+        seed: the seed of the initial parameters, the order of the examples and the shifts.
+        report: called with the step and the loss, every 100 steps.
+
+    Returns:
+        The trained classifier.
+
+    Raises:
+        ValueError: the examples have no labels, or a label is out of range.
     """
     require_int("num_steps", num_steps, 1)
     shape = image_shape(source)
+    if "label" not in source[0]:
+        raise ValueError("the data have no labels; a classifier learns from labels")
     spec = ConvClassifier(count_classes(source) if num_classes is None else num_classes, width, features)
     key = jax.random.key(seed)
     params = spec.init(stream(key, "init"), shape)
     optimizer = Adam(learning_rate, warmup_steps=num_steps // 10, decay="cosine", weight_decay=1e-4).build(num_steps)
     state = optimizer.init(params)
     step_of = _step(spec, optimizer)
-    # One jitted step at a time: on CPUs gradients of convolutions are 20 times slower inside a scan.
+    # No scan over steps: on CPUs gradients of convolutions are 20 times slower inside one.
     for step, batch in zip(range(num_steps), batches(source, batch_size, seed), strict=False):
-        _check_labels(batch, spec.num_classes)
+        check_labels(batch, spec.num_classes, "num_classes")
         step_key = jax.random.fold_in(stream(key, "shift"), step)
         params, state, loss = step_of(params, state, step_key, batch["image"], batch["label"])
         if report is not None and (step + 1) % 100 == 0:
@@ -116,7 +136,15 @@ def _step(spec: ConvClassifier, optimizer: optax.GradientTransformation) -> Call
 
 
 def moved(key: Key, images: Pixels) -> Any:
-    """Each image moved by up to 1/14 of its size (1 pixel at least) in each direction, its edge repeated."""
+    """Shift each image at random in each direction, by up to 1/14 of its size (1 pixel at least), repeating its edge.
+
+    Args:
+        key: the key of the shifts.
+        images: the images.
+
+    Returns:
+        The shifted images, of the same shape.
+    """
     far = max(1, min(images.shape[1:3]) // 14)
     padded = jnp.pad(images, ((0, 0), (far, far), (far, far), (0, 0)), mode="edge")
     starts = jax.random.randint(key, (len(images), 2), 0, 2 * far + 1)
@@ -126,49 +154,29 @@ def moved(key: Key, images: Pixels) -> Any:
 
 def count_classes(source: Source) -> int:
     """One more than the highest label; reads every example."""
-    highest = -1
-    for batch in sequential(source, CHUNK):
-        _check_labels(batch, None)
-        highest = max(highest, int(batch["label"].max()))
+    highest = max(int(batch["label"].max()) for batch in sequential(source, CHUNK))
     require("num_classes", highest + 1, highest >= 1, "two or more different labels")
     return highest + 1
 
 
-def _check_labels(batch: dict[str, np.ndarray], num_classes: int | None) -> None:
-    if "label" not in batch:
-        raise ValueError("the data have no labels, which a classifier learns from")
-    labels = batch["label"]
-    wrong = labels[(labels < 0) | (labels >= (num_classes or np.inf))]
-    if wrong.size:
-        raise ValueError(f"a label is {wrong[0]}; expected 0..{'' if num_classes is None else num_classes - 1}")
-
-
 def accuracy(classifier: Classifier, source: Source) -> float:
-    """The share of the examples whose largest logit is that of their label."""
+    """The fraction of examples whose largest logit is that of their label.
+
+    Args:
+        classifier: the classifier.
+        source: the examples, with labels.
+
+    Returns:
+        The fraction.
+    """
     right = []
     for batch in sequential(source, min(CHUNK, len(source)), fill=True):
         right.append(np.asarray(classifier.apply(batch["image"]).logits).argmax(-1) == batch["label"])
     return float(np.concatenate(right)[: len(source)].mean())
 
 
-class Subset:
-    """Some examples of a source."""
-
-    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
-        self._source, self._indices = source, np.asarray(indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._source[int(self._indices[index])]
-
-
 def labelled(source: Source) -> Source:
-    """The source with labels: where it can have some and was not asked for them, it is.
-
-    Raises ValueError where it has none.
-    """
+    """The source with its labels switched on; ValueError if it has no labels."""
     if "label" in source[0]:
         return source
     if isinstance(source, Tfds):
@@ -177,25 +185,42 @@ def labelled(source: Source) -> Source:
         return dataclasses.replace(source, labels=source.images.replace("images", "labels"))
     if isinstance(source, Folder):
         return dataclasses.replace(source, labels=True)
-    raise ValueError(f"data is {source!r}, whose examples have no label, an integer; a classifier learns from them")
+    raise ValueError(f"data is {source!r}, whose examples have no label, an integer; a classifier learns from labels")
 
 
 def held_out(source: Source, seed: int = 0) -> tuple[Source, Source, str]:
-    """(what to train on, what to test on, its name): the split called test where there is one, or else a tenth."""
+    """Split data into a part for training and a part for testing.
+
+    Args:
+        source: the data.
+        seed: the seed of the random part.
+
+    Returns:
+        The source for training, the source for testing, and the name of the latter: the test split of the data if there
+        is one, and a random tenth of the source otherwise.
+
+    Raises:
+        ValueError: there is no test split, and there are fewer than 10 examples.
+    """
     test = held_out_split(source)
     if test is not None:
         return source, test, "the split test"
     count = len(source)
-    require("data", f"{count} examples", count >= 10, "10 at least, a tenth of which is held out")
+    require("data", f"{count} examples", count >= 10, "10 at least, of which a tenth is held out")
     order = np.random.RandomState(seed).permutation(count)
     chosen, rest = np.sort(order[: count // 10]), np.sort(order[count // 10 :])
     return Subset(source, rest), Subset(source, chosen), f"a held-out tenth, {len(chosen)} images"
 
 
 def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict[str, Any]) -> None:
-    """Write a classifier as safetensors; about: what else to tell of it (accuracy, data, seed), kept as text.
+    """Write a classifier as a safetensors file.
 
-    A reader sees the old file or the new one; equal classifiers give equal files.
+    The file is replaced atomically.  Equal classifiers give equal files.
+
+    Args:
+        path: the file.
+        classifier: the classifier.
+        about: further facts, such as accuracy, data and seed; stored as text.
     """
     from safetensors.numpy import save
 
@@ -203,12 +228,12 @@ def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict
     arrays = {"/".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
     known = {"format": FORMAT, "image_shape": json.dumps(classifier.image_shape)}
     known |= {name: str(value) for name, value in dataclasses.asdict(classifier.spec).items()}
-    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    write_bytes(local_path(path), _sorted_header(save(arrays, metadata={**told, **known})))
+    facts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    write_bytes(local_path(path), _sorted_header(save(arrays, metadata={**facts, **known})))
 
 
 def _sorted_header(content: bytes) -> bytes:
-    """A safetensors file with its header's entries in the order of their names: safetensors leaves that to chance."""
+    """A safetensors file with the entries of its header sorted by name; safetensors writes them in random order."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
@@ -219,19 +244,19 @@ def _sorted_header(content: bytes) -> bytes:
 def load_classifier(path: str | os.PathLike) -> Extractor:
     """The extractor of a classifier in a file that `save_classifier` wrote.
 
-    Raises FileNotFoundError where there is none, and ValueError where it holds something else.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds something else.
     """
     found = existing_file(path, "a classifier, which scripts/train_features.py writes")
     classifier, _ = read_classifier(found)
     shape = "x".join(map(str, classifier.image_shape))
     preprocessing = f"pixels / 127.5 - 1, {shape} as they are"
-    with found.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Extractor(f"classifier {found.stem}", digest, preprocessing, classifier.apply)
+    return Extractor(f"classifier {found.stem}", sha256_of(found), preprocessing, classifier.apply)
 
 
 def read_classifier(path: Path) -> tuple[Classifier, dict[str, str]]:
-    """A classifier, and what its file tells of it."""
+    """A classifier, and the facts that its file states; ValueError if the file holds something else."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -239,11 +264,13 @@ def read_classifier(path: Path) -> tuple[Classifier, dict[str, str]]:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in list(file.keys())}
     except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}); it is damaged or of another kind") from None
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}); the file is damaged or is of another kind"
+        ) from None
     if about.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is no classifier; expected one that scripts/train_features.py wrote. Weights of Inception-v3 are "
-            f"named inception:{path}"
+            f"{path} is not a classifier; expected one that scripts/train_features.py wrote. For weights of "
+            f"Inception-v3, write inception:{path}"
         )
     try:
         height, width, channels = json.loads(about["image_shape"])

@@ -1,11 +1,12 @@
-"""Published weights: downloaded when they are first needed, checked, and kept in the user's cache folder.
+"""Published weights: downloaded when first needed, checked, and kept in the user's cache folder.
 
-A file gets its name only when it is whole and its sha256 is right: until then it is NAME.part, which a killed
-download leaves behind and the next one goes on with.  Of processes that want the same file at once one downloads,
-and the others wait for it.
+A file gets its name only when it is complete and its sha256 is right.  Until then it is called NAME.part; the next
+download resumes an interrupted one.  If several processes need the same file, one downloads it and the others wait.
+
+pooch 1.9 offers too little to replace this: it knows one address, restarts a broken download from the beginning, does
+not wait for other processes, and brings six packages.  huggingface_hub downloads only from its own site.
 """
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -15,17 +16,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ddpm_jax.errors import RunError
 from ddpm_jax.storage.paths import cache_folder
 
-# Seconds without a byte after which a server is given up.
+__all__ = ["WeightsFile", "fetch", "sha256_of"]
+
+# After so many seconds without a byte the server counts as unreachable.
 TIMEOUT = 30.0
 BLOCK = 2**18
+# Seconds between two lines that report the progress.
+PAUSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,67 +37,63 @@ class WeightsFile:
     """A file to download."""
 
     name: str
-    """What it is called here."""
+    """Its name in the cache folder."""
     urls: tuple[str, ...]
-    """Where it can be had, the first that answers is taken."""
+    """Its addresses, tried in this order."""
     sha256: str
-    """Of its content, 64 hexadecimal digits."""
+    """The digest of its content, 64 hexadecimal digits."""
 
 
 def fetch(wanted: WeightsFile, folder: Path | None = None, timeout: float = TIMEOUT) -> Path:
-    """The file on this machine, downloaded unless it is there.
+    """The path of the file on this machine; downloads the file if it is not there yet.
 
-    Raises RunError where it cannot be had, saying from where and how to put it there by hand, and where its content is
-    not the published one.
+    Args:
+        wanted: the file.
+        folder: the folder that holds it; None: `weights` in the user's cache folder.
+        timeout: after how many seconds without a byte to give up a server.
+
+    Returns:
+        The path of the complete file.
+
+    Raises:
+        RunError: the file cannot be downloaded or written, or its content is not the published one.  The message names
+            the addresses, and says how to install the file by hand.
     """
     folder = cache_folder("weights") if folder is None else folder
     target = folder / wanted.name
     if target.exists():
-        _check(target, wanted, f"remove it, to have it downloaded again, or use it as it is: inception:{target}")
+        _check(target, wanted, f"remove it to download it again, or use it as it is: inception:{target}")
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _turn(folder, wanted.name) as part:
-            if not target.exists():  # another process may have been quicker
-                _download(wanted, target, part, timeout)
-                try:
-                    _check(part, wanted, "what was downloaded has been removed; try again, or later")
-                except RunError:
-                    part.unlink()
-                    raise
-                os.replace(part, target)
+        with (folder / f"{wanted.name}.lock").open("wb") as lock:
+            locked = _lock(lock)
+            own = "" if locked else f".{socket.gethostname()}.{os.getpid()}"  # without a lock, nothing is shared
+            if not target.exists():  # another process may have downloaded it
+                _install(wanted, target, folder / f"{wanted.name}{own}.part", timeout, resumable=locked)
     except OSError as error:
         raise RunError(
-            f"{target} cannot be written ({error.strerror or error}); make room there, set XDG_CACHE_HOME to another "
-            f"folder, or get {' or '.join(wanted.urls)} yourself and name its place: inception:PATH"
+            f"{target} cannot be written ({error.strerror or error}); free space there, set XDG_CACHE_HOME to another "
+            f"folder, or download {' or '.join(wanted.urls)} yourself and give its path: inception:PATH"
         ) from None
     return target
 
 
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _check(path: Path, wanted: WeightsFile, remedy: str) -> None:
     """Raise RunError unless the file's sha256 is the published one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != wanted.sha256:
         raise RunError(f"the sha256 of {path} is {found}; expected {wanted.sha256}: {remedy}")
 
 
-@contextlib.contextmanager
-def _turn(folder: Path, name: str) -> Iterator[Path]:
-    """The file to download into, while no other process does so."""
-    with (folder / f"{name}.lock").open("wb") as lock:
-        if _lock(lock):
-            yield folder / f"{name}.part"
-            return
-    part = folder / f"{name}.{socket.gethostname()}.{os.getpid()}.part"  # nobody goes on with that
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _lock(file: BinaryIO) -> bool:
-    """Wait until this process has the lock, which ends with it; False where the file system or Python has none."""
+    """Wait until this process has the lock, which ends with it; False if the system or the file system has no locks."""
     try:
         import fcntl
 
@@ -107,74 +107,59 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
+def _install(wanted: WeightsFile, target: Path, part: Path, timeout: float, resumable: bool) -> None:
+    """Download to `part`, check it, and rename it to `target`; an incomplete `part` stays if it is `resumable`."""
+    try:
+        _download(wanted, target, part, timeout)
+        resumable = False  # a complete file with a wrong digest is removed
+        _check(part, wanted, "the download has been removed; try again, or later")
+        os.replace(part, target)
+    finally:
+        if not resumable:
+            part.unlink(missing_ok=True)
+
+
 def _download(wanted: WeightsFile, target: Path, part: Path, timeout: float) -> None:
-    """Fill `part`, from the first address that gives all of it."""
-    reasons = []
+    """Complete `part` from the first address that serves all of it."""
+    errors = []
     for url in wanted.urls:
         try:
-            _receive(url, part, timeout)
-            return
-        except urllib.error.HTTPError as error:  # a kind of OSError, as all those of urllib are
-            reasons.append(f"{url}: {error.code} {error.reason}")
-        except urllib.error.URLError as error:
-            reasons.append(f"{url}: {_words(error.reason)}")
-        except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
-            reasons.append(f"{url}: {_words(error)}")
+            return _receive(url, part, timeout)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+            cause = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+            errors.append(f"{url}: {getattr(cause, 'strerror', None) or str(cause) or type(cause).__name__}")
     raise RunError(
-        f"{wanted.name} cannot be downloaded ({'; '.join(reasons)}). Try again, which goes on where it stopped; or get "
-        f"the file from there on another machine and put it at {target}, or name its place: inception:PATH"
+        f"{wanted.name} cannot be downloaded ({'; '.join(errors)}). Try again, which resumes the download; or download "
+        f"the file on another machine and copy it to {target}, or give its path: inception:PATH"
     )
 
 
-def _words(error: Any) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
 def _receive(url: str, part: Path, timeout: float) -> None:
-    """Append to `part` what is missing of it, or begin anew where the server knows no parts."""
+    """Append the missing bytes to `part`; start again from the first byte if the server cannot resume."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    _say(f"downloading {url} to {part.with_suffix('')}")
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # there is no more: whether it is right the sha256 says
+            return  # `part` is complete; its sha256 is checked next
         raise
     with response, part.open("ab") as file:
         if response.status != http.client.PARTIAL_CONTENT:
             file.truncate(0)
             have = 0
-        length = response.headers.get("Content-Length")
+        length, reported = response.headers.get("Content-Length"), time.monotonic()
         total = have + int(length) if length else None
-        progress = Progress(url, part.with_suffix(""), total)
         while block := response.read(BLOCK):
             file.write(block)
             have += len(block)
-            progress.at(have)
-        progress.end(have)
+            if time.monotonic() > reported + PAUSE:
+                reported = time.monotonic()
+                _say(f"{have / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB")
     if total is not None and have < total:
         raise ConnectionError(f"the connection broke after {have} of {total} bytes")
-
-
-class Progress:
-    """How far a download is, on stderr: one line that changes on a terminal, a line each ten seconds elsewhere."""
-
-    def __init__(self, url: str, target: Path, total: int | None) -> None:
-        self._total, self._terminal = total, sys.stderr.isatty()
-        self._every = 0.2 if self._terminal else 10.0
-        self._next = time.monotonic() + self._every
-        _say(f"downloading {url} to {target}")
-
-    def at(self, have: int) -> None:
-        """So many bytes are here."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + self._every
-            share = f" of {self._total / 1e6:.1f} MB ({100 * have / self._total:.0f}%)" if self._total else " MB"
-            print(f"{have / 1e6:.1f}{share}", end="\r" if self._terminal else "\n", file=sys.stderr, flush=True)
-
-    def end(self, have: int) -> None:
-        """It is over."""
-        _say(f"{have / 1e6:.1f} MB downloaded")
+    _say(f"{have / 1e6:.1f} MB downloaded")
 
 
 def _say(text: str) -> None:

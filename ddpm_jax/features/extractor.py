@@ -1,11 +1,11 @@
-"""Feature extractors: what turns images into the vectors that metrics compare.
+"""Feature extractors turn images into the vectors that metrics compare.
 
     extractor = read_extractor("inception")                  or "FILE.py:NAME", "PATH.safetensors", "inception:PATH"
     extractor = of_function(lambda images: images.reshape(len(images), -1) / 255)
     features, logits = extract(extractor, images)            images uint8 [n, h, w, c], features float32 [n, d]
 
-A distance between features means something only beside another in the same ones, so an extractor says who it is: its
-name, the digest of its weights or source, and what it does to the pixels first.
+Distances compare only if the features are the same.  So an extractor identifies itself: by its name, the digest of its
+weights or source, and a description of its preprocessing.
 """
 
 import functools
@@ -29,36 +29,36 @@ from ddpm_jax.diffusion.arrays import Whole
 from ddpm_jax.errors import require, require_int
 from ddpm_jax.storage.paths import local_path
 
-# Images at a time: on each device, where there are several.
+__all__ = ["PUBLISHED_INCEPTION", "Extracted", "Extractor", "existing_file", "extract", "of_function"]
+
+# Images at a time, on each device.
 CHUNK = 64
-
-
 # The name of Inception-v3 with the weights that FID is defined by.
 PUBLISHED_INCEPTION = "inception-v3"
 
 
 class Extracted(NamedTuple):
-    """What an extractor makes of b images."""
+    """The features and logits of b images."""
 
     features: Any
     """float32 [b, d]"""
     logits: Any = None
-    """float32 [b, k], of the k classes that it knows, for the Inception score; None for none."""
+    """float32 [b, k], for the Inception score over k classes; None: the extractor has no logits."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A function of images, and what a report must say of it."""
+    """A function of images, and its description for reports."""
 
     name: str
     """"inception-v3", for example."""
     digest: str
-    """sha256 in hexadecimal: of the file of weights, or of the source of a plain function."""
+    """The sha256, in hexadecimal, of the file of weights or of the source of a plain function."""
     preprocessing: str
-    """What becomes of the pixels first, in one phrase: size, rounding, range, channels."""
+    """How pixels are prepared, in one phrase: size, rounding, range, channels."""
     apply: Callable[[Any], Extracted] = field(repr=False)
-    """uint8 images [b, height, width, channels] to Extracted.  Those with weights are pytrees of them and may be
-    called inside `jit`; a plain function gets NumPy arrays."""
+    """Maps uint8 images [b, height, width, channels] to Extracted.  A function with weights is a pytree of them and may
+    be called inside `jit`.  A plain function receives NumPy arrays."""
 
     def __post_init__(self) -> None:
         require("name", self.name, bool(self.name), "a name for reports")
@@ -74,18 +74,25 @@ def of_function(
     digest: str | None = None,
     preprocessing: str = "its own",
 ) -> Extractor:
-    """The extractor of any function of uint8 images [b, h, w, c], a NumPy array: features [b, d], or a pair of
-    features and logits [b, k].
+    """The extractor of a function of images.
 
-    It is called as it is, not inside `jit`.  name: the function's own unless given.  digest: what tells it from others,
-    that of its source unless given, which knows nothing of weights or functions that it uses.
+    Args:
+        function: takes uint8 images [b, h, w, c], a NumPy array, and returns features [b, d], or a pair of features and
+            logits [b, k].  It is called outside `jit`.
+        name: the name of the extractor; None: that of the function.
+        digest: a sha256 that identifies the extractor; None: that of the function's source, which does not cover the
+            weights and functions that it uses.
+        preprocessing: how the function prepares pixels, in one phrase.
 
-    Raises ValueError where there is no source to read and no digest, and where the function gives something else.
+    Returns:
+        The extractor.  Its `apply` raises ValueError if the function fails or returns anything else.
+
+    Raises:
+        ValueError: the function's source cannot be read, and there is no digest.
     """
-    called = name or getattr(function, "__name__", type(function).__name__)
-    return Extractor(
-        called, digest or _source_digest(function), preprocessing, functools.partial(_call, function, called)
-    )
+    called: str = name or getattr(function, "__name__", type(function).__name__)
+    apply = functools.partial(_call, function, called)
+    return Extractor(called, digest or _source_digest(function), preprocessing, apply)
 
 
 def _source_digest(function: Callable[..., Any]) -> str:
@@ -104,16 +111,16 @@ def _call(function: Callable[[Any], Any], name: str, images: Any) -> Extracted:
     """function(images), checked."""
     try:
         found = function(images)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         shape = list(np.shape(images))
         raise ValueError(f"{name} fails on images {shape}: {type(error).__name__}: {error}") from error
     features, logits = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     features, logits = _float32(name, features), None if logits is None else _float32(name, logits)
-    for array in (features, features if logits is None else logits):
+    for array in (features,) if logits is None else (features, logits):
         if array.ndim != 2 or len(array) != len(images):
             raise ValueError(
-                f"{name} made an array of shape {array.shape} of {len(images)} images; expected features "
-                f"[{len(images)}, d], or a pair of them and of logits [{len(images)}, k]"
+                f"{name} returned an array of shape {array.shape} for {len(images)} images; expected features "
+                f"[{len(images)}, d], or a pair of features and logits [{len(images)}, k]"
             )
     return Extracted(features, logits)
 
@@ -124,22 +131,33 @@ def _float32(name: str, array: Any) -> Any:
     try:
         return np.asarray(array, np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} gives a {type(array).__name__}, which is no array of numbers ({error})") from None
+        raise ValueError(
+            f"{name} returned a {type(array).__name__}, which is not an array of numbers ({error})"
+        ) from None
 
 
 @quoted
 def extract(extractor: Extractor, images: Any, chunk: Whole = CHUNK, mesh: Mesh | None = None) -> Extracted:
-    """The features, and the logits where there are some, of n images: NumPy float32 [n, d] and [n, k].
+    """The features of images, and their logits if the extractor has some.
 
-    images: uint8 [n, h, w, c], or anything with a length whose slices are that.  chunk: images at a time, on each
-    device; the last chunk is filled up with copies of its last image, so that one shape is compiled.  mesh: the devices
-    that share the work, for an extractor with weights; of many processes, each calls this with the same images.
+    Args:
+        extractor: the extractor.
+        images: uint8 [n, h, w, c], or an object with a length whose slices are such arrays.
+        chunk: images at a time, on each device.  Copies of the last image fill up the last chunk, so that one shape is
+            compiled.
+        mesh: the devices that share the work; only for extractors with weights.  All processes pass the same images.
+
+    Returns:
+        NumPy arrays, float32 [n, d] and [n, k].
+
+    Raises:
+        ValueError: there are no images, they are not uint8 [n, h, w, c], or a plain function fails.
     """
     chunk = require_int("chunk", chunk, 1)
     n = len(images)
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1
-    if mesh is not None and not jax.tree_util.all_leaves([run]):  # it holds arrays: see functions.as_pytree
+    if mesh is not None and not jax.tree_util.all_leaves([run]):  # an extractor with weights: see functions.as_pytree
         run, count, mesh = as_pytree(run), mesh.size, automatic(mesh)
         run = functools.partial(_on_mesh, jax.device_put(relabelled(run, mesh), replicated(mesh)), mesh)
     size = min(chunk, -(-n // count)) * count
@@ -159,7 +177,7 @@ def _on_mesh(apply: Callable[[Any], Extracted], mesh: Mesh, images: np.ndarray) 
 
 
 def fetch_float32(array: Any) -> np.ndarray:
-    """An array of this or of all devices, as NumPy float32."""
+    """An array, on this device or sharded over all, as NumPy float32."""
     return np.asarray(fetch(array) if isinstance(array, jax.Array) else array, np.float32)
 
 
@@ -175,7 +193,18 @@ def checked_pixels(images: Any) -> np.ndarray:
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
-    """The path; FileNotFoundError where there is no such file."""
+    """Check that a file exists.
+
+    Args:
+        path: the file; ~ is the home folder.
+        what: the expected content, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
     found = local_path(path)
     if not found.is_file():
         raise FileNotFoundError(f"there is no file {found}; expected {what}")

@@ -13,6 +13,8 @@ from ddpm_jax.features.extractor import Extractor, existing_file, of_function
 from ddpm_jax.storage.classes import run_file
 from ddpm_jax.storage.paths import local_path
 
+__all__ = ["ACCEPTED", "pixels", "read_extractor"]
+
 ACCEPTED = """\
 inception (the network of FID; its weights are downloaded once), inception:PATH (weights in a file), \
 PATH.safetensors (a classifier by scripts/train_features.py), FILE.py:NAME (a function or an Extractor) or pixels"""
@@ -27,7 +29,10 @@ def read_extractor(text: str) -> Extractor:
         FILE.py:NAME           a function of uint8 images, or an Extractor, in a Python file, which is executed
         pixels                 the pixels themselves
 
-    Raises ValueError, FileNotFoundError or RunError with what is wrong and what is accepted.
+    Raises:
+        ValueError: the text names no extractor, or its file holds something else.
+        FileNotFoundError: there is no such file.
+        RunError: the weights cannot be downloaded.
     """
     if text == "inception" or text.startswith("inception:"):
         from ddpm_jax.features.inception import load_inception
@@ -46,7 +51,7 @@ def read_extractor(text: str) -> Extractor:
 
 
 def pixels(images: Pixels) -> Float[np.ndarray, "batch d"]:
-    """The pixels as features, in [0, 1]: for images so small that no network knows more."""
+    """The pixels as features, in [0, 1]; for images so small that a network adds nothing."""
     return np.asarray(images).reshape(len(images), -1) / np.float32(255)
 
 
@@ -56,14 +61,12 @@ def _of_file(path: Path, name: str) -> Extractor:
     module = run_file(path)
     found = getattr(module, name, None)
     content = hashlib.sha256(path.read_bytes())
-    if isinstance(found, Extractor):  # its own digest may know nothing of the file's code
+    if isinstance(found, Extractor):  # its own digest may not cover the code in the file
         content.update(found.digest.encode())
         return replace(found, digest=content.hexdigest())
     if not callable(found) or isinstance(found, type):
         names = [key for key, value in vars(module).items() if _is_candidate(value, module.__name__)]
-        raise ValueError(
-            f"{path} has no function or Extractor called {name!r}; it has {', '.join(names) or 'none at all'}"
-        )
+        raise ValueError(f"{path} has no function or Extractor called {name!r}; it has {', '.join(names) or 'none'}")
     return of_function(found, f"{path.name}:{name}", digest=content.hexdigest())
 
 

@@ -1,17 +1,18 @@
-"""The Frechet distance of two sets of features, each taken as a normal distribution (Heusel et al. 2017, 1706.08500).
+"""The Frechet distance of two sets of features, each fitted by a normal distribution (Heusel et al. 2017, 1706.08500).
 
     d^2 = |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 
-m and C are the mean [d] and the unbiased covariance [d, d].  With Inception-v3 features of 50,000 images this is FID;
-with others, or fewer, it is another number, and only to be compared with itself.  It falls with the number of images:
-a finite sample has a covariance of its own.  `jackknife` says how far chance moves it.
+m and C are the mean [d] and the unbiased covariance [d, d].  With Inception-v3 features of 50,000 images this is FID.
+With other features, or fewer images, it is another number, which compares only with numbers of the same kind.  Its bias
+falls with the number of images, because a finite sample has a covariance of its own.  `jackknife` gives its standard
+error.
 
-Moments are sums over rows, so they are gathered block by block.  Blocks a and b, of n_a and n_b rows with
+Moments are sums over rows, so they are computed block by block.  Blocks a and b, of n_a and n_b rows with
 scatters S = (n - 1) C, have together (Chan, Golub and LeVeque 1979, updating formulae for computing variances)
 
     m = m_a + (n_b / n) delta,    S = S_a + S_b + (n_a n_b / n) delta delta^T,    delta = m_b - m_a,  n = n_a + n_b
 
-which subtracts no large numbers: in float64 it keeps its digits for any number of rows.
+No large numbers are subtracted, so float64 stays accurate for any number of rows.
 """
 
 import io
@@ -29,24 +30,34 @@ from ddpm_jax.errors import require
 from ddpm_jax.metrics.feature_rows import blocks, width
 from ddpm_jax.storage.paths import io_errors, run_path, write_bytes
 
+__all__ = ["Moments", "Stored", "frechet_distance", "load_moments", "merge", "moments", "root", "save_moments"]
+
 Vector = Float64[np.ndarray, " D"]
 Matrix = Float64[np.ndarray, "D D"]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The mean [D] and unbiased covariance [D, D] of features, float64, and of how many rows they are."""
+    """The mean [D] and unbiased covariance [D, D] of features, float64, and the number of rows."""
 
     mean: Vector
     cov: Matrix
     count: int | None = None
-    """None where it is not known: the field's published files do not say."""
+    """The number of rows; None: unknown, as in the published files of other programs."""
 
 
 def moments(features: Rows, block: int = 4096) -> Moments:
-    """The mean and the unbiased covariance of n >= 2 feature vectors; memory O(D^2) for any n.
+    """The mean and the unbiased covariance of features, in memory O(D^2) for any number of rows.
 
-    Raises ValueError where one of them is not finite.
+    Args:
+        features: rows [n, D], n >= 2.
+        block: rows read at a time.
+
+    Returns:
+        The moments.
+
+    Raises:
+        ValueError: a row is not finite, or there are fewer than two.
     """
     d = width("features", features, least=2)
     count, mean, scatter = 0, np.zeros(d), np.zeros((d, d))
@@ -59,10 +70,21 @@ def moments(features: Rows, block: int = 4096) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of the rows of both: as if they had been gathered in one go."""
+    """The moments of the rows of both.
+
+    Args:
+        a: moments with a count.
+        b: moments with a count.
+
+    Returns:
+        The moments that `moments` gives for all the rows together.
+
+    Raises:
+        ValueError: the sizes differ, or a count is None.
+    """
     _same_size(a, b)
     for name, count in (("a.count", a.count), ("b.count", b.count)):
-        require(name, count, count is not None, "a number of rows: moments that do not say theirs cannot be merged")
+        require(name, count, count is not None, "the number of rows, which is needed to merge moments")
     n_a, n_b = int(a.count or 0), int(b.count or 0)
     count, mean, scatter = _chan(n_a, a.mean, a.cov * (n_a - 1), n_b, b.mean, b.cov * (n_b - 1))
     return Moments(mean, scatter / (count - 1), count)
@@ -76,10 +98,20 @@ def _chan(
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """d^2, 0 for equal moments.
+    """The Frechet distance d^2.
 
-    The trace of the root of a product of covariances is that of the root of R C_b R, R^2 = C_a, which is symmetric:
-    two eigenvalue problems, finite also where a covariance is singular.
+    The trace of the root of C_a C_b is that of the root of R C_b R with R^2 = C_a, which is symmetric.  This takes two
+    eigenvalue problems, and is finite also for singular covariances.
+
+    Args:
+        a: moments of one set.
+        b: moments of the other set.
+
+    Returns:
+        d^2, 0 for equal moments.
+
+    Raises:
+        ValueError: the sizes differ.
     """
     _same_size(a, b)
     r = root(a.cov)
@@ -89,7 +121,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def root(cov: Matrix) -> Matrix:
-    """The symmetric R with R^2 = C; eigenvalues that rounding made negative count as 0."""
+    """The symmetric R with R^2 = C.  Eigenvalues that are negative by rounding count as 0."""
     values, vectors = np.linalg.eigh(cov)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
@@ -100,17 +132,20 @@ def _same_size(a: Moments, b: Moments) -> None:
 
 
 class Stored(NamedTuple):
-    """Moments read from a file, and where they come from."""
+    """Moments read from a file, and their provenance."""
 
     moments: Moments
     provenance: dict[str, Any]
-    """What `save_moments` was told; empty for a file of another program."""
+    """The argument of `save_moments`; empty for a file of another program."""
 
 
 def save_moments(path: str | PathLike, moments: Moments, provenance: dict[str, Any]) -> None:
-    """Write an .npz that pytorch-fid, TTUR and clean-fid read too: `mu`, `sigma`; and `count`, `provenance`.
+    """Write an .npz file with `mu` and `sigma`, which pytorch-fid, TTUR and clean-fid read, `count` and `provenance`.
 
-    provenance: what JSON can hold, such as the features' network and its digest, the data set, the date.
+    Args:
+        path: the file.
+        moments: the moments.
+        provenance: values for JSON, such as the network of the features and its digest, the data set and the date.
     """
     arrays: dict[str, Any] = {"mu": moments.mean, "sigma": moments.cov, "provenance": np.array(json.dumps(provenance))}
     if moments.count is not None:
@@ -121,9 +156,11 @@ def save_moments(path: str | PathLike, moments: Moments, provenance: dict[str, A
 
 
 def load_moments(path: str | PathLike) -> Stored:
-    """Read moments from an .npz, ours or one with `mu` [D] and `sigma` [D, D] as others publish them.
+    """Read an .npz file of `save_moments`, or any other with `mu` [D] and `sigma` [D, D].
 
-    Raises FileNotFoundError, or ValueError where the file is not of this kind or its numbers are no moments.
+    Raises:
+        FileNotFoundError: the file cannot be read.
+        ValueError: the file is not of this kind, or its numbers cannot be moments.
     """
     file = run_path(path)
     try:
@@ -138,7 +175,7 @@ def load_moments(path: str | PathLike) -> Stored:
             found = {name: stored[name] for name in stored.files if name in ("mu", "sigma", "count", "provenance")}
             names = ", ".join(sorted(stored.files))
         provenance = json.loads(str(found.get("provenance", "{}")))
-    except Exception as error:  # a broken archive raises one of many
+    except Exception as error:  # a damaged archive raises many kinds of errors
         raise ValueError(f"{path} cannot be read ({error}); make it again") from None
     require(f"the arrays of {path}", names, {"mu", "sigma"} <= set(found), "`mu` and `sigma` among them")
     count = int(found["count"]) if "count" in found else None
@@ -146,7 +183,7 @@ def load_moments(path: str | PathLike) -> Stored:
 
 
 def _checked(path: str, mu: Any, sigma: Any) -> tuple[Vector, Matrix]:
-    """mu and sigma in float64, if they can be a mean and a covariance."""
+    """mu and sigma in float64; ValueError unless they can be a mean and a covariance."""
     shapes = f"mu {mu.shape}, sigma {sigma.shape}"
     require(f"what {path} holds", shapes, mu.ndim == 1 and sigma.shape == (len(mu), len(mu)), "mu [D] and sigma [D, D]")
     number = np.issubdtype(mu.dtype, np.floating) and np.issubdtype(sigma.dtype, np.floating)

@@ -1,12 +1,12 @@
-"""The Inception Score (Salimans et al. 2016, 1606.03498): are images recognisable, and of many classes?
+"""The Inception Score (Salimans et al. 2016, 1606.03498): whether images are recognisable and of many classes.
 
     IS = exp( mean_i KL( p(.|x_i) || q ) ),    q = mean_i p(.|x_i),    p = softmax(logits)
 
-in each of a few splits of the images, and in one pass, since
+in each of a few splits of the images.  One pass suffices, since
 
     mean_i KL( p(.|x_i) || q ) = mean_i sum_c p_ic log p_ic  -  sum_c q_c log q_c.
 
-It lies between 1 and the number of classes, knows nothing of the data, and rises with the images in a split.
+It lies between 1 and the number of classes, ignores the data, and rises with the number of images in a split.
 """
 
 from typing import NamedTuple
@@ -18,9 +18,11 @@ from ddpm_jax.diffusion.arrays import Rows
 from ddpm_jax.errors import require, require_int
 from ddpm_jax.metrics.feature_rows import blocks, width
 
+__all__ = ["InceptionScore", "inception_score"]
+
 
 class InceptionScore(NamedTuple):
-    """The mean of the splits' scores, and their standard deviation: how far the score of *one* split goes."""
+    """The mean of the scores of the splits, and their standard deviation: the spread of the score of *one* split."""
 
     value: float
     spread: float
@@ -30,9 +32,19 @@ class InceptionScore(NamedTuple):
 def inception_score(
     logits: Rows, splits: int = 10, shuffle_seed: int | None = 2020, block: int = 4096
 ) -> InceptionScore:
-    """The score of logits [n, classes], n >= splits.
+    """The Inception Score.
 
-    Splits hold the same rows as torch-fidelity's for the same seed; with None, they are runs of rows in order.
+    Args:
+        logits: rows [n, classes], n >= splits.
+        splits: the number of splits.
+        shuffle_seed: the seed that assigns rows to splits, as in torch-fidelity; None: splits are consecutive rows.
+        block: rows read at a time.
+
+    Returns:
+        The mean, the spread and the score of each split.
+
+    Raises:
+        ValueError: there are fewer than 2 classes or fewer rows than splits, or a row is not finite.
     """
     require_int("splits", splits, 1)
     classes, n = width("logits", logits, least=splits), len(logits)

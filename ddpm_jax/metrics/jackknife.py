@@ -2,13 +2,13 @@
 
     V = (n - 1) / n  sum_i (d_-i^2 - mean)^2
 
-estimates the variance that d^2 has over samples of n rows, and is on average not too small (Efron and Stein 1981),
-whatever the features: sqrt(V) is right for n far above d, and else up to 1.4 times too large (measured).  The interval
-d^2 -+ 1.96 sqrt(V) is to hold the *mean of d^2 over samples of n rows*.  It says nothing of how much smaller d^2 would
-be for more rows, which is a bias, nor of chance in the reference, which is held fixed.
+estimates the variance of d^2 over samples of n rows.  Its mean is not too small (Efron and Stein 1981), whatever the
+features are: sqrt(V) is right for n far above d, and otherwise up to 1.4 times too large (measured).  The interval
+d^2 -+ 1.96 sqrt(V) covers the *mean of d^2 over samples of n rows*.  It does not cover the bias (d^2 falls with the
+number of rows) or the randomness of the reference, which is held fixed.
 
-To draw the rows anew with replacement (the bootstrap) will not do: drawn rows are fewer distinct rows, which are
-further away, so that the replicates lie above d^2.
+The bootstrap does not work here: rows drawn with replacement are fewer distinct rows, which are further from the
+reference, so the replicates lie above d^2.
 
 All n distances come from one eigenvalue problem.  Without row x_i the scatter S = sum (x - m)(x - m)^T loses
 c u u^T, u = x_i - m, c = n / (n - 1).  With R^2 = C_reference, R S R = V diag(lambda) V^T and w = V^T R u, the trace of
@@ -18,8 +18,8 @@ the root of R S R loses (the root as an integral of resolvents, and the formula 
 
     1 - c q_1(s) = 1 - c q_1(0) + c s sum_j w_j^2 / (lambda_j (lambda_j + s))
 
-where 1 - c q_1(0) >= 0 is 0 for n <= d + 1, when a row takes a whole dimension with it.  On an even grid of log s the
-trapezoidal rule converges exponentially: the distances are exact to 1e-7.
+Here 1 - c q_1(0) >= 0 is 0 for n <= d + 1, when the rank falls by one without a row.  On a uniform grid of log s the
+trapezoidal rule converges exponentially: the distances are accurate to 1e-7.
 """
 
 import numpy as np
@@ -31,13 +31,26 @@ from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.feature_rows import blocks, width
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments, root
 
+__all__ = ["frechet_estimate", "leave_one_out"]
+
 NODES = 128  # of the integral
 
 
 def frechet_estimate(features: Rows, reference: Moments, block: int = 1024) -> Estimate:
-    """The Frechet distance of n >= 3 rows to the reference, and its standard error over samples of n rows.
+    """The Frechet distance of features to a reference, and its standard error over samples of n rows.
 
-    Costs a few times a Frechet distance, and 128 multiplications for each number of the rows; memory O(d^2).
+    This costs a few Frechet distances, and 128 multiplications for each entry of the rows; memory O(d^2).
+
+    Args:
+        features: rows [n, d], n >= 3.
+        reference: the moments of the reference.
+        block: rows read at a time.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: the widths differ, or a row is not finite.
     """
     own = moments(features)
     without = leave_one_out(features, own, reference, block)
@@ -46,7 +59,20 @@ def frechet_estimate(features: Rows, reference: Moments, block: int = 1024) -> E
 
 
 def leave_one_out(features: Rows, own: Moments, reference: Moments, block: int = 1024) -> Float64[np.ndarray, " n"]:
-    """The Frechet distance of the features without row i, for every i.  own: the features' moments."""
+    """The Frechet distance of the features without row i, for every i.
+
+    Args:
+        features: rows [n, d], n >= 3.
+        own: the moments of the features.
+        reference: the moments of the reference.
+        block: rows read at a time.
+
+    Returns:
+        The n distances d^2.
+
+    Raises:
+        ValueError: the widths differ, or a row is not finite.
+    """
     d, n = width("features", features, least=3), len(features)
     require("the width of reference", len(reference.mean), len(reference.mean) == d, f"{d}, that of features")
     r, scatter, c = root(reference.cov), own.cov * (n - 1), n / (n - 1)
@@ -68,7 +94,7 @@ def leave_one_out(features: Rows, own: Moments, reference: Moments, block: int =
 def _loss(
     w2: Float64[np.ndarray, "m r"], values: Float64[np.ndarray, " r"], c: float, singular: bool
 ) -> Float64[np.ndarray, " m"]:
-    """What the trace of the root loses with each row: the integral, with s = e^t.  singular: 1 - c q_1(0) is 0."""
+    """The decrease of the trace of the root for each row: the integral, with s = e^t.  singular: 1 - c q_1(0) is 0."""
     if not len(values):
         return np.zeros(len(w2))
     t, step = np.linspace(np.log(values[0]) - 40, np.log(values[-1]) + 40, NODES, retstep=True)

@@ -4,41 +4,40 @@
 
     MMD^2 = sum_{i != j} k(x_i, x_j) / (m (m - 1)) + sum_{i != j} k(y_i, y_j) / (m (m - 1)) - 2 sum_ij k(x_i, y_j) / m^2
 
-is unbiased for m independent rows of each set: its mean does not depend on m, and for equal distributions it is 0, so
-it may be negative.  The distance is the mean of S such numbers, each of m rows drawn without replacement from n_x and
-n_y.  Everything is computed in float64.
+is unbiased for m independent rows of each set: its mean does not depend on m, and is 0 for equal distributions, so the
+number may be negative.  The distance is the mean of S such numbers, each of m rows drawn without replacement from n_x
+and n_y rows.  Everything is computed in float64.
 
-**Strata.**  Rows are not independent where the number of rows of each class was fixed beforehand: class-balanced
-samples, or a reference whose class frequencies the samples' labels follow.  Pairs of one class are then too rare, and
-the first sum has the mean |mu|^2 - (sum_c p_c |mu_c|^2 - |mu|^2) / (n - 1), with mu_c the mean of class c in the
-kernel's space and p_c its share of the n rows.  Unbiased is
+**Strata.**  Rows are not independent if the number of rows of each class was fixed beforehand, as for class-balanced
+samples, or samples whose labels follow the class frequencies of the reference.  Then pairs of one class are too rare,
+and the first sum has the mean |mu|^2 - (sum_c p_c |mu_c|^2 - |mu|^2) / (n - 1), with mu_c the mean of class c in the
+feature space of the kernel and p_c its fraction of the n rows.  The unbiased estimate is
 
     |mu|^2 = sum_{c != d} p_c p_d mean k(x of c, x of d) + sum_c p_c^2 mean k(x of c, another x of c)
 
-which is the first sum where there is one class.  A subset may hold too few rows of some of many classes; then it is
-U + (W - U) / n, with U the first sum, and W the mean of k over pairs of one class, p_c as weights.
+which is the first sum for a single class.  A subset may hold too few rows of some of many classes; the estimate then is
+U + (W - U) / n, with U the first sum, and W the mean of k over pairs of one class with weights p_c.
 
-**The standard error.**  The spread of the S numbers (what torch-fidelity prints after its "+-") is how far the number
-of *one* subset of m rows goes; it does not shrink with S or n.  Divided by sqrt(S) it would be too small, for subsets
-share rows.  With phi the kernel's features, r a row's phi less its stratum's mean (less the mean, without strata), and
-a(x) = r_x . (mu_x - mu_y), b(y) alike, the parts of MMD^2 are uncorrelated (Hoeffding 1948), so that of all n_x and
-n_y rows has the variance
+**The standard error.**  The spread of the S numbers (which torch-fidelity prints after "+-") is the standard deviation
+for *one* subset of m rows; it does not shrink with S or n.  Divided by sqrt(S) it would be too small, because subsets
+share rows.  Let phi be the features of the kernel, r the phi of a row minus the mean of its stratum (or minus the mean,
+without strata), a(x) = r_x . (mu_x - mu_y), and b(y) likewise.  The parts of MMD^2 are uncorrelated (Hoeffding 1948).
+So the MMD^2 of all n_x and n_y rows has the variance
 
     V = 4 var(a) / n_x + 4 var(b) / n_y
         + 2 E (r_x . r_x')^2 / (n_x (n_x - 1)) + 2 E (r_y . r_y')^2 / (n_y (n_y - 1)) + 4 E (r_x . r_y)^2 / (n_x n_y)
 
-The first line is 0 for equal distributions, where only the second is left.  The mean over S subsets, whose expectation
-given the rows is that MMD^2, has the variance V + E var(subset | rows) / S.
+The first line is 0 for equal distributions.  The expectation of the mean over S subsets, given the rows, is that MMD^2,
+so the mean has the variance V + E var(subset | rows) / S.
 
 Each part is estimated without bias from differences of two rows of a stratum, delta = phi(x_i) - phi(x_i'), in which
-the stratum's mean cancels: with rows that are all distinct E (delta_i . delta_j)^2 = 4 E (r . r')^2, and delta . (mean
-of the other x - mean of y) has the variance 2 var(a) + 2 E (r_x . r_x')^2 / m + 2 E (r_x . r_y)^2 / m.  Within its
-stratum each row is paired with the next, in random order; means over subsets are used.
+the mean of the stratum cancels.  If all rows are distinct, E (delta_i . delta_j)^2 = 4 E (r . r')^2, and delta . (mean
+of the other x - mean of y) has the variance 2 var(a) + 2 E (r_x . r_x')^2 / m + 2 E (r_x . r_y)^2 / m.  Each row is
+paired with the next row of its stratum, in random order; the estimates are averaged over subsets.
 
-The estimate of the first line may be negative; it is then taken as 0.  So the standard error is never less than that of
-the second line.  For equal distributions it is a fifth too large (more for a few tens of rows): of the intervals 1%
-miss 0, not 5%.  E var(subset | rows) is estimated by the variance of the S numbers, times (S - 1) / (S - 3), that of
-Student's t.
+A negative estimate of the first line is replaced by 0.  So the standard error is at least that of the second line.  For
+equal distributions it is a fifth too large (more for a few tens of rows): 1% of the intervals miss 0, not 5%.
+E var(subset | rows) is estimated by the variance of the S numbers, times (S - 1) / (S - 3), that of Student's t.
 """
 
 import math
@@ -54,7 +53,9 @@ from ddpm_jax.errors import check_fields, require, require_int
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.feature_rows import blocks, same_width
 
-FEW_OF_A_STRATUM = 20  # with so many expected, hardly any subset has fewer than two
+__all__ = ["KernelDistance", "Mmd2", "Polynomial", "kernel_distance", "mmd2"]
+
+FEW_OF_A_STRATUM = 20  # if so many are expected, hardly any subset has fewer than two
 Labels = Int[np.ndarray, " _"] | Sequence[int]
 
 
@@ -75,9 +76,18 @@ class Polynomial:
     def beyond(
         self, x: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, "n d"], o: Float64[np.ndarray, " d"]
     ) -> Float64[np.ndarray, "m n"]:
-        """k(x + o, y + o) - k(o, o), as sum_q binomial(degree, q) k_o^(degree - q) s^q over q = 1..degree.
+        """k(x + o, y + o) - k(o, o), which keeps its digits for a distant origin o.
 
-        s is gamma (x . y + x . o + o . y), and k_o the base of the power at o: so a far origin costs no digits.
+        The result is sum_q binomial(degree, q) k_o^(degree - q) s^q over q = 1..degree, with
+        s = gamma (x . y + x . o + o . y) and k_o = gamma o . o + coef0.
+
+        Args:
+            x: rows [m, d].
+            y: rows [n, d].
+            o: the origin [d].
+
+        Returns:
+            The values of all pairs, [m, n].
         """
         gamma = 1.0 / x.shape[1] if self.gamma is None else self.gamma
         base, s = gamma * (o @ o) + self.coef0, gamma * (x @ y.T + (x @ o)[:, None] + y @ o)
@@ -90,10 +100,10 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class KernelDistance(Estimate):
-    """The mean over subsets, and its standard error over draws of all the rows and of the subsets."""
+    """The mean over subsets, and its standard error over draws of the rows and of the subsets."""
 
     subsets: Float64[np.ndarray, " S"]
-    """MMD^2 of each."""
+    """MMD^2 of each subset."""
 
     @property
     def spread(self) -> float:
@@ -114,17 +124,21 @@ def kernel_distance(
 ) -> KernelDistance:
     """The kernel distance of two sets of features, and its standard error; memory O(subset_size (subset_size + d)).
 
-    Subsets are drawn as torch-fidelity draws them: the same rows for the same seed.
+    Subsets are drawn as in torch-fidelity: the same rows for the same seed.
 
     Args:
-        x, y: rows [n_x, d] and [n_y, d], four or more of each.
-        subsets: how many subsets, 2 or more; with fewer than 4 the standard error is a rough one.
-        subset_size: rows of each set in a subset, 4 or more.  Where a set is smaller, subsets are as large as the
-            smaller set.
+        x: rows [n_x, d], four or more.
+        y: rows [n_y, d], four or more.
+        subsets: the number of subsets, 2 or more; the standard error is rough for fewer than 4.
+        subset_size: rows of each set in a subset, 4 or more; at most the size of the smaller set is used.
         kernel: the kernel.
-        seed: of the subsets, and of the pairs that the standard error is estimated from.
-        x_strata, y_strata: the class of each row [n], where the number of rows of each class was fixed beforehand (see
-            the module's head); None where the rows are independent, as those with random labels are.
+        seed: the seed of the subsets, and of the pairs for the standard error.
+        x_strata: the class of each row of x, if the number of rows of each class was fixed beforehand (see the
+            docstring of this module); None: the rows are independent, as those with random labels are.
+        y_strata: the same for y.
+
+    Returns:
+        The distance.
 
     Raises:
         ValueError: a row is not finite, whether a subset holds it or not, or so large that float64 overflows.
@@ -146,18 +160,18 @@ def kernel_distance(
         values = np.array([part.value for part in parts])
         of_subsets = values.var(ddof=1) / subsets * (subsets - 1) / max(subsets - 3, 1)
         variance = _variance(np.mean([part.components for part in parts], axis=0), len(x), len(y)) + of_subsets
-    expected = f"smaller numbers: of the kernel's values, {kernel}, the squares must fit into float64"
+    expected = f"smaller numbers: the squares of the values of {kernel} must fit into float64"
     require("the largest feature", largest, bool(np.isfinite(variance)), expected)
     return KernelDistance(float(values.mean()), float(np.sqrt(variance)), values)
 
 
 def _largest(name: str, rows: Rows, block: int) -> float:
-    """The largest absolute value of the rows; ValueError names a row that is not finite."""
+    """The largest absolute value of the rows; ValueError if a row is not finite."""
     return max(float(np.abs(part).max()) for _, part in blocks(name, rows, block))
 
 
 def _strata(name: str, labels: Labels | None, count: int) -> Int[np.ndarray, " n"]:
-    """The stratum of each row, 0, 1, ...; one for all where none are named."""
+    """The stratum of each row, 0, 1, ...; 0 for all rows if `labels` is None."""
     if labels is None:
         return np.zeros(count, int)
     given = np.asarray(labels)
@@ -170,20 +184,30 @@ def _strata(name: str, labels: Labels | None, count: int) -> Int[np.ndarray, " n
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The m rows of one set that a subset holds, sorted by their strata and else in random order."""
+    """The m rows of one set in a subset, sorted by stratum and in random order within a stratum."""
 
     rows: Float64[np.ndarray, "m d"]
     strata: Int[np.ndarray, " m"]
     count: int
-    """The rows of the whole set."""
+    """The number of rows of the whole set."""
     weights: Float64[np.ndarray, " m"]
-    """Each stratum's share of the whole set, divided among its rows, or 1/m where strata are `rare`; their sum is 1."""
+    """The fraction of each stratum in the whole set, divided among its rows, or 1/m if `rare`; their sum is 1."""
     rare: bool
-    """Whether a subset may lack two rows of some stratum."""
+    """Whether a subset may hold fewer than two rows of some stratum."""
 
     @classmethod
     def of(cls, rows: np.ndarray, strata: np.ndarray, chosen: np.ndarray, shuffle: np.random.Generator) -> "Drawn":
-        """rows [m, d]: those at the places `chosen` [m] of a set.  strata [n]: of the whole set."""
+        """The rows of a subset.
+
+        Args:
+            rows: the rows, [m, d].
+            strata: the strata of the whole set, [n].
+            chosen: the indices of the rows in the set, [m].
+            shuffle: orders the rows of a stratum.
+
+        Returns:
+            The rows with their strata and weights.
+        """
         own, m = strata[chosen], len(chosen)
         order = np.lexsort((shuffle.random(m), own))
         rows, own = rows[order].astype(np.float64), own[order]
@@ -194,13 +218,13 @@ class Drawn:
 
     @property
     def pairs(self) -> Float64[np.ndarray, " pairs"]:
-        """Whether rows i and i + 1 are of one stratum, 1 or 0, for i = 0..m-2."""
+        """1 if rows i and i + 1 belong to one stratum, otherwise 0, for i = 0..m-2."""
         found = np.diff(self.strata) == 0
-        return found.astype(np.float64) if found.sum() >= 4 else np.ones(len(found))  # all, which errs upwards
+        return found.astype(np.float64) if found.sum() >= 4 else np.ones(len(found))  # overestimates the error
 
 
 class Mmd2(NamedTuple):
-    """MMD^2 of m rows of each set, and unbiased estimates of what its variance is made of."""
+    """MMD^2 of m rows of each set, and unbiased estimates of the parts of its variance."""
 
     value: float
     components: Float64[np.ndarray, " 5"]
@@ -208,14 +232,23 @@ class Mmd2(NamedTuple):
 
 
 def mmd2(x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"], kernel: Polynomial = Polynomial()) -> Mmd2:
-    """MMD^2 of two sets of m independent rows, all at once: memory O(m^2)."""
+    """MMD^2 of two sets of independent rows, all at once: memory O(m^2).
+
+    Args:
+        x: rows [m, d].
+        y: rows [m, d].
+        kernel: the kernel.
+
+    Returns:
+        MMD^2 and the parts of its variance.
+    """
     shuffle = np.random.default_rng(0)
     of_x, of_y = (Drawn.of(rows, np.zeros(len(rows), int), np.arange(len(rows)), shuffle) for rows in (x, y))
     return _mmd2(of_x, of_y, kernel)
 
 
 def _mmd2(x: Drawn, y: Drawn, kernel: Polynomial) -> Mmd2:
-    """All kernels are taken less the mean of k(x, y): it cancels, and would cost digits."""
+    """MMD^2 of a subset.  The mean of k(x, y) cancels; it is subtracted from all values to keep digits."""
     origin = y.rows.mean(0)
     at_x, at_y = x.rows - origin, y.rows - origin
     xx, yy, xy = (kernel.beyond(*pair, origin) for pair in ((at_x, at_x), (at_y, at_y), (at_x, at_y)))
@@ -229,7 +262,7 @@ def _mmd2(x: Drawn, y: Drawn, kernel: Polynomial) -> Mmd2:
 
 
 def _within(k: Float64[np.ndarray, "m m"], of: Drawn) -> float:
-    """|mu|^2 from the kernels of pairs of a set's rows, as the module's head has it."""
+    """|mu|^2 from the kernel of the pairs of a set's rows, by the formulas of this module's docstring."""
     m, own = len(k), np.diag(k)
     starts = np.flatnonzero(np.diff(of.strata, prepend=-1))
     counts = np.diff(starts, append=m)
@@ -247,7 +280,7 @@ def _within(k: Float64[np.ndarray, "m m"], of: Drawn) -> float:
 def _one_set(
     k: Float64[np.ndarray, "m m"], across: Float64[np.ndarray, "m n"], of: Drawn, other: Drawn, e_across: float
 ) -> tuple[float, float]:
-    """(var(a), E (r . r')^2) of a set with the kernels `k`, and `across` with those of the other set."""
+    """(var(a), E (r . r')^2) of a set with the kernel matrix `k`, and `across` with the rows of the other set."""
     along, pairs, i = np.diff(k, axis=0), of.pairs, np.arange(len(k) - 1)
     squares = np.diff(along, axis=1) ** 2
     squares[i, i] = squares[i[1:], i[:-1]] = squares[i[:-1], i[1:]] = 0.0  # pairs that share a row

@@ -1,18 +1,18 @@
-"""Precision and recall, density and coverage: how two sets of features lie among one another.
+"""Precision and recall, density and coverage: how far two sets of features overlap.
 
-Each row is the centre of a ball that reaches to its k-th nearest neighbour in its own set.  With the reference rows
-x_1..x_n of radii r_i, and the samples y_1..y_m of radii s_j,
+Each row is the centre of a ball whose radius is the distance to its k-th nearest neighbour in its own set.  With the
+reference rows x_1..x_n of radii r_i, and the samples y_1..y_m of radii s_j,
 
-    precision = mean_j [ |y_j - x_i| < r_i for some i ]           samples within the reference
-    recall    = mean_i [ |y_j - x_i| < s_j for some j ]           reference within the samples
+    precision = mean_j [ |y_j - x_i| < r_i for some i ]           samples inside the reference
+    recall    = mean_i [ |y_j - x_i| < s_j for some j ]           reference inside the samples
     density   = (1 / k) mean_j sum_i [ |y_j - x_i| < r_i ]        balls around a sample; may exceed 1
     coverage  = mean_i [ |y_j - x_i| < r_i for some j ]           reference balls with a sample in them
 
-The first two are of Kynkaanniemi et al. 2019 (1904.06991), with k = 3; the others of Naeem et al. 2020 (2002.09797),
-with k = 5.  All depend on k, n and m: compare numbers only for the
-same.  Balls are open, as in prdc, where the papers close them: the difference is that ties are not within.
+Kynkaanniemi et al. 2019 (1904.06991) define the first two, with k = 3; Naeem et al. 2020 (2002.09797) the others, with
+k = 5.  All depend on k, n and m: compare numbers only for equal k, n and m.  Balls are open, as in prdc; in the
+papers they are closed.  The two differ for ties only.
 
-Membership is decided as in `neighbours`: by a matrix product in float32 where its margin allows, else by differences.
+As in `neighbours`, a matrix product in float32 decides if its error margin allows, otherwise differences in float64.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,8 @@ from ddpm_jax.errors import require, require_int
 from ddpm_jax.metrics.feature_rows import blocks, centred, middle, same_width
 from ddpm_jax.metrics.neighbours import PAIRS, exact_distances, neighbours, squared
 
+__all__ = ["Manifold", "manifold", "members", "radii"]
+
 
 class Manifold(NamedTuple):
     """Precision, recall and coverage are in 0..1; density is 0 or more, and 1 for the reference itself."""
@@ -38,11 +40,24 @@ class Manifold(NamedTuple):
 
 
 def manifold(samples: Rows, reference: Rows, k: int = 5, block: int = 2048) -> Manifold:
-    """All four, for balls that reach to the k-th neighbour."""
+    """Precision, recall, density and coverage.
+
+    Args:
+        samples: rows [m, d].
+        reference: rows [n, d].
+        k: the neighbour whose distance is the radius of a ball.
+        block: rows read at a time.
+
+    Returns:
+        The four numbers.
+
+    Raises:
+        ValueError: the widths differ, k is not less than n and m, or a row is not finite.
+    """
     same_width("samples", samples, "reference", reference, least=2)
     require_int("k", k, 1)
     fewest = min(len(samples), len(reference))
-    require("k", k, k < fewest, f"less than {fewest}, the rows of the smaller set")
+    require("k", k, k < fewest, f"less than {fewest}, the number of rows of the smaller set")
     around_reference, around_samples = (radii(rows, k, block) for rows in (reference, samples))
     balls_of_sample, samples_in_ball = members(samples, reference, around_reference, block)
     balls_of_reference, _ = members(reference, samples, around_samples, block)
@@ -55,14 +70,33 @@ def manifold(samples: Rows, reference: Rows, k: int = 5, block: int = 2048) -> M
 
 
 def radii(rows: Rows, k: int, block: int = 2048) -> Float[np.ndarray, " n"]:
-    """The distance from each row to the k-th nearest of the others."""
+    """The distance from each row to the k-th nearest other row.
+
+    Args:
+        rows: rows [n, d].
+        k: which neighbour.
+        block: rows read at a time.
+
+    Returns:
+        The n distances.
+    """
     return neighbours(rows, rows, k, exclude_self=True, block=block).distances[:, -1]
 
 
 def members(
     points: Rows, centres: Rows, radius: Float[np.ndarray, " m"], block: int = 2048
 ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
-    """How many balls |p - centre_j| < radius_j each point lies in, and how many points each ball holds."""
+    """Count which points lie in which balls |p - centre_j| < radius_j.
+
+    Args:
+        points: rows [n, d].
+        centres: rows [m, d].
+        radius: that of each ball.
+        block: rows read at a time.
+
+    Returns:
+        The number of balls around each point, and the number of points in each ball.
+    """
     of_point, of_ball = np.zeros(len(points), np.int64), np.zeros(len(centres), np.int64)
     origin = middle(centres, block)
     for i, p in blocks("points", points, block):
@@ -82,9 +116,9 @@ def members(
 def _decide(
     points: Float32[Array, "n d"], centres: Float32[Array, "m d"], reach: Float32[Any, " m"]
 ) -> tuple[Int[Array, " n"], Int[Array, " m"], Bool[Array, "n m"], Bool[Array, ""]]:
-    """The pairs that are surely inside, counted; those that float32 cannot tell; whether there are such.
+    """The counts of pairs that are certainly inside, the pairs that float32 cannot decide, and whether there are any.
 
-    reach: squared radii.  A ball of radius 0 holds nothing.
+    reach: the squared radii.  A ball of radius 0 is empty.
     """
     value, margin = squared(points, centres)
     reach = reach[None]
@@ -95,7 +129,7 @@ def _decide(
 
 
 def _inside(points: Any, centres: Any, radius: Any, doubtful: Bool[np.ndarray, "n m"]) -> Iterator[tuple[Any, Any]]:
-    """The doubtful pairs that are inside: numbers of points and of centres."""
+    """The doubtful pairs that are inside: indices of points and of centres."""
     pairs = np.argwhere(doubtful)
     for start in range(0, len(pairs), PAIRS):
         i, j = pairs[start : start + PAIRS].T

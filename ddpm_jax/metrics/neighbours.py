@@ -2,16 +2,15 @@
 
     d_ij = |a_i - b_j|
 
-All d_ij^2 = |a_i|^2 + |b_j|^2 - 2 a_i . b_j come from a matrix product on the device, in float32, block by block.  That
-form cancels: its error is within margin_ij = eps (8 + sqrt(d)) (|a_i|^2 + |b_j|^2), the origin being moved amid the
-rows.  So the product only proposes, and differences of the rows in float64 decide:
+All d_ij^2 = |a_i|^2 + |b_j|^2 - 2 a_i . b_j are computed by a matrix product on the device, in float32, block by block.
+This form loses digits: its error is within margin_ij = eps (8 + sqrt(d)) (|a_i|^2 + |b_j|^2), with the origin moved to
+the middle of the rows.  So the product proposes candidates, and differences of the rows in float64 decide:
 
     l_ij = d_ij^2 (float32) - margin_ij <= d_ij^2         a lower bound
     candidates of i: a few more than k rows of smallest l_ij, whose distances are computed again by differences
 
-When the k-th of those distances is below every other row's lower bound, it is proven that no other row is nearer; else
-(many rows equally far) all rows are compared by differences.  A copy has distance exactly 0.  Among rows equally far
-any may be named.
+If the k-th of those distances is below the lower bounds of all other rows, no other row is nearer.  Otherwise (if many
+rows are equally far) all rows are compared by differences.  A copy has distance exactly 0.  Ties are arbitrary.
 """
 
 import math
@@ -27,11 +26,13 @@ from ddpm_jax.diffusion.arrays import Rows
 from ddpm_jax.errors import require, require_int
 from ddpm_jax.metrics.feature_rows import blocks, centred, checked, middle, same_width
 
-PAIRS = 2048  # pairs of rows that are compared by differences at once
+__all__ = ["Neighbours", "exact_distances", "neighbours", "squared"]
+
+PAIRS = 2048  # pairs of rows compared by differences at once
 
 
 class Neighbours(NamedTuple):
-    """For each row of a its k nearest rows of b, the nearest first."""
+    """The k nearest rows of b to each row of a, the nearest first."""
 
     indices: Int64[np.ndarray, "n k"]
     distances: Float64[np.ndarray, "n k"]
@@ -40,28 +41,55 @@ class Neighbours(NamedTuple):
 def neighbours(a: Rows, b: Rows, k: int = 1, exclude_self: bool = False, block: int = 2048) -> Neighbours:
     """The k nearest rows of b to each row of a, by Euclidean distance.
 
-    exclude_self: a and b are the same rows, and row i is not a neighbour of itself (a copy of it is).
+    Args:
+        a: rows [n, d].
+        b: rows [m, d].
+        k: the number of neighbours.
+        exclude_self: whether row i of b is not a neighbour of row i of a, for equal a and b; copies of it are.
+        block: rows read at a time.
+
+    Returns:
+        The indices of the neighbours and their distances.
+
+    Raises:
+        ValueError: the widths differ, k is too large, or a row is not finite.
     """
     same_width("a", a, "b", b)
     require_int("k", k, 1)
     most = len(b) - exclude_self
-    require("k", k, k <= most, f"at most {most}: b has {len(b)} rows{', the row itself is none' * exclude_self}")
+    require("k", k, k <= most, f"at most {most}: b has {len(b)} rows{', excluding the row itself' * exclude_self}")
     require("the rows of a", len(a), not exclude_self or len(a) == len(b), f"{len(b)}, those of b: exclude_self is set")
     origin = middle(b, block)
-    kept = min(8 * (k // 8 + 2), most)  # of every eight k the same: fewer programs to compile
+    kept = min(8 * (k // 8 + 2), most)  # one shape for eight values of k: fewer programs to compile
     parts = [_of_block(start, rows, b, origin, k, kept, exclude_self, block) for start, rows in blocks("a", a, block)]
     return Neighbours(*(np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)))
 
 
 def squared(a: Float32[Array, "n d"], b: Float32[Array, "m d"]) -> tuple[Float32[Array, "n m"], Float32[Array, "n m"]]:
-    """d_ij^2 in float32 and margin_ij, how far they may be off."""
+    """The squared distances of all pairs in float32, and their error margins.
+
+    Args:
+        a: rows [n, d].
+        b: rows [m, d].
+
+    Returns:
+        d_ij^2 and margin_ij.
+    """
     sizes = jnp.sum(a * a, 1)[:, None] + jnp.sum(b * b, 1)[None]
     products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     return sizes - 2 * products, float(np.finfo(np.float32).eps) * (8 + math.sqrt(a.shape[1])) * sizes
 
 
 def exact_distances(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
-    """|a_i - b_i| by differences in float64: the last word, the same to the bit whichever way it is asked for."""
+    """The distances of pairs of rows by differences in float64, bitwise reproducible.
+
+    Args:
+        a: rows [n, d].
+        b: rows [n, d].
+
+    Returns:
+        |a_i - b_i|.
+    """
     return np.sqrt(np.square(a.astype(np.float64) - b).sum(1))
 
 
@@ -95,7 +123,7 @@ def _propose(
     start: Int[Any, ""] | int,
     exclude_self: bool,
 ) -> tuple[Float32[Array, "n c"], Int[Array, "n c"]]:
-    """The smallest lower bounds l_ij so far and in a block that begins at row `first` of b, and their j."""
+    """The smallest lower bounds l_ij, of those so far and of a block of b from row `first` on, and their j."""
     value, margin = squared(a, b)
     j = jnp.broadcast_to(first + jnp.arange(len(b)), value.shape)
     own = exclude_self & (j == (start + jnp.arange(len(a)))[:, None])

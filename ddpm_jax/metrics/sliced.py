@@ -6,9 +6,9 @@ On a line, with the quantile functions F^-1 and G^-1 of the two sets (Peyre and 
 
     W_p^p = integral_0^1 |F^-1(u) - G^-1(u)|^p du
 
-The functions are steps, so this is an exact sum over the merged steps i/n and j/m; for sets of one size it pairs the
-sorted values.  Two sets that differ by a shift s have SW_2^2 = |s|^2 / d.  Like the Frechet distance it falls with n: a
-sample of a distribution is not at distance 0 from it.
+Both functions are step functions, so this is an exact sum over the merged steps i/n and j/m.  For sets of equal size it
+pairs the sorted values.  Two sets that differ by a shift s have SW_2^2 = |s|^2 / d.  Like the Frechet distance it falls
+with n: a sample of a distribution is not at distance 0 from it.
 """
 
 from functools import partial
@@ -24,6 +24,8 @@ from ddpm_jax.errors import require, require_int
 from ddpm_jax.metrics.estimate import Estimate
 from ddpm_jax.metrics.feature_rows import blocks, centred, middle, same_width
 
+__all__ = ["merged_steps", "sliced_wasserstein", "unit_directions", "wasserstein"]
+
 
 def sliced_wasserstein(
     key: Key,
@@ -34,9 +36,22 @@ def sliced_wasserstein(
     group: int = 64,
     block: int = 4096,
 ) -> Estimate:
-    """SW_p, with the standard error of the finite number of directions (not that of the finite number of rows).
+    """SW_p, with the standard error due to the finite number of directions (not of rows).
 
-    Direction i depends on (key, i) only.  `group` of them are done at a time: memory is `group` numbers a row.
+    Args:
+        key: the key of the directions; direction i depends on (key, i) only.
+        a: rows [n, d].
+        b: rows [m, d].
+        p: the order, 1 or more.
+        directions: the number of directions, 2 or more.
+        group: directions at a time; memory is `group` numbers for each row.
+        block: rows read at a time.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ValueError: the widths differ, an argument is out of range, or a row is not finite.
     """
     d = same_width("a", a, "b", b)
     require("p", p, p >= 1, "1 or more")
@@ -56,14 +71,32 @@ def sliced_wasserstein(
 
 @partial(jax.jit, static_argnums=(2, 3))
 def unit_directions(key: Key, first: Int[Any, ""] | int, number: int, d: int) -> Float32[Array, "g d"]:
-    """Directions first, first + 1, ...: normal vectors, made unit length."""
+    """Random directions: normal vectors scaled to unit length.
+
+    Args:
+        key: the key.
+        first: the number of the first direction.
+        number: how many directions.
+        d: their dimension.
+
+    Returns:
+        The directions first, first + 1, ..., [number, d].
+    """
     theta = normals(example_keys(key, first, number), 0, (number, d))
     return theta / jnp.linalg.norm(theta, axis=1, keepdims=True)
 
 
 def merged_steps(n: int, m: int) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"], Float[np.ndarray, " s"]]:
-    """The pieces of 0..1 on which both quantile functions are constant: which value of each, and the piece's length."""
-    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # in units of 1/(n m): whole numbers
+    """The intervals of 0..1 on which both quantile functions are constant.
+
+    Args:
+        n: the number of values of the first function.
+        m: the number of values of the second function.
+
+    Returns:
+        For each interval the index of the value of each function, and the length of the interval.
+    """
+    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # integers, in units of 1/(n m)
     begins = np.concatenate([[0], ends[:-1]])
     return begins // m, begins // n, (ends - begins) / (n * m)
 
@@ -74,7 +107,17 @@ def wasserstein(
     steps: tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"], Float[np.ndarray, " s"]],
     p: float,
 ) -> Float[np.ndarray, " g"]:
-    """W_p^p of sorted values, in float64, line by line."""
+    """W_p^p of projections, in float64.
+
+    Args:
+        a: the projections of the first set on g directions, sorted.
+        b: the same for the second set.
+        steps: the intervals of `merged_steps`.
+        p: the order.
+
+    Returns:
+        W_p^p for each direction.
+    """
     i, j, length = steps
     return np.array([np.abs(x[i].astype(np.float64) - y[j]) ** p @ length for x, y in zip(a, b, strict=True)])
 

@@ -1,9 +1,9 @@
-"""The radially averaged power spectrum of images: how much of their variance lies at each spatial frequency.
+"""The radially averaged power spectrum of images: their variance at each spatial frequency.
 
     power(f) = mean of |F(u, v)|^2 over images, channels and all (u, v) with f - 1/2 <= |(u, v)| < f + 1/2
 
-F is the discrete Fourier transform with the factor 1 / sqrt(height width), so that it keeps the sum of squares
-(Parseval), and white noise of variance s^2 has power s^2 at every frequency.  f counts waves across the image.
+F is the discrete Fourier transform with the factor 1 / sqrt(height width).  It preserves the sum of squares (Parseval),
+and white noise of variance s^2 has power s^2 at every frequency.  f counts waves across the image.
 Natural images fall off as about f^-2 (Field 1987, doi 10.1364/JOSAA.4.002379).
 """
 
@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.diffusion.arrays import Images
 from ddpm_jax.errors import require
 
+__all__ = ["Spectrum", "power_spectrum", "rings"]
+
 
 class Spectrum(NamedTuple):
     """The power of each ring of frequencies."""
@@ -24,13 +26,23 @@ class Spectrum(NamedTuple):
     frequency: Int[np.ndarray, " rings"]
     """0, 1, ..., size // 2, in waves across the image; 0 is the mean brightness."""
     power: Float[Array, "*batch rings"]
-    """Mean of |F|^2 over the ring, in squared units of the images; for each image unless averaged."""
+    """The mean of |F|^2 over the ring, in squared units of the images; [rings], or [batch, rings] for each image."""
 
 
 def power_spectrum(images: Images, each: bool = False) -> Spectrum:
-    """The spectrum of a batch of square images, averaged over images and channels; each: one for each image.
+    """The spectrum of a batch of square images, averaged over channels.
 
-    Corners, frequencies above size // 2, are left out.  Raises ValueError where the images are not square.
+    Frequencies above size // 2, in the corners, are left out.
+
+    Args:
+        images: the images.
+        each: whether each image has a spectrum of its own; otherwise the spectra are averaged.
+
+    Returns:
+        The spectrum.
+
+    Raises:
+        ValueError: the images are not square.
     """
     height, width = images.shape[1:3]
     require("images", images.shape, height == width, "square images, [batch, size, size, channels]")
@@ -43,6 +55,6 @@ def power_spectrum(images: Images, each: bool = False) -> Spectrum:
 
 
 def rings(size: int) -> Int[np.ndarray, " pixels"]:
-    """The ring, |(u, v)| rounded, of each coefficient of a flattened transform of a size x size image."""
+    """The ring, |(u, v)| rounded, of each coefficient of the flattened transform of a size x size image."""
     waves = np.fft.fftfreq(size, 1 / size)
     return np.floor(np.hypot(waves[:, None], waves) + 0.5).astype(int).reshape(-1)

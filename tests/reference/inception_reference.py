@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from diffusers_reference import numbers
 
-from ddpm_jax.features import inception
-from ddpm_jax.features.inception import Layer
+from ddpm_jax.features import inception, inception_layers
+from ddpm_jax.features.inception_layers import Layer
 
 FOLDER = Path(__file__).parent
 REFERENCE = FOLDER / "inception.npz"
@@ -40,12 +40,12 @@ CHANNELS = 12  # that a block is given, of an image of SIDE x SIDE
 SIDE = 5
 # Our block, torch-fidelity's class of it, and what that takes beside the number of channels.
 BLOCKS: dict[str, tuple[Layer, str, dict[str, int]]] = {
-    "a": (inception.block_a("a", 8), "InceptionA", {"pool_features": 8}),
-    "b": (inception.block_b("b"), "InceptionB", {}),
-    "c": (inception.block_c("c", 16), "InceptionC", {"channels_7x7": 16}),
-    "d": (inception.block_d("d"), "InceptionD", {}),
-    "e1": (inception.block_e("e1", "mean"), "InceptionE_1", {}),
-    "e2": (inception.block_e("e2", "max"), "InceptionE_2", {}),
+    "a": (inception_layers.block_a("a", 8), "InceptionA", {"pool_features": 8}),
+    "b": (inception_layers.block_b("b"), "InceptionB", {}),
+    "c": (inception_layers.block_c("c", 16), "InceptionC", {"channels_7x7": 16}),
+    "d": (inception_layers.block_d("d"), "InceptionD", {}),
+    "e1": (inception_layers.block_e("e1", "mean"), "InceptionE_1", {}),
+    "e2": (inception_layers.block_e("e2", "max"), "InceptionE_2", {}),
 }
 
 
@@ -70,8 +70,8 @@ def shapes_of(layer: Layer, channels: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a layer's weights in torch's layout."""
     return {
         name: shape
-        for unit, given in inception.units(layer, channels)
-        for name, shape in inception.unit_shapes(unit, given).items()
+        for unit, given in inception_layers.units(layer, channels)[0]
+        for name, shape in inception_layers.unit_shapes(unit, given).items()
     }
 
 
@@ -95,7 +95,7 @@ def our_block(name: str) -> np.ndarray:
     """[height, width, channels]"""
     layer = BLOCKS[name][0]
     x = jax.nn.relu(numbers(name, (1, SIDE, SIDE, CHANNELS)))
-    found = inception.run_layer(layer, inception.fold(state_of(shapes_of(layer, CHANNELS))), jnp.asarray(x))
+    found = inception_layers.run_layer(layer, inception.fold(state_of(shapes_of(layer, CHANNELS))), jnp.asarray(x))
     return np.asarray(found)[0]
 
 
