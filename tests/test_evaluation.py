@@ -498,7 +498,9 @@ def test_a_reference_without_labels_is_scored_but_has_no_bits_per_dim(run, extra
     some = dataclasses.replace(ALL, metrics=("fid", "kid"))
     report, _ = evaluate(run, tmp_path, extractor, some, reference=images)
     assert "Digits train, as Arrays has no labels" in report.as_text()
-    with pytest.raises(ValueError, match="held_out is 'Arrays'; expected images with labels, which bits/dim of a class-cond"):
+    with pytest.raises(
+        ValueError, match="held_out is 'Arrays'; expected images with labels, which bits/dim of a class-cond"
+    ):
         evaluate(run, tmp_path / "other", extractor, ALL, held_out=images)
     assert not (tmp_path / "other").exists()
 
