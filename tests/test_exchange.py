@@ -442,7 +442,7 @@ CHANGES = {
     "num_classes": 3,
     "label_dropout": 0.1,
     "out_multiplier": 2,
-    "norm_groups": 8,
+    "norm_groups": 2,
     "min_group_size": 8,
     "norm_epsilon": 1e-3,
     "adaptive_norm": True,

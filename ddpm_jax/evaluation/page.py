@@ -26,9 +26,10 @@ table { border-collapse: collapse; width: 100% } th { font-weight: 600; text-ali
 td, th { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap } td.key { white-space: nowrap }
 td.about { min-width: 260px }
-@media (max-width: 979px) { table, tbody, tr, td { display: block } tr.head, td:empty { display: none }
+@media (max-width: 979px) { table, tbody, tr, td { display: block } tr.head { display: none }
   tr { padding: 8px 0; border-bottom: 1px solid var(--line) } td, td.about { padding: 1px 0; border: 0; min-width: 0 }
   td.number, td.key { white-space: normal } td.number { display: inline-block; margin-right: 18px }
+  td:empty { display: none }
   td[data-is]::before { content: attr(data-is) ": "; color: var(--soft) } }
 img { max-width: 100%; height: auto; border-radius: 4px } figure { margin: 12px 0 } figcaption { color: var(--soft) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px }
@@ -79,12 +80,12 @@ def page(report: Report, pictures: list[Picture], charts: list[str]) -> str:
 
 def scores(report: Report) -> str:
     """The table of scores as HTML."""
-    heads = ("score", "samples", "uncertainty", "held-out images", "meaning")
+    heads = ("metric", "value", "uncertainty", "held-out images", "meaning")
     lines = [f'<table><tr class="head">{"".join(f"<th>{head}" for head in heads)}</tr>']
     for score in report.scores:
         name, value, sure, held_out = map(html.escape, row(score))
         lines.append(
-            f'<tr><td class="key"><b>{name}</b><td class="number" data-is="samples"><b>{value}</b>'
+            f'<tr><td class="key"><b>{name}</b><td class="number" data-is="value"><b>{value}</b>'
             f'<td class="number" data-is="uncertainty">{sure}<td class="number" data-is="held-out images">{held_out}'
             f'<td class="soft about">{html.escape(score.about)}</tr>'
         )

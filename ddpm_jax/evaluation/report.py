@@ -54,7 +54,7 @@ class Report:
     def as_text(self) -> str:
         """The report as text for a terminal."""
         lines = [f"{label:<12}{value}" for label, value in summary(self.conditions).items()]
-        rows = [("", "samples", "", "held out"), *map(row, self.scores)]
+        rows = [("", "value", "", "held out"), *map(row, self.scores)]
         widths = [max(len(cells[i]) for cells in rows) for i in range(4)]
         lines.append("")
         for name, value, error, held_out in rows:

@@ -117,7 +117,7 @@ def _metrics(run: Run, folder: RunPath) -> list[str]:
     lines = []
     for report in evaluations(run, folder):
         rows = [(*row(score), score.about) for score in report.scores]
-        lines += [*_table(("score", "samples", "uncertainty", "held-out images", "meaning"), rows), ""]
+        lines += [*_table(("metric", "value", "uncertainty", "held-out images", "meaning"), rows), ""]
         conditions = summary(_without_places(report.conditions)).items()
         lines += [*(f"- {label}: {value}" for label, value in conditions), *(f"- {note}" for note in report.notes), ""]
     return lines[:-1] or ["These weights were not evaluated; `ddpm-jax evaluate RUN` evaluates them."]
