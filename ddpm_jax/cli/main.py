@@ -118,8 +118,8 @@ def _message(error: Exception) -> str:
 def _refused_here(error: ValueError) -> bool:
     """Whether this package or an experiment file raised the error, rather than some library."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    is_experiment = not any(part in ("site-packages", "dist-packages") for part in raised_in.parts)
-    return Path(__file__).resolve().parent in raised_in.parents or is_experiment
+    package = Path(__file__).resolve().parents[1]
+    return package in raised_in.parents or {"site-packages", "dist-packages"}.isdisjoint(raised_in.parts)
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:

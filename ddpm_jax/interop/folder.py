@@ -142,7 +142,7 @@ def require_new(folder: RunPath, option: str) -> None:
 def appearing(folder: RunPath, last: str, option: str) -> Iterator[Path]:
     """A new local folder to fill; without an error it becomes `folder` at the end, and otherwise it is removed.
 
-    A kill leaves a hidden folder beside `folder`.  An object store cannot rename a folder, so there the files are copied,
+    A kill leaves a hidden folder beside `folder`.  An object store renames no folders, so there the files are copied,
     and last the one without which the folder does not count as complete.
 
     Args:
