@@ -35,7 +35,7 @@ def by_default(text: str, metavar: str | None = None) -> Any:
 def one_of(*choices: str | int) -> PrimitiveConstructorSpec[Any]:
     """An option that takes one of these values; None can be its default, but cannot be typed.
 
-    tyro lists the values of `Literal[...] | None` in an order of its own, with None.
+    For `Literal[...] | None`, tyro would list None too, in an arbitrary order.
     """
     values = {str(choice): choice for choice in choices}
     return PrimitiveConstructorSpec(

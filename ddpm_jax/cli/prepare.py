@@ -24,7 +24,7 @@ DataFolder = Annotated[str | None, by_default("$TFDS_DATA_DIR, or ~/tensorflow_d
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How a folder of images is read."""
+    """Options for reading a folder of images."""
 
     size: Annotated[int | None, by_default("the images keep their size")] = None
     """For a folder: the height and width that images are resized to."""
@@ -74,7 +74,7 @@ def splits_of(path: Path, options: FolderOptions) -> dict[str, Source]:
 
     Args:
         path: the .npz file or the folder.
-        options: how a folder is read.
+        options: the options for a folder.
 
     Raises:
         ValueError: there is nothing at the path that can be read, or an option does not apply to it.

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
 
 
 def choose_labels(num_classes: int | None, options: SampleOptions) -> Int[np.ndarray, " n"] | None:
-    """The class that is asked for, once for each image; None if none is.
+    """The label of each image; None if the options name no class.
 
     Args:
         num_classes: the number of classes of the network; None for an unconditional one.
@@ -90,7 +90,15 @@ def choose_labels(num_classes: int | None, options: SampleOptions) -> Int[np.nda
 
 
 def save_images(path: RunPath, images: UInt8[np.ndarray, "n height width channels"]) -> RunPath:
-    """Write images as an .npz file, and the first 100 as a picture; returns the path of the picture."""
+    """Write images as an .npz file, and the first 100 as a picture.
+
+    Args:
+        path: the .npz file.
+        images: the images.
+
+    Returns:
+        The path of the picture, beside the .npz file.
+    """
     file = io.BytesIO()
     np.savez_compressed(file, images=images)
     write_bytes(path, file.getvalue())

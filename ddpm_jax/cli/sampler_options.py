@@ -51,7 +51,7 @@ class SamplerOptions:
     """The clipping of a predicted x to [-1, 1]: static, dynamic (thresholding by a quantile) or off."""
 
     def applied(self, run: Run) -> Run:
-        """The run with the sampler, its settings and the clipping that are asked for.
+        """The run with the sampler, settings and clipping of these options.
 
         Raises ValueError if the sampler has no such setting.
         """

@@ -113,7 +113,7 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
     elif path.suffix == ".py":
         found = getattr(specs.run_file(local_copy(path)), "experiment", None)
     else:
-        raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
+        raise ValueError(f"{path} is not an experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):
         where = " called `experiment`" if path.suffix == ".py" else ""
         raise ValueError(f"{path} does not define an Experiment{where}")

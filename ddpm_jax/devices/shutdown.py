@@ -46,7 +46,7 @@ def lost_message(why: str) -> str:
     """What a process says that misses another one."""
     return (
         f"ddpm-jax: process {_index} of {_count} lost contact with another one, which ended or cannot be reached "
-        f"({why}); start all of them again with the same command, which goes on from the last checkpoint"
+        f"({why}); start all of them again with the same command, which resumes from the last checkpoint"
     )
 
 

@@ -76,14 +76,25 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between `low` and `high`, `about` many."""
+    """Round numbers for an axis.
+
+    Args:
+        low: the lower end of the axis.
+        high: its upper end.
+        about: the approximate number of ticks.
+    """
     step = 10.0 ** math.floor(math.log10((high - low) / about))
     step *= next(factor for factor in (1.0, 2.0, 5.0, 10.0) if (high - low) / (factor * step) <= about)
     return [step * count for count in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """The decimal logarithms of 1, 2, 5, 10, ... between `low` and `high`; of more numbers if they are under three."""
+    """The decimal logarithms of 1, 2, 5, 10, ..., or of more numbers if fewer than three of these lie on the axis.
+
+    Args:
+        low: the decimal logarithm of the lower end of the axis.
+        high: that of its upper end.
+    """
     for factors in ((1, 2, 5), range(1, 10), (f / 10 for f in range(10, 100))):
         digits = [math.log10(factor) for factor in factors]
         found = [exponent + digit for exponent in range(math.floor(low), math.ceil(high)) for digit in digits]

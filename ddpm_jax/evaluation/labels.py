@@ -36,7 +36,13 @@ class ClassCounts:
         return {"how": f"each drawn from the class frequencies of {self.of}", "counts": list(self.counts)}
 
     def draw(self, key: Key, first_index: int, n: int) -> Int32[np.ndarray, " n"]:
-        """The labels of images first_index, ..., first_index + n - 1 in the sequence of `key`."""
+        """The labels of images first_index, ..., first_index + n - 1.
+
+        Args:
+            key: the key of the sequence of images.
+            first_index: the number of the first image.
+            n: the number of images.
+        """
         keys = example_keys(stream(key, "label"), first_index, n)
         uniform = np.asarray(jax.vmap(jax.random.uniform)(keys), np.float64)
         edges = np.cumsum(self.counts)

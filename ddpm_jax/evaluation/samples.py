@@ -78,7 +78,12 @@ class Drawing:
         return self.run.experiment.net.num_classes
 
     def labels(self, first_index: int, n: int) -> Int[np.ndarray, " n"] | None:
-        """The labels of images first_index, ..., first_index + n - 1; None for an unconditional network."""
+        """The labels of some images; None for an unconditional network.
+
+        Args:
+            first_index: the number of the first image.
+            n: the number of images.
+        """
         if self.num_classes is None:
             return None
         if self.counts is None:

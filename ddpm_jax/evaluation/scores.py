@@ -25,7 +25,7 @@ from ddpm_jax.metrics.sliced import sliced_wasserstein
 
 __all__ = ["SCORES", "Comparison", "bits_per_dim"]
 
-# Precision, recall, density and coverage compare every row with every other: at most so many rows of each set.
+# Precision, recall, density and coverage compare every row with every other, so they use at most this many rows.
 MANIFOLD_ROWS, MANIFOLD_K = 10_000, 5
 
 

@@ -91,12 +91,22 @@ class Some:
 
     @classmethod
     def first(cls, rows: Any, n: int) -> "Some":
-        """The first n rows."""
+        """The first rows.
+
+        Args:
+            rows: the rows to select from.
+            n: the number of rows.
+        """
         return cls(rows, np.arange(n))
 
     @classmethod
     def spread(cls, rows: Any, most: int) -> "Some":
-        """All rows if there are at most `most`, or else `most` evenly spaced rows."""
+        """All rows, or evenly spaced ones.
+
+        Args:
+            rows: the rows to select from.
+            most: the largest number of rows to select.
+        """
         return cls(rows, np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
 
     def __len__(self) -> int:

@@ -102,7 +102,12 @@ def describe(value: Any) -> str:
 
 
 def evaluations(run: Run, folder: RunPath) -> list[Report]:
-    """The reports in RUN/evaluations/*/report.json about these weights; files that are no reports are ignored."""
+    """The reports in RUN/evaluations/*/report.json about the weights of a run; other files are ignored.
+
+    Args:
+        run: the run.
+        folder: its folder.
+    """
     found, weights = [], digest_of_arrays(run.params)
     for path in sorted(folder.glob("evaluations/*/report.json")):
         with suppress(ValueError, OSError):

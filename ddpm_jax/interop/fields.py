@@ -50,13 +50,29 @@ class Fields:
         return self[name]
 
     def one_of(self, name: str, accepted: Collection[Any]) -> Any:
-        """The value of a field.  Raises ValueError if it is not among the accepted ones."""
+        """The value of a field with a few possible values.
+
+        Args:
+            name: the field.
+            accepted: the values that are accepted.
+
+        Raises:
+            ValueError: it has another value.
+        """
         value = self[name]
         holds = any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in accepted)
         return self.require(name, holds, " or ".join(map(repr, accepted)))
 
     def whole(self, name: str, least: int = 1) -> int:
-        """The value of a field.  Raises ValueError if it is not a whole number, at least `least`."""
+        """The value of a field that is a whole number.
+
+        Args:
+            name: the field.
+            least: the least value that is accepted.
+
+        Raises:
+            ValueError: it is not such a number.
+        """
         value = self[name]
         return self.require(name, type(value) is int and value >= least, f"a whole number, at least {least}")
 

@@ -114,14 +114,24 @@ def _read_safetensors(path: RunPath) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: Path, state: dict[str, np.ndarray]) -> None:
-    """Write arrays as safetensors, as diffusers does."""
+    """Write arrays as safetensors, as diffusers does.
+
+    Args:
+        path: the file.
+        state: the arrays by their names.
+    """
     from safetensors.numpy import save
 
     path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in state.items()}, {"format": "pt"}))
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object into a file, whose folder may be missing."""
+    """Write a JSON object.
+
+    Args:
+        path: the file, whose folder is made if it is missing.
+        value: the object.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
 

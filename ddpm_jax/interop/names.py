@@ -74,7 +74,12 @@ def diffusers_name(path: ParamPath, levels: int) -> str:
 
 
 def diffusers_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
-    """A parameter in the layout of torch: OIHW for HWIO, [out, in] for [in, out], a 1x1 convolution for a shortcut."""
+    """A parameter in the layout of torch: OIHW for HWIO, [out, in] for [in, out], a 1x1 convolution for a shortcut.
+
+    Args:
+        path: the path of the parameter.
+        value: the parameter in our layout.
+    """
     if path[-1] != "kernel":
         return value
     value = np.moveaxis(value, (-1, -2), (0, 1))
@@ -82,7 +87,12 @@ def diffusers_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
 
 
 def our_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
-    """The inverse of `diffusers_array`."""
+    """The inverse of `diffusers_array`.
+
+    Args:
+        path: the path of the parameter.
+        value: the parameter in the layout of torch.
+    """
     if path[-1] != "kernel":
         return value
     value = value[:, :, 0, 0] if path[-2] == "shortcut" else value
@@ -96,7 +106,12 @@ def paths(tree: Any) -> list[tuple[ParamPath, Any]]:
 
 
 def to_diffusers(params: Any, levels: int) -> dict[str, np.ndarray]:
-    """The state dict, float32, of the parameters of a U-Net with a number of levels."""
+    """The state dict of the parameters of a U-Net, float32.
+
+    Args:
+        params: the tree of parameters.
+        levels: the number of levels of the U-Net.
+    """
     return {
         diffusers_name(path, levels): diffusers_array(path, np.asarray(leaf, np.float32))
         for path, leaf in paths(params)

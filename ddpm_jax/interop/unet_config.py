@@ -75,7 +75,12 @@ DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 @lru_cache(maxsize=8)  # tracing takes half a second
 def parameter_shapes(net: UNet, image_shape: tuple[int, int, int]) -> Any:
-    """The shapes of the parameters of a network for images of (height, width, channels)."""
+    """The shapes of the parameters of a network, found without computing them.
+
+    Args:
+        net: the network.
+        image_shape: (height, width, channels) of its images.
+    """
     return jax.eval_shape(lambda key: net.init(key, image_shape), jax.random.key(0))
 
 
@@ -202,7 +207,7 @@ def _norm_widths(net: UNet, image_shape: tuple[int, int, int]) -> set[int]:
 
 
 def _groups(net: UNet, widths: set[int]) -> set[int]:
-    """How many groups they make of them."""
+    """The numbers of groups of normalisations of these channels."""
     norms = Norms(net.norm_groups, net.min_group_size)
     return {norms.of(width) for width in widths}
 
