@@ -3,9 +3,9 @@
     python scripts/launch_local.py 2 -- ddpm-jax train experiments/digits.py
     python scripts/launch_local.py 2 --devices-per-process 4 -- ddpm-jax train experiments/digits.py
 
-Each line of output begins with the number of its process.  SIGINT and SIGTERM are passed on to all.  Where one
-process fails, the others have --grace seconds to end by themselves; the exit status is that of the first that failed.
---devices-per-process K gives each K virtual CPU devices, to try out what will run on accelerators.
+Each line of output begins with the number of its process.  All processes receive SIGINT and SIGTERM.  If one process
+fails, the others have --grace seconds to end; the exit status is that of the first process that failed.
+--devices-per-process K gives each process K virtual CPU devices, to test a program for accelerators.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from types import FrameType
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("processes", type=int, help="how many processes")
-    parser.add_argument("--devices-per-process", type=int, help="virtual CPU devices of each")
-    parser.add_argument("--grace", type=float, default=60.0, help="seconds that the others have when one fails")
+    parser.add_argument("processes", type=int, help="the number of processes")
+    parser.add_argument("--devices-per-process", type=int, help="virtual CPU devices of each process")
+    parser.add_argument("--grace", type=float, default=60.0, help="seconds for the others to end after one has failed")
     parser.add_argument("command", nargs="+", help="the command, after --")
     options = parser.parse_args()
     if options.processes < 1:
@@ -49,14 +49,14 @@ def main() -> int:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def start(command: list[str], index: int, options: argparse.Namespace, address: str) -> subprocess.Popen:
-    """Process number `index`, in a session of its own: a Ctrl-C reaches it once, from here."""
+    """Start process number `index` in its own session, so that a Ctrl-C reaches it once, from here."""
     cluster = (address, options.processes, index)
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     environment = {**os.environ, **{name: str(value) for name, value in zip(names, cluster, strict=True)}}
@@ -75,7 +75,7 @@ def start(command: list[str], index: int, options: argparse.Namespace, address: 
 
 
 def relay(index: int, process: subprocess.Popen) -> None:
-    """Print what a process prints, each line with its number."""
+    """Print the output of a process, each line with its number."""
     assert process.stdout is not None
     for line in process.stdout:
         sys.stdout.buffer.write(f"[{index}] ".encode() + line.rstrip(b"\n") + b"\n")
@@ -83,12 +83,12 @@ def relay(index: int, process: subprocess.Popen) -> None:
 
 
 def wait(group: list[subprocess.Popen], grace: float) -> int:
-    """Wait for all; once one has failed, for `grace` seconds more.  The status of the first that failed, or 0."""
+    """Wait for all processes, or `grace` seconds after one has failed; the status of the first that failed, or 0."""
     status, deadline = 0, None
     while any(process.poll() is None for process in group):
         failed = [process.returncode for process in group if process.returncode]
         if failed and deadline is None:
-            # A negative status is that of one that was killed, which may be why the others failed.
+            # A negative status belongs to a process that was killed, which can be the cause of the other failures.
             status, deadline = min(failed), time.monotonic() + grace
         if deadline is not None and time.monotonic() > deadline:
             for process in group:

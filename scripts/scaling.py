@@ -1,11 +1,11 @@
-"""What a training step becomes on 1 to 64 devices: compile time, memory of a device, and what they tell one another.
+"""A training step on 1 to 64 devices: compile time, memory of each device, and communication.
 
     python scripts/scaling.py experiments/digits.py                      # virtual devices of this CPU
     python scripts/scaling.py experiments/cifar10.py --tpu v5e           # compiled for TPU pods, without one
 
-Nothing is run: the step is compiled, and its memory and collectives are read from the compiled program.  The batch
-grows with the devices, --per-device images on each.  For TPUs libtpu must be there (`pip install libtpu`, of the
-version that `pip install -e .[tpu]` takes); its compiler needs no TPU.  Prints a table; --json writes it to a file.
+The step is compiled, not run; its memory and collectives are read from the compiled program.  Each device has
+--per-device images of the batch.  Compiling for TPUs needs libtpu (`pip install libtpu`, in the version of
+`pip install -e .[tpu]`), but no TPU.  The script prints a table; --json also writes it to a file.
 """
 
 import json
@@ -22,9 +22,9 @@ import tyro
 
 from ddpm_jax.errors import RunError, require
 
-# The layouts of the chips of a TPU v5e or v6e slice, by their number, as its compiler calls them.
+# The names that the compiler gives the layouts of a TPU v5e or v6e slice, by the number of chips.
 SLICES = {1: "1x1", 2: "1x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-# The chips of one host in each direction.  A host has 2 x 2, so smaller slices have to be described as smaller hosts.
+# The chips of one host in each direction.  A host has 2 x 2 chips, so a smaller slice is described as a smaller host.
 SMALL_HOSTS = {1: (1, 1, 1), 2: (1, 2, 1)}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "u8": 1, "pred": 1, "f16": 2, "s8": 1}
@@ -38,15 +38,15 @@ class Options:
     devices: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of devices; of TPU chips 1, 2, 4, ... 256."""
     layouts: tuple[Literal["data", "fsdp", "both"], ...] = ("data", "fsdp", "both")
-    """The state copied to all devices, cut over all, or cut over (at most) 4 of them and copied to the rest."""
+    """data: the state is on every device; fsdp: it is cut over all; both: it is cut over groups of at most 4 devices."""
     per_device: int = 16
     """Images in a step on each device."""
     steps: tuple[int, ...] = ()
-    """Lengths T of the diffusion, each compiled on 8 devices: what grows with it?"""
+    """Numbers of diffusion steps T, each compiled on 8 devices."""
     tpu: Literal["v5e", "v6e"] | None = None
     """Compile for TPUs of this kind."""
     json: Path | None = None
-    """Where the table goes as JSON."""
+    """The file for the table as JSON."""
 
     def __post_init__(self) -> None:
         for count in self.devices:
@@ -66,17 +66,17 @@ class Row:
     state_bytes: int
     working_bytes: int
     collectives: dict[str, tuple[int, int]]
-    """Of each kind: how many, and the bytes that they give each device."""
+    """The number of each kind, and the bytes that each device receives from them."""
 
 
 def main() -> None:
-    """Compile, tell, write."""
+    """Compile all cases, and print and write the table."""
     options = tyro.cli(Options)
     if options.tpu is None:
         count = max((*options.devices, 8 if options.steps else 1))
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks no metadata server
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu then asks no metadata server
     cases = [(layout, n, None) for layout in options.layouts for n in options.devices if layout == "data" or n > 1]
     cases += [("data", 8, T) for T in options.steps]
     rows = []
@@ -121,7 +121,7 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
 
 
 def tpu_chips(kind: str, count: int) -> list[Any]:
-    """`count` chips of a kind, described by its compiler; RunError if there is none."""
+    """`count` chips of a kind, as its compiler describes them.  Raises RunError without that compiler."""
     from jax.experimental import topologies
 
     hosts = {"chips_per_host_bounds": SMALL_HOSTS[count]} if count in SMALL_HOSTS else {}
@@ -129,16 +129,16 @@ def tpu_chips(kind: str, count: int) -> list[Any]:
         return topologies.get_topology_desc(platform="tpu", topology_name=f"{kind}:{SLICES[count]}", **hosts).devices
     except RuntimeError as error:
         raise RunError(
-            f"the TPU compiler cannot describe {count} chips of a {kind} ({error}). It needs libtpu, of the version "
-            "that pip install -e .[tpu] takes, and only one process at a time can load it"
+            f"the TPU compiler cannot describe {count} chips of a {kind} ({error}). It needs libtpu, in the version "
+            "of pip install -e .[tpu], and only one process at a time can load it"
         ) from None
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
-    """How many of each kind are in a compiled program, and the bytes that they give each device.
+    """The number of collectives of each kind in a compiled program, and the bytes that each device receives from them.
 
-    A reduce-scatter is written by the TPU's compiler as a fusion called all-reduce-scatter; on CPUs it is an
-    all-reduce of which each device keeps its part.  What a compiler cut into pieces has one channel, and counts once.
+    The TPU compiler writes a reduce-scatter as a fusion called all-reduce-scatter; on CPUs it is an all-reduce of which
+    each device keeps its part.  The pieces of a collective that the compiler divided have one channel, and count once.
     """
     found: dict[str, dict[str, int]] = {}
     computation = ""
@@ -157,9 +157,9 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
 
 def line(row: Row) -> str:
     """One line of the table, in Markdown."""
-    told = ", ".join(f"{n} {kind} ({size / 1e6:.2f} MB)" for kind, (n, size) in row.collectives.items()) or "none"
+    moved = ", ".join(f"{n} {kind} ({size / 1e6:.2f} MB)" for kind, (n, size) in row.collectives.items()) or "none"
     memory = f"{row.state_bytes / 1e6:.2f} | {row.working_bytes / 1e6:.1f}"
-    return f"| {row.layout} | {row.devices} | {row.T} | {row.compile_seconds:.1f} | {memory} | {told} |"
+    return f"| {row.layout} | {row.devices} | {row.T} | {row.compile_seconds:.1f} | {memory} | {moved} |"
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 #
 #     scripts/tpu_pod.sh my-tpu us-central2-b train experiments/cifar10.py --workdir /mnt/shared/runs/cifar10
 #
-# runs `ddpm-jax train ...` on every host, in the folder ddpm_jax of the home directory (TPU_FOLDER=... names another),
-# where the package has been installed on each with
+# runs `ddpm-jax train ...` on every host, in the folder ddpm_jax of the home directory (TPU_FOLDER=... names another).
+# Install the package on every host first:
 #
 #     gcloud compute tpus tpu-vm ssh my-tpu --zone=us-central2-b --worker=all \
 #         --command='git clone REPOSITORY ddpm_jax && cd ddpm_jax && pip install -e .[tpu]'
 #
-# The run folder is one that all hosts can write.  The hosts find one another from the pod's metadata.  After a
-# preemption, or when a host was lost, the same command goes on from the last checkpoint.
+# All hosts must be able to write the run folder.  The hosts find one another from the pod's metadata.  After a
+# preemption, or the loss of a host, the same command resumes from the last checkpoint.
 set -euo pipefail
 
 if (($# < 3)); then
@@ -22,6 +22,6 @@ shift 3
 
 arguments=$(printf '%q ' "$@" --distributed)
 folder=$(printf '%q' "${TPU_FOLDER:-ddpm_jax}")
-# PATH: where pip puts commands without a virtual environment.
+# PATH: without a virtual environment, pip installs commands there.
 gcloud compute tpus tpu-vm ssh "$tpu" --zone="$zone" --worker=all \
     --command="cd $folder && PATH=\$HOME/.local/bin:\$PATH ddpm-jax $command $arguments"

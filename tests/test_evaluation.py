@@ -178,7 +178,7 @@ def test_the_kernel_distance_knows_which_rows_are_not_independent(run, extractor
         vars(of)["features"] = Features(np.zeros((len(of.source), 4)))
         vars(of)["about"] = {"count": len(of.source)}
     counts = with_labels((1,) * 10) if how == "reference" else None
-    seen = Comparison(Features(np.zeros((40, 4))), reference, held_out, reference, 0, Drawing(run, counts=counts))
+    seen = Comparison(Features(np.zeros((40, 4))), reference, held_out, reference, Drawing(run, counts=counts))
     scores.kernel(seen)
     classes, held_out_classes = Digits().arrays["label"], Digits(split="test").arrays["label"]
     expected = {"reference": (None, classes), "balanced": (np.arange(40) % 10, classes), "unconditional": (None, None)}
@@ -498,7 +498,9 @@ def test_a_reference_without_labels_is_scored_but_has_no_bits_per_dim(run, extra
     some = dataclasses.replace(ALL, metrics=("fid", "kid"))
     report, _ = evaluate(run, tmp_path, extractor, some, reference=images)
     assert "Digits train, as Arrays has no labels" in report.as_text()
-    with pytest.raises(ValueError, match=r"held_out \(Arrays\) has no labels, which bits/dim of a class-conditional"):
+    with pytest.raises(
+        ValueError, match="held_out is 'Arrays'; expected images with labels, which bits/dim of a class-cond"
+    ):
         evaluate(run, tmp_path / "other", extractor, ALL, held_out=images)
     assert not (tmp_path / "other").exists()
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -148,7 +147,7 @@ def test_a_network_alone_gets_the_default_scheduler(copied):
     lines: list[str] = []
     found = diffusers.read((copied / "unet").rename(copied.parent / "alone"), report=lines.append)
     assert read_parts(found) == parts_of(sampler=Ancestral(grid=Leading()))
-    assert "has no scheduler_config.json: taken are the defaults" in lines[0]
+    assert "has no scheduler_config.json; using the defaults" in lines[0]
 
 
 OF_THE_AVERAGE = {
@@ -172,11 +171,11 @@ def test_the_average_of_a_training_script_of_diffusers(copied, model, fields):
     scheduler = copied / "scheduler" / "scheduler_config.json"
     lines: list[str] = []
     assert exchange.same(diffusers.read(checkpoint / "unet_ema", report=lines.append), model)
-    assert lines == [f"{checkpoint}/unet_ema has no scheduler_config.json: taken is {scheduler}"]
+    assert lines == [f"{checkpoint}/unet_ema has no scheduler_config.json; using {scheduler}"]
     lines.clear()
     assert exchange.same(diffusers.read(checkpoint, report=lines.append), model)
     assert lines[0] == (
-        f"{checkpoint} also has an average of the weights, which is not read; to have it, import {checkpoint}/unet_ema"
+        f"{checkpoint} also has an average of the weights, which is not read; to read it, import {checkpoint}/unet_ema"
     )
 
 
@@ -185,7 +184,7 @@ def test_a_scheduler_beside_a_network_that_cannot_be_read_is_not_taken(copied):
     lines: list[str] = []
     found = diffusers.read(copied / "unet", report=lines.append)
     assert read_parts(found) == parts_of(sampler=Ancestral(grid=Leading()))
-    assert "taken are the defaults" in lines[0]
+    assert "using the defaults" in lines[0]
 
 
 def test_the_first_versions_of_a_scheduler_have_other_names():
@@ -380,7 +379,7 @@ def test_every_field_of_the_network_is_looked_at():
         ("trained_betas", [0.1], "null or a list of 20 numbers"),
         ("variance_type", "learned", "'fixed_small' or"),
         ("prediction_type", "flow", "'epsilon' or 'sample' or 'v_prediction'"),
-        ("rescale_betas_zero_snr", True, "false, as from z_T"),
+        ("rescale_betas_zero_snr", True, "false, as z_T is then"),
         ("timestep_spacing", "random", "'leading' or"),
         ("soft_edges", False, "no such field"),
     ],
@@ -424,13 +423,50 @@ def test_a_network_that_diffusers_does_not_have(net, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_field_that_came_later_is_at_its_default_or_refused():
+def test_a_network_of_another_class_is_refused():
     later = dataclasses.make_dataclass("UNet", [("patch_size", int, 1)], bases=(UNet,), frozen=True)
     with pytest.raises(ValueError, match="net is 'UNet'; expected UNet, the U-Net"):
         unet_config.write_config(later(), (32, 32, 3))
-    fields = {field.name for field in dataclasses.fields(UNet)}
-    refused_unless_default = fields - unet_config.EXPRESSED - unet_config.OURS_ALONE
-    assert refused_unless_default <= {"patch_size"}
+
+
+# Another value of each field of a network that says what it computes.
+CHANGES = {
+    "channels": 16,
+    "channel_multipliers": (1, 4),
+    "num_res_blocks": 2,
+    "attention_resolutions": (8, 4),
+    "dropout": 0.5,
+    "num_heads": 2,
+    "head_channels": 4,
+    "num_classes": 3,
+    "label_dropout": 0.1,
+    "out_multiplier": 2,
+    "norm_groups": 2,
+    "min_group_size": 8,
+    "norm_epsilon": 1e-3,
+    "adaptive_norm": True,
+    "middle_attention": "none",
+    "frequency_shift": 0.5,
+    "cos_first": True,
+    "pad_both_sides": True,
+    "patch_size": 2,
+}
+
+
+REFUSED = {"patch_size": "patch_size", "min_group_size": "norm_groups"}
+
+
+def test_every_field_of_our_network_is_written_or_refused():
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(UNet)} - {"dtype", "remat"}
+    plain = dataclasses.replace(BASE, num_classes=10)
+    config = unet_config.write_config(plain, SHAPE)
+    for field, value in CHANGES.items():
+        changed = dataclasses.replace(plain, **{field: value})
+        if field in REFUSED:
+            with pytest.raises(ValueError, match=f"^net.{REFUSED[field]} is "):
+                unet_config.write_config(changed, SHAPE)
+        else:
+            assert unet_config.write_config(changed, SHAPE) != config, field
 
 
 @pytest.mark.parametrize(
@@ -459,7 +495,7 @@ def test_pickles_are_never_read(copied):
     ("spoil", "message"),
     [
         (lambda state: state.pop("conv_in.bias"), "lacks conv_in.bias; expected"),
-        (lambda state: state.update(extra=np.zeros(3)), "asks for, extra; expected"),
+        (lambda state: state.update(extra=np.zeros(3)), "needs, extra; expected"),
         (
             lambda state: state.update({"conv_in.bias": np.zeros(3)}),
             r"shape of conv_in.bias is \(3,\); expected \(4,\)",
@@ -625,7 +661,7 @@ def test_nothing_is_overwritten_and_what_fails_leaves_nothing(imported, tmp_path
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "file").write_text("precious")
-    assert "is there already and nothing in it is overwritten" in fails(capsys, "export", imported, taken)
+    assert "exists already and is not overwritten" in fails(capsys, "export", imported, taken)
     assert "give another --output" in fails(capsys, "import", THEIRS, "--output", taken)
     assert [path.name for path in taken.iterdir()] == ["file"]
 
@@ -640,12 +676,13 @@ def test_nothing_is_overwritten_and_what_fails_leaves_nothing(imported, tmp_path
 
 
 def test_while_it_is_written_nothing_is_there(tmp_path):
+    (tmp_path / "other").mkdir()
     with folder.appearing(tmp_path / "new", "last", "") as made:
         (made / "file").write_text("half")
         assert not (tmp_path / "new").exists()
-        assert made.name.startswith(".")
+        assert made.parent.name.startswith(".")
     assert (tmp_path / "new" / "file").read_text() == "half"
-    assert os.stat(tmp_path / "new").st_mode & 0o777 == 0o777 & ~folder._umask()
+    assert (tmp_path / "new").stat().st_mode == tmp_path.joinpath("other").stat().st_mode
 
 
 # Cards.
@@ -665,7 +702,7 @@ def test_the_card_has_the_scores_of_these_weights_and_their_conditions(finished,
     assert f"| bits/dim | {report.scores[0].value:.4g} | ± " in text
     assert "- held out: Digits(split=test), split test: 360 images" in text
     assert "license: unknown" in text
-    assert "None was given" in text
+    assert "No licence was given" in text
     assert "were not evaluated" in card_text(run, tmp_path, "mine", None)
     with pytest.raises(ValueError, match="--license is 'do what\\\\nyou want'; expected an identifier"):
         card_text(run, tmp_path, "mine", "do what\nyou want")

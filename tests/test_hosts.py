@@ -373,4 +373,4 @@ def test_ctrl_c_ends_with_130_and_no_traceback(file, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("ddpm-jax: interrupted; a training goes on from its last checkpoint")
+    assert errors.splitlines()[-1].startswith("ddpm-jax: interrupted; the same command resumes a training")

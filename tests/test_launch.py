@@ -214,6 +214,19 @@ def test_errors_of_the_operating_system_are_told_without_their_number(capsys, tm
     assert capsys.readouterr().err == f"ddpm-jax: {tmp_path / 'nosuch' / 'file'}: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("ddpm_jax/data/x.py", True), ("ddpm_jax/errors.py", True), ("numpy/x.py", False), ("../own.py", True)],
+)
+def test_an_installed_package_knows_its_own_errors(tmp_path, monkeypatch, file, expected):
+    """Which end with one message; those of libraries beside it are shown with their traceback."""
+    site = tmp_path / "site-packages"
+    monkeypatch.setattr(main, "__file__", str(site / "ddpm_jax" / "cli" / "main.py"))
+    with pytest.raises(ValueError, match="no") as caught:
+        exec(compile("raise ValueError('no')", str(site / file), "exec"))
+    assert main._refused_here(caught.value) == expected
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)

@@ -51,6 +51,12 @@ def test_nothing_of_a_table_is_beyond_a_narrow_screen(style):
         assert all(int(width) <= 388 for width in re.findall(r"[^-]width: (\d+)px", declarations))
 
 
+def test_an_empty_cell_of_a_report_is_hidden_on_a_narrow_screen():
+    """The rule comes after that of numbers, which is as specific."""
+    style = report_page.STYLE
+    assert style.index("td:empty { display: none }") > style.index("td.number { display: inline-block")
+
+
 def test_every_number_of_a_report_says_what_it_is_without_the_table_head():
     table = report_page.scores(Report({}, SCORES))
     heads = re.findall("<th>([^<]*)", table)

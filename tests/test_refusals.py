@@ -38,7 +38,7 @@ COMMANDS = [
     (("export", "nosuch", "x"), "nosuch is not a run: it has no experiment.json, and there is no such folder"),
     (("import", "photos", "--output", "notes.txt/x"), "notes.txt is a file; choose another --output"),
     ((*TRAIN, "nosuch.py"), "there is no file nosuch.py; expected an experiment, FILE.py or FILE.json"),
-    ((*TRAIN, "notes.txt"), "notes.txt is no experiment; expected FILE.py or FILE.json"),
+    ((*TRAIN, "notes.txt"), "notes.txt is not an experiment; expected FILE.py or FILE.json"),
     ((*TRAIN, "--batch-size", "3"), "the first argument is '--batch-size'; expected an experiment"),
     (("sample", "nosuch"), "nosuch is not a run: it has no experiment.json"),
     (("sample",), "required"),

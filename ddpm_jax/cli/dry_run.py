@@ -1,4 +1,4 @@
-"""`--dry-run`: the resolved experiment and what it costs, found without compiling or running it."""
+"""`--dry-run`: the resolved experiment and its cost, found without compiling or running it."""
 
 import json
 import math
@@ -19,13 +19,15 @@ from ddpm_jax.training.cost import bytes_of, count_parameters, saved_for_backwar
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.plan import Plan
 
+__all__ = ["alternatives", "look_at_data", "memory", "report"]
+
 
 def report(experiment: Experiment) -> str:
-    """The resolved experiment and its cost, as text; the data need not be there yet.
+    """The resolved experiment and its cost, as text; data that declare a shape need not exist yet.
 
     Raises ValueError if the parts of the experiment do not fit together, or do not fit the data or the devices.
     """
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", UserWarning)
         plan, data = look_at_data(experiment)
     mesh, size, accumulate = plan.mesh, experiment.batch_size, experiment.accumulate
@@ -41,23 +43,23 @@ def report(experiment: Experiment) -> str:
         "devices": f"{mesh.size} x {jax.devices()[0].device_kind}, {processes}{layout}",
         "memory": "on each device: training state + gradient and gathered parameters + kept for the backward pass",
     }
-    kept: dict[str, int] = {}  # by network, as tracing takes a second
+    kept: dict[str, int] = {}  # for each network, as tracing takes a second
     for name, option in alternatives(plan):
         net = repr(option.experiment.net)
         if net not in kept:
             kept[net] = saved_for_backward(option)
         lines[f"  {name}"] = memory(option, kept[net])
-    rows = [*lines.items(), *(("warning", warning.message) for warning in told)]
+    rows = [*lines.items(), *(("warning", warning.message) for warning in warned)]
     table = "\n".join(f"{name:<29}{value}" for name, value in rows)
     return f"{json.dumps(specs.encode(experiment), indent=2)}\n\n{table}"
 
 
 def alternatives(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """The plan, and the plan after each single change that saves memory, by its flag."""
+    """The plan, and the plan after each single change that saves memory, each with the flag that makes it."""
     yield "as it is", plan
     of, net, devices = plan.experiment, plan.experiment.net, plan.mesh.size
     if isinstance(net, UNet) and not net.remat:
-        undone = " (not on CPUs)" if jax.default_backend() == "cpu" else ""  # XLA computes nothing twice there
+        undone = " (not on CPUs)" if jax.default_backend() == "cpu" else ""  # XLA undoes it there
         yield f"--net.remat{undone}", plan.changed(net=replace(net, remat=True))
     if isinstance(net, UNet) and net.dtype == "float32":
         yield "--net.dtype bfloat16", plan.changed(net=replace(net, dtype="bfloat16"))
@@ -73,7 +75,7 @@ def memory(plan: Plan, kept: int) -> str:
 
     Args:
         plan: the plan of the training.
-        kept: the bytes of an example that are kept for the backward pass.
+        kept: the bytes that each example keeps for the backward pass.
     """
     of, shapes = plan.experiment, plan.state.params
     whole, cut = bytes_of(shapes), _bytes_of_device(shapes, of.mesh)
@@ -86,14 +88,15 @@ def memory(plan: Plan, kept: int) -> str:
 
 
 def look_at_data(experiment: Experiment) -> tuple[Plan, str]:
-    """The plan, and a line about the data; data that are not there yet are planned by their declared shape."""
+    """The plan, and a line about the data; data that do not exist yet are planned by their declared shape.
+
+    Raises FileNotFoundError if the data do not exist and declare no shape, and ValueError if they have faults.
+    """
     name = type(experiment.data).__name__
     try:
         plan = experiment.plan()
     except FileNotFoundError as error:
-        if not isinstance(experiment.data, DeclaresShape):
-            raise
-        declared = experiment.data.declared_shape
+        declared = experiment.data.declared_shape if isinstance(experiment.data, DeclaresShape) else None
         if declared is None:
             raise
         experiment.check_without_data(declared)
@@ -105,13 +108,13 @@ def look_at_data(experiment: Experiment) -> tuple[Plan, str]:
 
 
 def _bytes_of_device(tree: Any, spec: MeshShape) -> int:
-    """The bytes of a device's part of a tree."""
+    """The bytes of the part of a tree that lies on one device."""
     return sum(
         bytes_of(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in jax.tree.leaves(tree)
     )
 
 
 def _engineering(value: int) -> str:
-    """12345678 as 12.3 M."""
+    """A number with three digits and a prefix: 12345678 is 12.3 M."""
     exponent = min(max(int(math.log10(max(value, 1)) // 3), 0), 5)
     return f"{value / 1000**exponent:.3g} {['', 'k', 'M', 'G', 'T', 'P'][exponent]}"

@@ -1,7 +1,7 @@
-"""The command line `ddpm-jax`, and what makes an experiment file runnable.
+"""The command line `ddpm-jax`, and `launch`, which makes an experiment file a program.
 
-Nothing heavy is imported until a command needs it.  Wrong input ends with one message and exit status 2
-(DDPM_JAX_DEBUG=1 shows the traceback).
+A command imports its libraries when it runs.  Wrong input ends with one message and exit status 2;
+DDPM_JAX_DEBUG=1 shows the traceback instead.
 """
 
 import difflib
@@ -21,6 +21,8 @@ from ddpm_jax.errors import RunError
 if TYPE_CHECKING:
     from ddpm_jax.training.experiment import Experiment
 
+__all__ = ["launch", "main"]
+
 COMMANDS = ("train", "sample", "evaluate", "import", "export", "prepare", "check")
 USAGE = """\
 usage: ddpm-jax COMMAND ...
@@ -29,26 +31,29 @@ Denoising diffusion probabilistic models in JAX and Flax.
 
   train EXPERIMENT [--workdir DIR] [--dry-run] [overrides]
         train an experiment, a Python file or the experiment.json of a run;
-        in a folder that holds a run of it already, go on with that
+        if DIR holds a run of this experiment, resume it
   sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K] [--ema PROFILE]
-        draw images from a trained run: uint8 in an .npz, and a picture
+        draw images from a trained run into an .npz file (uint8), and a picture
   evaluate RUN [--metrics fid,kid,pr,nn,bpd] [--num-samples N] [--features NAME] [--sampler NAME] [--steps K]
-        score a trained run: a table, a JSON file and an HTML page with all that the numbers depend on
+        score a trained run: a table, a JSON file and an HTML page, with the conditions of every number
   import PATH [--output RUN]
-        make a run of a network that diffusers wrote: it samples, and goes on training
+        make a run from a network that diffusers wrote; it can be sampled from and trained further
   export RUN PATH [--ema PROFILE] [--license ID]
-        write a run's network for diffusers, with a model card
+        write the network of a run for diffusers, with a model card
   prepare NAME SOURCE [--data-dir DIR]
-        write a TFDS data set from an .npz or a folder of images, without a network
+        write a TFDS data set from an .npz file or a folder of images; needs no network connection
   check DATA [--labels] [--size N]
-        read a whole data set: counts, shapes, values, classes, and all that is wrong; exit status 1 for faults
+        read a whole data set, print counts, shapes, values and classes, and list its faults
 
-`ddpm-jax COMMAND --help` tells more; `ddpm-jax train EXPERIMENT --help` lists every override.
+`ddpm-jax COMMAND --help` lists all options; `ddpm-jax train EXPERIMENT --help` lists every override.
 """
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The `ddpm-jax` command; arguments: those of the process unless given."""
+    """The command `ddpm-jax`.
+
+    arguments: the command line without the program; None for that of the process.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -62,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def launch(experiment: "Experiment") -> None:
-    """Make an experiment file runnable: `python digits.py [--workdir DIR] [--dry-run] [overrides]`."""
+    """Run an experiment file as a program: `python digits.py [--workdir DIR] [--dry-run] [overrides]`."""
 
     def train(arguments: list[str]) -> None:
         from ddpm_jax.cli.train import train_experiment
@@ -73,7 +78,7 @@ def launch(experiment: "Experiment") -> None:
 
 
 def _suggestion(word: str) -> str:
-    """What was probably meant by a word that is no command."""
+    """The end of a message about an unknown command: the command that was probably meant."""
     if word.endswith((".py", ".json")):
         return f"; did you mean `ddpm-jax train {word}`?"
     near = difflib.get_close_matches(word.lstrip("-").lower(), COMMANDS, n=1)
@@ -81,40 +86,40 @@ def _suggestion(word: str) -> str:
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
-    """A warning as a line for the user of a command, without a line of source code."""
+    """A warning as one line, without source code."""
     kind = "" if issubclass(category, UserWarning) else f"{category.__name__}: "
     return f"ddpm-jax: warning: {kind}{message}\n"
 
 
 def _guarded(command: Callable[[list[str]], None], arguments: list[str]) -> None:
-    """Run a command; what is the user's to mend ends with one message, exit status 2 and no traceback."""
+    """Run a command; an error that the user can fix ends with one message, exit status 2 and no traceback."""
     debug, format_before = os.environ.get("DDPM_JAX_DEBUG"), warnings.formatwarning
     if not debug:
         warnings.formatwarning = _one_line
     try:
         command(arguments)
     except KeyboardInterrupt:
-        _fail("interrupted; a training goes on from its last checkpoint with the same command", status=130)
+        _fail("interrupted; the same command resumes a training from its last checkpoint", status=130)
     except (RunError, OSError, ValueError) as error:
         if debug or (isinstance(error, ValueError) and not _refused_here(error)):
             raise
-        _fail(_told(error))
+        _fail(_message(error))
     finally:
         warnings.formatwarning = format_before
 
 
-def _told(error: Exception) -> str:
-    """An error in one line; one of the operating system without its number."""
+def _message(error: Exception) -> str:
+    """An error as one line; an error of the operating system without its number."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 def _refused_here(error: ValueError) -> bool:
-    """Whether this package or an experiment file refused a value, rather than failed in some library."""
+    """Whether this package or an experiment file raised the error, rather than some library."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    is_experiment = not any(part in ("site-packages", "dist-packages") for part in raised_in.parts)
-    return Path(__file__).resolve().parent in raised_in.parents or is_experiment
+    package = Path(__file__).resolve().parents[1]
+    return package in raised_in.parents or {"site-packages", "dist-packages"}.isdisjoint(raised_in.parts)
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:

@@ -1,14 +1,13 @@
-"""How images are drawn, as options that several commands have."""
+"""The choice of a sampler and of a clipping on the command line, for every command that draws images."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-import tyro
-from tyro.constructors import PrimitiveConstructorSpec
-
-from ddpm_jax.diffusion.clipping import Clip, Clipping, DynamicThreshold, NoClipping
+from ddpm_jax.cli.options import by_default, one_of
+from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
 from ddpm_jax.errors import require
+from ddpm_jax.run import Run
 from ddpm_jax.sampling import (
     Ancestral,
     Ddim,
@@ -18,9 +17,10 @@ from ddpm_jax.sampling import (
     Karras,
     LogSnr,
     Quadratic,
-    Sampler,
     Uniform,
 )
+
+__all__ = ["SamplerOptions"]
 
 SAMPLERS = {
     "ancestral": Ancestral,
@@ -33,53 +33,36 @@ GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras"
 CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 
 
-def one_of(*choices: str | int) -> PrimitiveConstructorSpec[Any]:
-    """An option that takes one of these values; None, its default, is not among those of the command line.
-
-    tyro lists the values of `Literal[...] | None` in an order of its own, with None.
-    """
-    values = {str(choice): choice for choice in choices}
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=f"{{{','.join(values)}}}",
-        instance_from_str=lambda arguments: values[arguments[0]],
-        is_instance=lambda value: value is None or value in choices,
-        str_from_instance=lambda value: [str(value)],
-        choices=tuple(values),
-    )
-
-
 @dataclass(frozen=True)
 class SamplerOptions:
     """The sampler and its settings."""
 
-    sampler: Annotated[str | None, one_of(*SAMPLERS)] = None
-    """The sampler; the experiment's unless given."""
-    steps: int | None = None
-    """Steps of the sampler; its own number unless given."""
-    grid: Annotated[str | None, one_of(*GRIDS)] = None
-    """Which timesteps the steps visit; the sampler's own rule unless given."""
-    eta: float | None = None
-    """Noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
-    sde: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """The dpm-solver adds noise: its form for the stochastic equation."""
-    clip: Annotated[str | None, one_of(*CLIPPINGS)] = None
-    """What becomes of a predicted x beyond [-1, 1]; the experiment's choice unless given."""
+    sampler: Annotated[str | None, one_of(*SAMPLERS), by_default("that of the experiment")] = None
+    """The sampler."""
+    steps: Annotated[int | None, by_default("as many as the sampler has")] = None
+    """The number of sampling steps."""
+    grid: Annotated[str | None, one_of(*GRIDS), by_default("that of the sampler")] = None
+    """The rule that chooses the timesteps of the steps."""
+    eta: Annotated[float | None, by_default("that of the sampler")] = None
+    """The noise of the ddim sampler, from 0 (deterministic) to 1 (ancestral)."""
+    sde: bool = False
+    """Solve the stochastic equation, with noise at each step (dpm-solver only)."""
+    clip: Annotated[str | None, one_of(*CLIPPINGS), by_default("that of the experiment")] = None
+    """The clipping of a predicted x to [-1, 1]: static, dynamic (thresholding by a quantile) or off."""
 
+    def applied(self, run: Run) -> Run:
+        """The run with the sampler, settings and clipping of these options.
 
-def choose_sampler(default: Sampler, options: SamplerOptions) -> Sampler:
-    """The run's sampler, or the one asked for, with the settings asked for."""
-    sampler = SAMPLERS[options.sampler]() if options.sampler else default
-    grid = GRIDS[options.grid]() if options.grid else None
-    asked = {"num_steps": options.steps, "grid": grid, "eta": options.eta, "sde": options.sde or None}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    fields = {field.name for field in dataclasses.fields(sampler)}
-    flags = {"num_steps": "--steps", "grid": "--grid", "eta": "--eta", "sde": "--sde"}
-    for name, value in changes.items():
-        require(flags[name], value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
-    return dataclasses.replace(sampler, **changes)
-
-
-def choose_clipping(options: SamplerOptions) -> Clipping | None:
-    """The clipping asked for; None for the experiment's own."""
-    return CLIPPINGS[options.clip]() if options.clip else None
+        Raises ValueError if the sampler has no such setting.
+        """
+        sampler = SAMPLERS[self.sampler]() if self.sampler else run.experiment.sampler
+        grid = GRIDS[self.grid]() if self.grid else None
+        settings = {"num_steps": self.steps, "grid": grid, "eta": self.eta, "sde": self.sde or None}
+        changes = {name: value for name, value in settings.items() if value is not None}
+        fields = {field.name for field in dataclasses.fields(sampler)}
+        for name, value in changes.items():
+            flag = "--steps" if name == "num_steps" else f"--{name}"
+            require(flag, value, name in fields, f"none, as the sampler {type(sampler).__name__} has no {name}")
+        clip = CLIPPINGS[self.clip]() if self.clip else run.experiment.clip
+        experiment = dataclasses.replace(run.experiment, sampler=dataclasses.replace(sampler, **changes), clip=clip)
+        return dataclasses.replace(run, experiment=experiment)

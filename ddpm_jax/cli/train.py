@@ -1,4 +1,4 @@
-"""`ddpm-jax train EXPERIMENT`: train an experiment, or go on with it, or (--dry-run) say what it costs."""
+"""`ddpm-jax train EXPERIMENT`: train an experiment, resume it, or print what it costs (--dry-run)."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from typing import Annotated
 import jax
 import tyro
 
+from ddpm_jax.cli.options import by_default
 from ddpm_jax.devices.cluster import ClusterOptions
 from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.storage import specs
@@ -15,33 +16,34 @@ from ddpm_jax.storage.classes import run_file
 from ddpm_jax.storage.paths import local_copy, run_path
 from ddpm_jax.training.experiment import Experiment
 
+__all__ = ["TrainOptions", "find_experiment", "main", "read_experiment", "train_experiment"]
+
 USAGE = """\
 usage: ddpm-jax train EXPERIMENT.py|experiment.json [--workdir DIR] [--dry-run] [overrides]
 
-`ddpm-jax train EXPERIMENT --help` lists every override, with its meaning and default.
+`ddpm-jax train EXPERIMENT --help` lists every override with its meaning and default.
 """
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train, or go on training; every field of the experiment can be overridden."""
+    """Train an experiment, or resume its training. Every field of the experiment can be overridden."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    workdir: Annotated[str | None, tyro.conf.arg(metavar="DIR"), tyro.conf.DisallowNone] = None
-    """The folder of the run: checkpoints, metrics, samples; runs/NAME unless given.  It may lie in an object store,
-    gs://BUCKET/RUN."""
+    workdir: Annotated[str | None, by_default("runs/NAME", "DIR"), tyro.conf.DisallowNone] = None
+    """The folder of the run, for checkpoints, metrics and samples; local, or in an object store (gs://BUCKET/RUN)."""
     cluster: Annotated[ClusterOptions, tyro.conf.arg(name=""), tyro.conf.DisallowNone] = ClusterOptions()
-    profile: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="FIRST LAST"), tyro.conf.DisallowNone] = None
-    """Write a profiler's trace of the steps from the first to the last of two numbers into the run's folder."""
+    profile: Annotated[tuple[int, int] | None, by_default("no trace", "FIRST LAST"), tyro.conf.DisallowNone] = None
+    """Write a profiler's trace of the steps FIRST to LAST into the folder of the run."""
     debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Where the loss is lost, say which line of code made the first number that is not finite; slower, and takes the
-    memory of the training state twice."""
+    """If the loss is not finite, name the line of code that made the first such number.
+    Training is slower, and keeps a second copy of its state in memory."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Say what would be trained and what it costs, and stop."""
+    """Print the experiment and what it costs, without training."""
 
 
 def main(arguments: list[str]) -> None:
-    """`ddpm-jax train`: the first argument names the experiment, the others override it."""
+    """`ddpm-jax train`: the first argument names the experiment, and the others override its fields."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
@@ -51,7 +53,13 @@ def main(arguments: list[str]) -> None:
 
 
 def train_experiment(experiment: Experiment, arguments: list[str], program: str) -> None:
-    """Train an experiment, overridden by the arguments of the command line."""
+    """Train an experiment with the overrides of a command line.
+
+    Args:
+        experiment: the experiment.
+        arguments: the command line, without the program and the experiment.
+        program: the name of the program, for its help.
+    """
     options = tyro.cli(TrainOptions, args=arguments, default=TrainOptions(experiment), prog=program)
     set_up_jax(options.cluster)
     if options.dry_run:
@@ -67,17 +75,31 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
     workdir = options.workdir or os.path.join("runs", options.experiment.name)
     try:
         picture = train(options.experiment, workdir, profile=options.profile, debug_nans=options.debug_nans)
-        told = f"samples: {picture}\ndraw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
+        message = (
+            f"samples: {picture}\ndraw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
+        )
     except Preempted as stop:
-        told = str(stop)
+        message = str(stop)
     if jax.process_index() == 0:
-        print(told)
+        print(message)
+
+
+def find_experiment(text: str | os.PathLike) -> Experiment | None:
+    """The experiment of a run's folder, or in FILE.py or FILE.json; None if `text` names none of them.
+
+    Raises what `read_experiment` raises.
+    """
+    path = run_path(text)
+    inside = path / "experiment.json"
+    if inside.is_file():
+        return read_experiment(inside)
+    return read_experiment(path) if path.suffix in (".py", ".json") else None
 
 
 def read_experiment(file: str | os.PathLike) -> Experiment:
     """The experiment in a Python file (its variable `experiment`) or in a JSON file.
 
-    Raises ValueError or FileNotFoundError, naming the file and, for Python, the line.
+    Raises ValueError or FileNotFoundError; the message names the file and, for Python, the line.
     """
     path = run_path(file)
     if (path / "experiment.json").is_file():
@@ -92,7 +114,7 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
     elif path.suffix == ".py":
         found = getattr(run_file(local_copy(path)), "experiment", None)
     else:
-        raise ValueError(f"{path} is no experiment; expected FILE.py or FILE.json")
+        raise ValueError(f"{path} is not an experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):
         where = " called `experiment`" if path.suffix == ".py" else ""
         raise ValueError(f"{path} does not define an Experiment{where}")

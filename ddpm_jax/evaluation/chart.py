@@ -1,4 +1,4 @@
-"""Line charts as SVG, for the page of a report: no JavaScript, no dependency."""
+"""Line charts as SVG for the page of a report, without JavaScript."""
 
 import html
 import math
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["Line", "chart", "log_ticks", "ticks"]
+
 WIDTH, HEIGHT = 460.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 44.0, 44.0
 COLOURS = ("#1f6fb4", "#d1622b", "#3a8a4d", "#8a4fa3", "#777777")
-DASHES = ("", "6 3", "2 2", "8 2 2 2", "1 3")  # for prints in grey
+DASHES = ("", "6 3", "2 2", "8 2 2 2", "1 3")  # lines differ in grey prints too
 MOST_POINTS = 400
 
 
@@ -24,7 +26,18 @@ class Line:
 
 
 def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool = False) -> str:
-    """An SVG picture of the lines, with axes, ticks and a legend; points that are not finite are left out."""
+    """An SVG picture of lines with axes, ticks and a legend.
+
+    Args:
+        title: the title of the chart.
+        x_label: the label of the horizontal axis.
+        y_label: the label of the vertical axis.
+        lines: the lines; points that are not finite, or not positive on a logarithmic axis, are left out.
+        log_y: whether the vertical axis is logarithmic.
+
+    Returns:
+        The SVG element; "" if no line has two points.
+    """
     kept = [_thinned(line, log_y) for line in lines]
     kept = [line for line in kept if len(line.x) > 1]
     if not kept:
@@ -63,14 +76,25 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers in low..high, about so many."""
+    """Round numbers for an axis.
+
+    Args:
+        low: the lower end of the axis.
+        high: its upper end.
+        about: the approximate number of ticks.
+    """
     step = 10.0 ** math.floor(math.log10((high - low) / about))
     step *= next(factor for factor in (1.0, 2.0, 5.0, 10.0) if (high - low) / (factor * step) <= about)
     return [step * count for count in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """The decimal logarithms of 1, 2, 5, 10, ... in low..high, and if these are fewer than three, of more numbers."""
+    """The decimal logarithms of 1, 2, 5, 10, ..., or of more numbers if fewer than three of these lie on the axis.
+
+    Args:
+        low: the decimal logarithm of the lower end of the axis.
+        high: that of its upper end.
+    """
     for factors in ((1, 2, 5), range(1, 10), (f / 10 for f in range(10, 100))):
         digits = [math.log10(factor) for factor in factors]
         found = [exponent + digit for exponent in range(math.floor(low), math.ceil(high)) for digit in digits]
@@ -86,7 +110,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _thinned(line: Line, log_y: bool) -> Line:
-    """The line without what cannot be drawn, in few points."""
+    """The line in at most MOST_POINTS points, without those that cannot be drawn."""
     x, y = np.asarray(line.x, float), np.asarray(line.y, float)
     good = np.isfinite(x) & np.isfinite(y) & ((y > 0) | (not log_y))
     x, y = x[good], y[good]

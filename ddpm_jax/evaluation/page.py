@@ -1,4 +1,4 @@
-"""A report as one HTML page that holds everything: it can be mailed, archived, and opened without a network."""
+"""A report as one HTML page with all its pictures inside, which can be mailed, archived, and opened offline."""
 
 import base64
 import html
@@ -7,9 +7,12 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ddpm_jax.evaluation.report import Report, row, summary
 from ddpm_jax.storage.pictures import png_image
+
+__all__ = ["Picture", "page"]
 
 STYLE = """
 :root { color-scheme: light dark; --line: #ccd3da; --soft: #667; --back: #fff; --text: #1b2430; --panel: #f5f7f9 }
@@ -23,9 +26,10 @@ table { border-collapse: collapse; width: 100% } th { font-weight: 600; text-ali
 td, th { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap } td.key { white-space: nowrap }
 td.about { min-width: 260px }
-@media (max-width: 979px) { table, tbody, tr, td { display: block } tr.head, td:empty { display: none }
+@media (max-width: 979px) { table, tbody, tr, td { display: block } tr.head { display: none }
   tr { padding: 8px 0; border-bottom: 1px solid var(--line) } td, td.about { padding: 1px 0; border: 0; min-width: 0 }
   td.number, td.key { white-space: normal } td.number { display: inline-block; margin-right: 18px }
+  td:empty { display: none }
   td[data-is]::before { content: attr(data-is) ": "; color: var(--soft) } }
 img { max-width: 100%; height: auto; border-radius: 4px } figure { margin: 12px 0 } figcaption { color: var(--soft) }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px }
@@ -39,15 +43,21 @@ code, p, h1, td { overflow-wrap: anywhere } details pre { white-space: pre-wrap;
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, uint8 [height, width, channels], and what it shows."""
+    """A picture with its title and caption."""
 
     title: str
     caption: str
-    pixels: np.ndarray
+    pixels: UInt8[np.ndarray, "height width channels"]
 
 
 def page(report: Report, pictures: list[Picture], charts: list[str]) -> str:
-    """The page of a report."""
+    """The page of a report as HTML.
+
+    Args:
+        report: the report.
+        pictures: the pictures, in order.
+        charts: SVG elements; "" is left out.
+    """
     drawing = report.conditions["drawing"]
     title = f"{drawing['experiment']}, step {drawing['step']}"
     parts = [
@@ -62,28 +72,28 @@ def page(report: Report, pictures: list[Picture], charts: list[str]) -> str:
     ]
     if shown := [chart for chart in charts if chart]:
         parts += ["<h2>Curves</h2>", '<div class="charts">', *shown, "</div>"]
-    parts += ["<h2>Conditions</h2>", "<p>All that the numbers depend on.</p>", conditions(report)]
+    parts += ["<h2>Conditions</h2>", "<p>The numbers depend on all of these.</p>", conditions(report)]
     text = json.dumps(report.conditions, indent=2)
     parts.append(f"<details><summary>as JSON</summary><pre>{html.escape(text)}</pre></details>")
     return "\n".join([*parts, "</body></html>\n"])
 
 
 def scores(report: Report) -> str:
-    """The table of scores."""
-    heads = ("score", "samples", "how sure", "held-out images", "what it is")
+    """The table of scores as HTML."""
+    heads = ("metric", "value", "uncertainty", "held-out images", "meaning")
     lines = [f'<table><tr class="head">{"".join(f"<th>{head}" for head in heads)}</tr>']
     for score in report.scores:
         name, value, sure, held_out = map(html.escape, row(score))
         lines.append(
-            f'<tr><td class="key"><b>{name}</b><td class="number" data-is="samples"><b>{value}</b>'
-            f'<td class="number" data-is="how sure">{sure}<td class="number" data-is="held-out images">{held_out}'
+            f'<tr><td class="key"><b>{name}</b><td class="number" data-is="value"><b>{value}</b>'
+            f'<td class="number" data-is="uncertainty">{sure}<td class="number" data-is="held-out images">{held_out}'
             f'<td class="soft about">{html.escape(score.about)}</tr>'
         )
     return "\n".join([*lines, "</table>"])
 
 
 def conditions(report: Report) -> str:
-    """The table of conditions."""
+    """The table of conditions as HTML."""
     lines = [
         f'<tr><td class="key soft">{label}<td><code>{html.escape(value)}</code></tr>'
         for label, value in summary(report.conditions).items()
@@ -92,7 +102,7 @@ def conditions(report: Report) -> str:
 
 
 def figure(picture: Picture) -> str:
-    """A picture, inside the page."""
+    """A picture as HTML, with its pixels inside."""
     file = io.BytesIO()
     png_image(picture.pixels).save(file, format="PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Where a number comes from: which code, which weights, which data."""
+"""The origin of a number: its code, its weights and its data."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ from ddpm_jax.data.fingerprint import fingerprint
 from ddpm_jax.data.source import Source, split_of
 from ddpm_jax.storage import specs
 
+__all__ = ["commit", "digest", "digest_of_arrays", "of_code", "of_source"]
+
 
 def digest(value: Any) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of a value that JSON can hold."""
@@ -22,7 +24,7 @@ def digest(value: Any) -> str:
 
 
 def digest_of_arrays(tree: Any) -> str:
-    """The SHA-256 of a tree of arrays, each whole on every device: their places, shapes, dtypes and bytes."""
+    """The SHA-256 of the paths, shapes, dtypes and bytes of a tree of arrays, each replicated on all devices."""
     content = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
@@ -32,10 +34,9 @@ def digest_of_arrays(tree: Any) -> str:
 
 
 def of_source(source: Source) -> dict[str, Any]:
-    """What a data set is: how it is called for, how many examples, and a digest of its content.
+    """A description of a data set: its specification, its split, its size and a digest of its content.
 
-    The digest changes with any pixel and any label: see `data.fingerprint`.  A source that says nothing of its content
-    is read whole.
+    The digest changes with any pixel and any label (`data.fingerprint`); for most sources every example is read.
     """
     found = fingerprint(source, every_example=True)
     return {
@@ -47,7 +48,7 @@ def of_source(source: Source) -> dict[str, Any]:
 
 
 def of_code() -> dict[str, Any]:
-    """The versions of this package and of JAX, the commit, where it is known, and the device."""
+    """The versions of this package and of JAX, the commit (None if it is not known), and the device."""
     return {
         "ddpm_jax": ddpm_jax.__version__,
         "commit": commit(),
@@ -57,9 +58,9 @@ def of_code() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this package: of the repository that it lies in, or that pip installed it from; None for unknown.
+    """The commit of the repository that holds this package, or from which pip installed it; None if not known.
 
-    Followed by "with changes" where files of the package differ from it.
+    The text ends with "with changes" if files of the package differ from the commit.
     """
     package = Path(ddpm_jax.__file__).parent
 
@@ -70,7 +71,7 @@ def commit() -> str | None:
             return None
         return found.stdout.strip() if found.returncode == 0 else None
 
-    # A repository may hold the environment that the package is installed in: only files it tracks count.
+    # The package may be installed in an environment inside an unrelated repository, which does not track its files.
     if git("ls-files", "--error-unmatch", "__init__.py") is not None and (head := git("rev-parse", "HEAD")):
         return f"{head} with changes" if git("diff", "--quiet", "HEAD", "--", ".") is None else head
     try:

@@ -1,8 +1,8 @@
-"""The images that samples are compared with: their features and statistics, computed once and kept with their origin.
+"""The images that samples are compared with: their features and statistics, computed once and cached.
 
 ~/.cache/ddpm_jax/reference/DIGEST/
-    provenance.json          the data, the split, how many, the extractor; DIGEST is its digest
-    features/, logits/       in shards; labels/ too, where they have been asked for
+    provenance.json          the data, the split, the number of images, the extractor; DIGEST is its digest
+    features/, logits/       in shards; also labels/, once they have been read
     statistics.npz           mean, cov, count and the provenance
 """
 
@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, UInt8
 
 from ddpm_jax.data.given import Given
 from ddpm_jax.data.source import HasArrays, Source, split_of
@@ -25,9 +24,10 @@ from ddpm_jax.data.stream import gather
 from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.devices.mesh import broadcast
 from ddpm_jax.devices.precision import FULL, quoted_precision
-from ddpm_jax.errors import RunError, require
+from ddpm_jax.errors import require
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.labels import ClassCounts
+from ddpm_jax.evaluation.processes import on_first_process
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.samples import Features, features_of
 from ddpm_jax.evaluation.shards import Shards
@@ -35,11 +35,13 @@ from ddpm_jax.features.extractor import Extractor
 from ddpm_jax.metrics.frechet import Moments, load_moments, moments, save_moments
 from ddpm_jax.storage.paths import cache_folder, write_bytes
 
+__all__ = ["Images", "Reference", "class_counts", "name_of"]
+
 LABELS_AT_ONCE = 1024
 
 
 def name_of(source: Source) -> str:
-    """The data and the split, in a few words."""
+    """The name of the data and of the split."""
     name = source.name if isinstance(source, Tfds | Given) else type(source).__name__
     split = split_of(source)
     return f"{name} {split}" if split else name
@@ -47,14 +49,14 @@ def name_of(source: Source) -> str:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a source, by slice or indices."""
+    """The images of a source, as rows."""
 
     source: Source
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, index: slice | Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n height width channels"]:
         indices = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
         return gather(self.source, indices)["image"]
 
@@ -69,45 +71,41 @@ class Reference:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What the source is: the data, the split, how many, a digest."""
+        """The data, the split, the number of images and a digest of their content."""
         image_shape(self.source)
         return provenance.of_source(self.source)
 
     @property
     def name(self) -> str:
-        """The data and the split, in a few words."""
+        """The name of the data and of the split."""
         return name_of(self.source)
 
-    @property
-    def labels(self) -> Int32[np.ndarray, " n"] | None:
-        """The label of each image; None where they have none.  Those of a source that is not in memory stay on disk."""
-        return self._labels
-
     @cached_property
-    def _labels(self) -> Int32[np.ndarray, " n"] | None:
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
+        """The label of each image; None if the images have none.  Labels of data on disk are read once and cached."""
         if "label" not in self.source[0]:
             return None
         count = len(self.source)
         if isinstance(self.source, HasArrays):
             return np.asarray(self.source.arrays["label"], np.int32)
         shards = Shards(self._folder / "labels")
-        with ProgressBar(f"labels of {self.name}", count, len(shards)) as waiting:
+        with ProgressBar(f"labels of {self.name}", count, len(shards)) as progress:
             while len(shards) < count:
                 rows = np.arange(len(shards), min(len(shards) + LABELS_AT_ONCE, count))
                 shards.append(np.asarray(gather(self.source, rows)["label"], np.int32))
-                waiting.reached(len(shards))
+                progress.reached(len(shards))
         return shards[:]
 
     @cached_property
     def features(self) -> Features:
-        """Its features and logits, as rows on disk."""
+        """The features and logits of its images, as rows on disk."""
         return features_of(Images(self.source), self.extractor, self._folder, f"features of {self.name}", self.mesh)
 
     @cached_property
     def moments(self) -> Moments:
         """The mean and covariance of its features."""
         path = self._folder / "statistics.npz"
-        with suppress(FileNotFoundError, ValueError):  # none yet, or damaged: it is made again
+        with suppress(FileNotFoundError, ValueError):  # a file that is missing or damaged is written again
             stored = load_moments(path)
             if stored.provenance == json.loads(json.dumps(self._provenance)):
                 return stored.moments
@@ -136,27 +134,25 @@ class Reference:
 
 
 def class_counts(num_classes: int, reference: Reference, training: Reference | None) -> ClassCounts:
-    """The counts that labels are drawn from; every process gets those that the first one found.
+    """The class counts from which labels are drawn; every process gets those that the first one found.
 
-    training: the run's own data, None where they are not known.  Raises ValueError where a reference has a label that
-    the network does not know.
+    Args:
+        num_classes: the number of classes of the network.
+        reference: the images that samples are compared with.
+        training: the images that the run was trained on; None if they are not known.
+
+    Raises:
+        ValueError: a label is no class of the network.
+        RunError: on the other processes, if the first one failed.
     """
-    found: ClassCounts | None = None
-    try:
-        if jax.process_index() == 0:
-            found = _counted(num_classes, reference, training)
-    finally:
-        holds = broadcast(found is not None)
-    if not holds:
-        raise RunError("the first process could not count the labels; it says why")
+    found = on_first_process(lambda: _counted(num_classes, reference, training), "count the labels")
     counts = found.counts if found else (0,) * num_classes
     return ClassCounts(tuple(broadcast(count) for count in counts), found.of if found else "")
 
 
 def _counted(num_classes: int, reference: Reference, training: Reference | None) -> ClassCounts:
     for data, why in ((reference, ""), (training, f", as {reference.name} has no labels")):
-        labels = None if data is None else data.labels
-        if data is not None and labels is not None:
+        if data is not None and (labels := data.labels) is not None:
             check_labels(labels, num_classes, data.name)
             counts = np.bincount(labels, minlength=num_classes)
             return ClassCounts(tuple(counts.tolist()), f"{data.name}{why}")
@@ -164,7 +160,13 @@ def _counted(num_classes: int, reference: Reference, training: Reference | None)
 
 
 def check_labels(labels: Int[np.ndarray, " n"], num_classes: int, name: str) -> None:
-    """Raise ValueError where a label is no class of the network."""
+    """Raise ValueError if a label is no class of the network.
+
+    Args:
+        labels: the labels.
+        num_classes: the number of classes of the network.
+        name: the name of the images, for the message.
+    """
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     where = int(wrong[0]) if wrong.size else 0
     expected = f"0 to {num_classes - 1}, a class of the network; or images without labels"

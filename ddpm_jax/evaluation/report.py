@@ -1,63 +1,60 @@
-"""A report: scores, and all that must be said with them so that somebody else finds the same."""
+"""A report: scores, with the conditions that are needed to reproduce them."""
 
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# With fewer samples a score's name says how many, and an interval stands beside it.
+__all__ = ["FEW", "PRECISIONS", "Report", "Score", "read_report", "row", "summary"]
+
+# With fewer samples a Frechet distance is not called FID, and it has an interval.
 FEW = 10_000
-# `ddpm_jax.devices.precision` says where these hold; a report made before there was a choice says nothing.
+# See `ddpm_jax.devices.precision`; older reports have no precision.
 PRECISIONS = {
-    "highest": "float32 products in full (highest)",
+    "highest": "full float32 products (highest)",
     "high": "float32 products of rounded factors: TF32 on GPUs, three bfloat16 products on TPUs (high)",
-    "default": "float32 products as is fastest: TF32 on GPUs, bfloat16 on TPUs (default)",
+    "default": "the fastest float32 products: TF32 on GPUs, bfloat16 on TPUs (default)",
     None: "not recorded",
 }
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number, and how sure it is."""
+    """One number with its uncertainty."""
 
     name: str
-    """What it may be quoted as: "FID-50k", "FD-1k", "bits/dim"."""
+    """The name to quote: "FID-50k", "FD-1k", "bits/dim"."""
     value: float
     about: str
-    """What it is, of what, and which way is better, in one phrase."""
+    """A phrase that says what is measured, on which images, and which direction is better."""
     error: float | None = None
-    """Its standard error."""
+    """The standard error."""
     interval: tuple[float, float] | None = None
-    """In which the mean over draws of as many samples lies, with 95% confidence."""
+    """A 95% confidence interval of the mean over draws of as many samples."""
     held_out: float | None = None
-    """The same of real images that the run has not seen, where there are some."""
+    """The same score of real images that the run has not seen; None if there are none."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of a run, and under which conditions they hold."""
+    """The scores of a run and the conditions under which they hold."""
 
     conditions: dict[str, Any]
     scores: tuple[Score, ...]
     notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> str:
-        """The report as a file: {"conditions": ..., "metrics": {NAME: {"value": ...}}, "notes": ...}."""
+        """The report as JSON: {"conditions": ..., "metrics": {NAME: {"value": ...}}, "notes": ...}."""
         metrics = {}
         for score in self.scores:
-            entries = asdict(score)
-            del entries["name"]
-            metrics[score.name] = {key: value for key, value in entries.items() if value is not None}
-        return (
-            json.dumps(
-                {"conditions": self.conditions, "metrics": metrics, "notes": self.notes}, indent=2, allow_nan=False
-            )
-            + "\n"
-        )
+            entries = asdict(score).items()
+            metrics[score.name] = {key: value for key, value in entries if key != "name" and value is not None}
+        found = {"conditions": self.conditions, "metrics": metrics, "notes": self.notes}
+        return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
     def as_text(self) -> str:
-        """The report as a person reads it on a terminal."""
+        """The report as text for a terminal."""
         lines = [f"{label:<12}{value}" for label, value in summary(self.conditions).items()]
-        rows = [("", "samples", "", "held out"), *map(row, self.scores)]
+        rows = [("", "value", "", "held out"), *map(row, self.scores)]
         widths = [max(len(cells[i]) for cells in rows) for i in range(4)]
         lines.append("")
         for name, value, error, held_out in rows:
@@ -67,7 +64,7 @@ class Report:
 
 
 def read_report(text: str) -> Report:
-    """The report that `as_json` wrote; ValueError for anything else."""
+    """The report that `as_json` wrote.  Raises ValueError for anything else."""
     try:
         stored = json.loads(text)
         scores = []
@@ -77,12 +74,12 @@ def read_report(text: str) -> Report:
         report = Report(stored["conditions"], tuple(scores), tuple(stored["notes"]))
         summary(report.conditions)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"this is no report ({type(error).__name__}: {error})") from None
+        raise ValueError(f"this is not a report ({type(error).__name__}: {error})") from None
     return report
 
 
 def row(score: Score) -> tuple[str, str, str, str]:
-    """(name, value, how sure, held out) of a score, as text."""
+    """(name, value, uncertainty, held out) of a score, as text."""
     sure = ""
     if score.interval is not None:
         sure = f"95%: {number(score.interval[0])} to {number(score.interval[1])}"
@@ -92,12 +89,12 @@ def row(score: Score) -> tuple[str, str, str, str]:
 
 
 def number(value: float) -> str:
-    """Four significant digits."""
+    """A number with four significant digits."""
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
 
 
 def summary(conditions: dict[str, Any]) -> dict[str, str]:
-    """The conditions, a line for each, as a person reads them."""
+    """The conditions as text for a reader, by their labels.  Raises KeyError or TypeError if one is missing."""
     drawing, reference, held_out = conditions["drawing"], conditions["reference"], conditions["held_out"]
     features, code = conditions["features"], conditions["code"]
     sampler, precision = short(drawing["sampler"]), drawing.get("precision")
@@ -106,8 +103,8 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
         f"weights {drawing['weights'][:12]}",
         "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {labels_of(drawing['labels'])}, "
         f"guidance: {'none' if drawing['guidance'] is None else drawing['guidance']}",
-        "sampler": f"{sampler}; {conditions['evaluations']} network evaluations an image; {short(drawing['clip'])}",
-        "precision": PRECISIONS.get(precision, f"products as {precision} says"),
+        "sampler": f"{sampler}; {conditions['evaluations']} network evaluations per image; {short(drawing['clip'])}",
+        "precision": PRECISIONS.get(precision, f"float32 products of precision {precision}"),
         "pixels": drawing["rounding"],
         "reference": images_of(reference),
         "held out": images_of(held_out) if held_out else "none",
@@ -120,7 +117,7 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
 
 
 def labels_of(drawn: Any) -> str:
-    """How the samples' labels were drawn, with the share of each of ten classes or fewer."""
+    """The origin of the samples' labels, with the share of each class if there are at most ten."""
     if not isinstance(drawn, dict):
         return drawn or "none"
     counts = drawn["counts"]
@@ -132,13 +129,13 @@ def labels_of(drawn: Any) -> str:
 
 
 def images_of(about: dict[str, Any]) -> str:
-    """A data set in a few words."""
+    """A description of a data set for a reader."""
     split = f", split {about['split']}" if about["split"] else ""
     return f"{short(about['data'])}{split}: {about['count']:,} images, digest {about['digest']}"
 
 
 def short(spec: Any) -> str:
-    """A spec as JSON holds it, in the manner of Python: DpmSolver(num_steps=20)."""
+    """A specification in its JSON form as a Python expression: DpmSolver(num_steps=20)."""
     if not isinstance(spec, dict) or "class" not in spec:
         return str(spec)
     arguments = ", ".join(f"{name}={short(value)}" for name, value in spec.items() if name != "class")

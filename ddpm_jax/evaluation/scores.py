@@ -1,4 +1,4 @@
-"""The scores of samples against a reference, each beside the same score of real images that were held out."""
+"""The scores of samples against a reference, each with the same score of held-out real images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Float32, Int
 
-from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.reference import Reference
 from ddpm_jax.evaluation.report import FEW, Score
 from ddpm_jax.evaluation.samples import Drawing, Features
@@ -23,7 +23,9 @@ from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.neighbours import neighbours
 from ddpm_jax.metrics.sliced import sliced_wasserstein
 
-# Precision and its kind compare every row with every other: at most so many of each set.
+__all__ = ["SCORES", "Comparison", "bits_per_dim"]
+
+# Precision, recall, density and coverage compare every row with every other, so they use at most this many rows.
 MANIFOLD_ROWS, MANIFOLD_K = 10_000, 5
 
 
@@ -35,114 +37,107 @@ class Comparison:
     reference: Reference
     held_out: Reference | None
     training: Reference
-    """What the run has learned from, whatever the reference is."""
-    seed: int = 0
-    drawing: Drawing | None = None
-    """How the samples were drawn."""
+    """The images that the run was trained on, whatever the reference is."""
+    drawing: Drawing
+    """The origin of the samples."""
 
     @property
     def count(self) -> int:
-        """How many samples."""
+        """The number of samples."""
         return len(self.samples.features)
 
     def named(self, published: str, other: str) -> str:
-        """The name of a score: the field's own only in the field's features and of enough samples."""
+        """The name of a score with the number of samples.
+
+        Args:
+            published: its usual name, for the usual features and enough samples.
+            other: its name otherwise.
+        """
         known = self.reference.extractor.name == PUBLISHED_INCEPTION and self.count >= FEW
         return f"{published if known else other}-{in_short(self.count)}"
 
     def against(self, what: str) -> str:
-        """What was compared with what."""
+        """A phrase that says what was compared with what."""
         count = self.reference.about["count"]
         return f"{what} between {self.count:,} samples and the {count:,} images of {self.reference.name}"
 
     @cached_property
     def real(self) -> Features | None:
-        """As many held-out images as there are samples, or all: scores of more images are other scores."""
-        if self.held_out is None:
-            return None
-        features, logits = self.held_out.features.features, self.held_out.features.logits
-        return Features(Some.spread(features, self.count), None if logits is None else Some.spread(logits, self.count))
+        """As many held-out images as there are samples, or all: the scores depend on the number of images."""
+        held_out = self.held_out
+        return None if held_out is None else held_out.features.chosen(lambda rows: Some.spread(rows, self.count))
 
     @property
-    def strata(self) -> Any:
-        """The classes of the samples where each has a fixed number of them; None where images are independent."""
-        drawing = self.drawing
-        balanced = drawing is not None and drawing.num_classes is not None and drawing.counts is None
-        return drawing.labels(0, self.count) if drawing is not None and balanced else None
+    def strata(self) -> Int[np.ndarray, " n"] | None:
+        """The classes of the samples if each has a fixed number of them; None if the images are independent."""
+        return self.drawing.labels(0, self.count) if self.drawing.counts is None else None
 
-    def strata_of(self, real: Reference | None) -> Any:
-        """The classes of the real images, as many as are scored of those held out.
+    def strata_of(self, real: Reference | None) -> Int[np.ndarray, " n"] | None:
+        """The classes of real images: of all in the reference, and of the scored ones among those held out.
 
-        None where there are none, or samples of an unconditional network do not follow their frequencies.
+        None if they have no labels, or if the labels of the samples do not follow their frequencies.
         """
-        conditional = self.drawing is not None and self.drawing.num_classes is not None
-        labels = real.labels if real is not None and conditional else None
+        labels = None if real is None or self.drawing.num_classes is None else real.labels
         return labels if labels is None or real is self.reference else Some.spread(labels, self.count)[:]
 
     @property
     def note(self) -> str:
-        """What must be said where there are fewer held-out images than samples."""
+        """A sentence for a report with fewer held-out images than samples; "" for another one."""
         count = self.count if self.real is None else len(self.real.features)
         if count >= self.count:
             return ""
         return (
-            f"Held out are {count:,} images, fewer than the {self.count:,} samples: their distances are larger, and "
-            "their coverage is smaller, for that alone."
+            f"There are {count:,} held-out images, fewer than the {self.count:,} samples. For this reason alone their "
+            "distances are larger and their coverage is smaller."
         )
 
     def of_held_out(self, measure: Callable[[Features], float]) -> float | None:
-        """The same measure of the held-out images."""
+        """A measure of the held-out images; None if there are none."""
         return None if self.real is None else measure(self.real)
 
     @cached_property
-    def nearest(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The distances of samples, and of held-out images, to their nearest training images."""
+    def nearest(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"] | None]:
+        """The distances of the samples, and of the held-out images, to their nearest training images."""
         training = self.training.features.features
 
-        def closest(features: Features) -> np.ndarray:
+        def closest(features: Features) -> Any:
             return neighbours(features.features, training).distances[:, 0]
 
         return closest(self.samples), None if self.held_out is None else closest(self.held_out.features)
 
-    def distances_chart(self) -> str:
-        """How many samples, and held-out images, have a training image within a distance."""
-        samples, held_out = self.nearest
-        sets = {"samples": samples} | ({} if held_out is None else {"held-out images": held_out})
-        lines = [Line(name, np.sort(x), np.arange(1, len(x) + 1) / len(x)) for name, x in sets.items()]
-        return chart("Distance to the nearest training image", "distance in the features", "share within", lines)
-
 
 def in_short(count: int) -> str:
-    """10k for 10,000; other numbers as they are."""
+    """A count as part of a name: 10k for 10,000; other numbers unchanged."""
     return f"{count // 1000}k" if count % 1000 == 0 else str(count)
 
 
 def frechet(seen: Comparison) -> list[Score]:
-    """The Frechet distance; of few samples with an interval."""
-    reference = seen.reference.moments
-    held_out = seen.of_held_out(lambda features: frechet_distance(moments(features.features), reference))
+    """The Frechet distance; with an interval if there are few samples."""
+    reference, samples = seen.reference.moments, seen.samples
     name, about = seen.named("FID", "FD"), f"{seen.against('Frechet distance')}; less is better"
+
+    def distance(features: Features) -> float:
+        return frechet_distance(moments(features.features), reference)
+
+    held_out = seen.of_held_out(distance)
     if seen.count >= FEW:
-        return [Score(name, frechet_distance(moments(seen.samples.features), reference), about, held_out=held_out)]
-    estimate = frechet_estimate(seen.samples.features, reference)
-    about = (
-        f"{about}, and more samples give less; interval of the mean over draws of {seen.count:,} samples (jackknife)"
-    )
+        return [Score(name, distance(samples), about, held_out=held_out)]
+    estimate = frechet_estimate(samples.features, reference)
+    about += f"; more samples give less; 95% interval of the mean over draws of {seen.count:,} samples (jackknife)"
     return [Score(name, estimate.value, about, interval=estimate.interval(), held_out=held_out)]
 
 
 def kernel(seen: Comparison) -> list[Score]:
     """The kernel distance."""
-
-    reference = seen.strata_of(seen.reference)
+    y_strata = seen.strata_of(seen.reference)
 
     def distance(features: Features, strata: Any) -> Any:
-        options = {"seed": seen.seed, "x_strata": strata, "y_strata": reference}
+        options = {"seed": seen.drawing.seed, "x_strata": strata, "y_strata": y_strata}
         return kernel_distance(features.features, seen.reference.features.features, **options)
 
-    found, about = distance(seen.samples, seen.strata), "unbiased kernel distance (polynomial, degree 3; 100 subsets)"
+    found = distance(seen.samples, seen.strata)
     held_out = seen.of_held_out(lambda features: distance(features, seen.strata_of(seen.held_out)).value)
-    about = f"{seen.against(about)}; less is better"
+    about = f"{seen.against('unbiased kernel distance (polynomial, degree 3; 100 subsets)')}; less is better"
     return [Score(seen.named("KID", "KD"), found.value, about, found.standard_error, held_out=held_out)]
 
 
@@ -157,9 +152,9 @@ def manifolds(seen: Comparison) -> list[Score]:
     used = min(seen.count, MANIFOLD_ROWS)
     of = f"k = {MANIFOLD_K}; {used:,} samples, {len(reference):,} images of {seen.reference.name}"
     about = {
-        "precision": "share of samples amid reference images",
-        "recall": "share of reference images amid samples",
-        "density": "how densely samples lie amid reference images, 1 for the reference itself",
+        "precision": "share of samples among reference images",
+        "recall": "share of reference images among samples",
+        "density": "density of samples among reference images, 1 for the reference itself",
         "coverage": "share of reference images with a sample nearby",
     }
     return [
@@ -174,22 +169,24 @@ def manifolds(seen: Comparison) -> list[Score]:
 
 
 def inception(seen: Comparison) -> list[Score]:
-    """The Inception score, in classes that the extractor knows."""
-    name, found = seen.reference.extractor.name, inception_score(seen.samples.logits, min(10, seen.count))
+    """The Inception score, in the classes of the extractor."""
+    extractor = seen.reference.extractor.name
 
-    def of_held_out(features: Features) -> float:
-        return inception_score(features.logits, min(10, len(features.logits))).value
+    def score(features: Features) -> Any:
+        return inception_score(features.logits, min(10, len(features.logits)))
 
-    title = f"IS-{in_short(seen.count)}" if name == PUBLISHED_INCEPTION else f"class score-{in_short(seen.count)}"
+    found, held_out = score(seen.samples), seen.of_held_out(lambda features: score(features).value)
+    name = f"{'IS' if extractor == PUBLISHED_INCEPTION else 'class score'}-{in_short(seen.count)}"
     about = (
-        f"exp of the information in a class ({name}) of an image, mean of 10 splits; ± is their spread; more is better"
+        f"exp of the mutual information of image and class ({extractor}), mean of 10 splits; ± is their spread; "
+        "more is better"
     )
-    return [Score(title, found.value, about, found.spread, held_out=seen.of_held_out(of_held_out))]
+    return [Score(name, found.value, about, found.spread, held_out=held_out)]
 
 
 def sliced(seen: Comparison) -> list[Score]:
     """The sliced Wasserstein distance."""
-    key = jax.random.key(seen.seed)
+    key = jax.random.key(seen.drawing.seed)
 
     def distance(features: Features) -> Any:
         return sliced_wasserstein(key, features.features, seen.reference.features.features)
@@ -200,24 +197,31 @@ def sliced(seen: Comparison) -> list[Score]:
 
 
 def memorised(seen: Comparison) -> list[Score]:
-    """Whether samples are copies of what was learned from."""
+    """The share of samples that are copies of training images."""
     samples, held_out = seen.nearest
     if held_out is None:
         about = f"median distance to the nearest image of {seen.training.name}"
         return [Score("nearest", float(np.median(samples)), about)]
     found = memorisation(samples, held_out)
+    share, spread = 100 * found.expected, 100 * found.expected_spread
     about = (
-        f"share of samples closer to an image of {seen.training.name} than all but {100 * found.expected:.2g}% of the "
-        f"held-out images are; of images that are not copies {100 * found.expected:.2g} ± "
-        f"{100 * found.expected_spread:.1g}%"
+        f"share of samples closer to an image of {seen.training.name} than all but the closest {share:.2g}% of the "
+        f"held-out images; {share:.2g} ± {spread:.1g}% if no sample is a copy"
     )
-    error = found.standard_error
-    return [Score("copies", found.fraction, about, error, held_out=found.expected)]
+    return [Score("copies", found.fraction, about, found.standard_error, held_out=found.expected)]
 
 
-def nearest(features: Any, reference: Any, k: int) -> np.ndarray:
-    """The indices of the k nearest reference rows of each row."""
-    return neighbours(features, reference, min(k, len(reference))).indices
+def bits_per_dim(bits: Float32[np.ndarray, " n"], name: str, terms: int | None) -> Score:
+    """The mean bits/dim.
+
+    Args:
+        bits: the bits/dim of each image.
+        name: the name of the images.
+        terms: the number of terms of the bound that were drawn for each image; None for all.
+    """
+    what = "all terms of the bound" if terms is None else f"{terms} random terms of the bound for each image"
+    about = f"variational bound, 256 levels, of all {len(bits):,} images of {name}; {what}; less is better"
+    return Score("bits/dim", float(bits.mean(dtype=np.float64)), about, float(bits.std() / np.sqrt(len(bits))))
 
 
 SCORES: dict[str, Callable[[Comparison], list[Score]]] = {

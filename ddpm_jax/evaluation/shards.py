@@ -1,4 +1,4 @@
-"""The rows of an array that grows on disk.  What is there after a kill is whole; memory holds one shard at a time.
+"""The rows of an array that grows on disk.  After a kill every shard is whole; memory holds one shard at a time.
 
 FOLDER/000000000-000000256.npy      rows 0..255
 FOLDER/000000256-000000512.npy      rows 256..511, and so on
@@ -15,13 +15,15 @@ import numpy as np
 from ddpm_jax.errors import require
 from ddpm_jax.storage.paths import RunPath, is_remote, write_bytes
 
+__all__ = ["Shards", "Some"]
+
 NAME = re.compile(r"(\d{9})-(\d{9})\.npy")
 
 
 class Shards:
-    """Rows 0, 1, ... that were appended, shard by shard; `Rows` for the metrics.
+    """Rows that were appended shard by shard; they can be given to the metrics.
 
-    A shard that is missing or cannot be read ends them: what comes after it is made again.
+    The rows end before the first shard that is missing or cannot be read.
     """
 
     def __init__(self, folder: RunPath) -> None:
@@ -38,7 +40,7 @@ class Shards:
         return self._stops[-1] if self._stops else 0
 
     def append(self, rows: np.ndarray) -> None:
-        """Write the next rows, all of them or, if this is interrupted, none."""
+        """Write the next rows; an interruption writes none of them."""
         start, stop = len(self), len(self) + len(rows)
         file = io.BytesIO()
         np.save(file, rows, allow_pickle=False)
@@ -46,7 +48,7 @@ class Shards:
         self._stops.append(stop)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        """Rows of a slice, or of increasing indices."""
+        """The rows of a slice, or of increasing indices.  Raises ValueError for an index out of range."""
         indices = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
         inside = len(indices) == 0 or (indices[0] >= 0 and indices[-1] < len(self))
         require("index", index, bool(inside), f"rows 0..{len(self) - 1}")
@@ -54,7 +56,7 @@ class Shards:
         return np.concatenate(pieces) if pieces else self._read(0, self._stops[0])[:0]
 
     def _cut(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(first row of a shard, the shard, those of the indices that it holds), for each shard that holds some."""
+        """(first row, shard, the indices in it), for each shard that holds any of the indices."""
         starts = [0, *self._stops[:-1]]
         bounds = np.searchsorted(indices, [*starts, len(self)])
         for place, (start, stop) in enumerate(zip(starts, self._stops, strict=True)):
@@ -72,7 +74,7 @@ class Shards:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     def _is_whole(self, start: int, stop: int) -> bool:
-        """Whether a shard has as many rows as its name says."""
+        """Whether a shard can be read and has as many rows as its name says."""
         try:
             return len(self._load(start, stop)) == stop - start
         except (OSError, ValueError, EOFError):
@@ -80,7 +82,7 @@ class Shards:
 
 
 class Some:
-    """Some rows of others, by their increasing indices; nothing is read before it is asked for."""
+    """A selection of rows by increasing indices; a row is read when it is needed."""
 
     def __init__(self, rows: Any, indices: np.ndarray) -> None:
         inside = len(indices) == 0 or (indices[0] >= 0 and indices[-1] < len(rows))
@@ -89,12 +91,22 @@ class Some:
 
     @classmethod
     def first(cls, rows: Any, n: int) -> "Some":
-        """The first n."""
+        """The first rows.
+
+        Args:
+            rows: the rows to select from.
+            n: the number of rows.
+        """
         return cls(rows, np.arange(n))
 
     @classmethod
     def spread(cls, rows: Any, most: int) -> "Some":
-        """All of them, or `most`, evenly spread."""
+        """All rows, or evenly spaced ones.
+
+        Args:
+            rows: the rows to select from.
+            most: the largest number of rows to select.
+        """
         return cls(rows, np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
 
     def __len__(self) -> int:

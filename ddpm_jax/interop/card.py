@@ -1,4 +1,4 @@
-"""The model card of an exported run, README.md: what it is, how it was made, how good it is, how to use it."""
+"""The model card of an exported run, README.md: its recipe, data, scores, use and licence."""
 
 import dataclasses
 import json
@@ -17,15 +17,33 @@ from ddpm_jax.evaluation.report import Report, read_report, row, summary
 from ddpm_jax.run import Run
 from ddpm_jax.storage.paths import RunPath
 
-# The file of an imported run that says where its weights came from.
+__all__ = ["ORIGIN", "card_text", "describe", "evaluations"]
+
+# The file of an imported run with the origin of its weights.
 ORIGIN = "imported.json"
-NO_LICENSE = "None was given: ask the author before you use the weights for more than a look."
+NO_LICENSE = "No licence was given; ask the author before you use the weights."
+
+
+# The metadata for Hugging Face: YAML between two lines of dashes.
+HEADER = """---
+library_name: diffusers
+license: {}
+pipeline_tag: unconditional-image-generation
+tags: [ddpm_jax, jax, diffusion, ddpm, unconditional-image-generation]
+---"""
 
 
 def card_text(run: Run, folder: RunPath, name: str, license: str | None) -> str:
-    """The card of a run's weights in `folder`; name: that of the folder they are exported to.
+    """The card of the weights of a run.
 
-    Raises ValueError where the licence is not an identifier.
+    Args:
+        run: the run.
+        folder: its folder.
+        name: the name of the folder that the weights are exported to.
+        license: the identifier of the licence; None if it is not known.
+
+    Raises:
+        ValueError: the licence is not an identifier.
     """
     if license is not None:
         known = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license) is not None
@@ -34,58 +52,29 @@ def card_text(run: Run, folder: RunPath, name: str, license: str | None) -> str:
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(run.params))
     classes = run.experiment.net.num_classes
     kind = "" if classes is None else f" of {classes} classes"
-    return "\n".join(
-        [
-            *_front_matter(license),
-            "",
-            f"# {name}",
-            "",
-            f"A denoising diffusion model{kind} of {height}x{width}x{channels} images, with {count:,} parameters,",
-            f"trained with ddpm_jax {__version__} and written for diffusers.",
-            "",
-            "## Recipe",
-            "",
-            *_table(("what", "value"), _recipe(run, folder)),
-            "",
-            "## Data",
-            "",
-            f"`{describe(run.experiment.data)}`",
-            "",
-            "## Metrics",
-            "",
-            *_metrics(run, folder),
-            "",
-            "## Use",
-            "",
-            *_use(run, name),
-            "",
-            "## Licence",
-            "",
-            license or NO_LICENSE,
-            "",
-        ]
-    )
+    title = f"""# {name}
 
-
-def _front_matter(license: str | None) -> list[str]:
-    """What Hugging Face reads: YAML between two lines of dashes."""
-    tags = ("ddpm_jax", "jax", "diffusion", "ddpm", "unconditional-image-generation")
-    lines = ["library_name: diffusers", f"license: {(license or 'unknown').lower()}"]
-    return [
-        "---",
-        *lines,
-        "pipeline_tag: unconditional-image-generation",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        "---",
-    ]
+A denoising diffusion model{kind} of {height}x{width}x{channels} images, with {count:,} parameters,
+trained with ddpm_jax {__version__} and written for diffusers."""
+    sections = {
+        "Recipe": "\n".join(_table(("part", "value"), _recipe(run, folder))),
+        "Data": f"`{describe(run.experiment.data)}`",
+        "Metrics": "\n".join(_metrics(run, folder)),
+        "Use": _use(run, name),
+        "Licence": license or NO_LICENSE,
+    }
+    parts = [HEADER.format((license or "unknown").lower()), title]
+    return "\n\n".join([*parts, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
 
 
 def _recipe(run: Run, folder: RunPath) -> list[tuple[str, str]]:
-    """How the weights were made, part by part; of imported ones that were not trained here, what they are."""
+    """The parts of the experiment and its training; without the training for imported weights."""
     of, origin = run.experiment, folder / ORIGIN
-    what, how = ("net", "schedule", "target", "variance", "clip", "sampler"), ("objective", "timesteps", "optimizer")
-    rows = [(part, f"`{describe(getattr(of, part))}`") for part in what + how]
+    model, training = (
+        ("net", "schedule", "target", "variance", "clip", "sampler"),
+        ("objective", "timesteps", "optimizer"),
+    )
+    rows = [(part, f"`{describe(getattr(of, part))}`") for part in model + training]
     rows += [
         ("averages", f"`{describe(of.ema)}`; these weights: {run.ema}"),
         ("steps", f"{run.step:,} of {of.num_steps:,}"),
@@ -93,13 +82,13 @@ def _recipe(run: Run, folder: RunPath) -> list[tuple[str, str]]:
     rows += [("batch", str(of.batch_size)), ("flips", str(of.flip)), ("seed", str(of.seed))]
     if origin.exists():
         name = json.loads(origin.read_text()).get("from")
-        rows = rows if run.step else rows[: len(what)]
-        rows.append(("began as", f"imported weights, {name}, whose own recipe and data are not known here"))
+        rows = rows if run.step else rows[: len(model)]
+        rows.append(("initial weights", f"imported weights, {name}, whose recipe and data are not known"))
     return rows
 
 
 def describe(value: Any) -> str:
-    """A spec as the expression that makes it, without fields at their defaults; of paths only the last part."""
+    """A specification as a Python expression, without fields at their defaults; of a path only the last part."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         if isinstance(value, tuple) and len(value) > 8:
             return f"({', '.join(map(repr, value[:3]))}, ... {len(value)} values)"
@@ -113,7 +102,12 @@ def describe(value: Any) -> str:
 
 
 def evaluations(run: Run, folder: RunPath) -> list[Report]:
-    """The reports in RUN/evaluations/*/report.json that are of these weights; what is no report is left out."""
+    """The reports in RUN/evaluations/*/report.json about the weights of a run; other files are ignored.
+
+    Args:
+        run: the run.
+        folder: its folder.
+    """
     found, weights = [], digest_of_arrays(run.params)
     for path in sorted(folder.glob("evaluations/*/report.json")):
         with suppress(ValueError, OSError):
@@ -124,18 +118,18 @@ def evaluations(run: Run, folder: RunPath) -> list[Report]:
 
 
 def _metrics(run: Run, folder: RunPath) -> list[str]:
-    """Each report: its scores, and the conditions that they hold under."""
+    """The scores of each report and the conditions under which they hold."""
     lines = []
     for report in evaluations(run, folder):
         rows = [(*row(score), score.about) for score in report.scores]
-        lines += [*_table(("score", "samples", "", "held-out images", "what it is"), rows), ""]
-        told = summary(_without_places(report.conditions)).items()
-        lines += [*(f"- {label}: {value}" for label, value in told), *(f"- {note}" for note in report.notes), ""]
-    return lines[:-1] or ["These weights were not evaluated (`ddpm-jax evaluate RUN` does)."]
+        lines += [*_table(("metric", "value", "uncertainty", "held-out images", "meaning"), rows), ""]
+        conditions = summary(_without_places(report.conditions)).items()
+        lines += [*(f"- {label}: {value}" for label, value in conditions), *(f"- {note}" for note in report.notes), ""]
+    return lines[:-1] or ["These weights were not evaluated; `ddpm-jax evaluate RUN` evaluates them."]
 
 
 def _without_places(value: Any) -> Any:
-    """A JSON value, of paths in it only the last part: where data lie on some machine is nobody's business."""
+    """A JSON value with only the last part of each path in it, as a card shows no folders of a private machine."""
     if isinstance(value, dict):
         return {key: _without_places(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -144,46 +138,39 @@ def _without_places(value: Any) -> Any:
 
 
 def _table(head: tuple[str, ...], rows: Any) -> list[str]:
-    """A table of Markdown."""
+    """A table in Markdown."""
     lines = [head, ("---",) * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
 
 
-def _use(run: Run, name: str) -> list[str]:
-    """How to draw images with either library."""
+def _use(run: Run, name: str) -> str:
+    """Instructions for drawing images with either library."""
+    net, (height, width, channels) = run.experiment.net, run.image_shape
     steps = run.experiment.schedule.build().num_steps
-    classes = run.experiment.net.num_classes
-    if classes is None:
-        draw = [f"images = pipeline(batch_size=4, num_inference_steps={steps}).images"]
-    else:
-        draw = [
-            f"pipeline.scheduler.set_timesteps({steps})",
-            "labels = torch.arange(4)",
-            f"z = torch.randn(4, {run.image_shape[2]}, {run.image_shape[0]}, {run.image_shape[1]})",
-            "for t in pipeline.scheduler.timesteps:",
-            "    with torch.no_grad():",
-            "        z = pipeline.scheduler.step(pipeline.unet(z, t, labels).sample, t, z).prev_sample",
-        ]
-    null = run.experiment.net.null_label
-    told = [] if null is None else ["", f"Class {null} stands for no class, for classifier-free guidance."]
-    again = f" --label-dropout {run.experiment.net.label_dropout}" if null is not None else ""
-    torch = [] if classes is None else ["import torch"]
-    return [
-        "With diffusers:",
-        "",
-        "```python",
-        *torch,
-        "from diffusers import DDPMPipeline",
-        "",
-        f'pipeline = DDPMPipeline.from_pretrained("{name}")',
-        *draw,
-        "```",
-        *told,
-        "",
-        "With ddpm_jax:",
-        "",
-        "```",
-        f"ddpm-jax import {name} --output runs/{name}{again}",
-        f"ddpm-jax sample runs/{name} --num-images 64",
-        "```",
-    ]
+    torch, draw, null_class, again = "", f"images = pipeline(batch_size=4, num_inference_steps={steps}).images", "", ""
+    if net.num_classes is not None:
+        torch = "import torch\n"
+        draw = f"""pipeline.scheduler.set_timesteps({steps})
+labels = torch.arange(4)
+z = torch.randn(4, {channels}, {height}, {width})
+for t in pipeline.scheduler.timesteps:
+    with torch.no_grad():
+        z = pipeline.scheduler.step(pipeline.unet(z, t, labels).sample, t, z).prev_sample"""
+    if net.null_label is not None:
+        null_class = f"\nClass {net.null_label} stands for no class, for classifier-free guidance.\n"
+        again = f" --label-dropout {net.label_dropout}"
+    return f"""With diffusers:
+
+```python
+{torch}from diffusers import DDPMPipeline
+
+pipeline = DDPMPipeline.from_pretrained("{name}")
+{draw}
+```
+{null_class}
+With ddpm_jax:
+
+```
+ddpm-jax import {name} --output runs/{name}{again}
+ddpm-jax sample runs/{name} --num-images 64
+```"""

@@ -1,4 +1,4 @@
-"""Networks to and from diffusers: the folders that its `DDPMPipeline` reads, and those of a `UNet2DModel` alone.
+"""Networks from and for diffusers: folders of a `DDPMPipeline`, or of a `UNet2DModel` alone.
 
     from ddpm_jax.interop import diffusers
 
@@ -6,9 +6,9 @@
     x = sample(key, model.denoiser(), model.sampler, shape=(16, 32, 32, 3))
     diffusers.write("mine", model)                               # DDPMPipeline.from_pretrained("mine")
 
-The same numbers in another layout (`names`), the same network (`unet_config`) and the same mathematics
-(`scheduler_config`), or an error that names the field which one side has and the other has not.  Weights are
-safetensors, in float32; a pickle is never read.  `ddpm-jax import` and `export` do this with runs (`runs`).
+The weights (`names`), the network (`unet_config`) and the mathematics (`scheduler_config`) are the same on both sides;
+otherwise an error names the field that one side cannot express.  Weights are safetensors, in float32; pickles are never
+read.  `ddpm-jax import` and `ddpm-jax export` do this for runs (`runs`).
 """
 
 import os
@@ -31,19 +31,21 @@ from ddpm_jax.nets.unet import UNet
 from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.storage.paths import RunPath, is_remote, run_path
 
-# Where diffusers' training scripts save the average of the weights, beside `unet`.
+__all__ = ["Model", "read", "write"]
+
+# The folder beside `unet` in which the training scripts of diffusers save the average of the weights.
 AVERAGE = "unet_ema"
-# The version of diffusers whose fields are written.
+# The version of diffusers that has the fields which are written.
 VERSION = "0.35.0"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its parameters, and what its outputs mean."""
+    """A network with its parameters and the other parts of its denoiser."""
 
     net: UNet
     params: Any
-    """float32, as `net.bind` takes them."""
+    """The parameters, float32, as for `net.bind`."""
     image_shape: tuple[int, int, int]
     """(height, width, channels)."""
     schedule: Schedule = Linear()
@@ -66,19 +68,29 @@ def read(
     label_dropout: float = 0.0,
     report: Callable[[str], None] = warnings.warn,
 ) -> Model:
-    """The model in a folder of diffusers: a pipeline of a `UNet2DModel` and a scheduler, or a `UNet2DModel` alone.
+    """The model in a diffusers folder: a pipeline of a `UNet2DModel` and a scheduler, or a `UNet2DModel` alone.
 
-    size: (height, width) of the images, where the config does not say or they are to differ.  variant: that of the
-    files of weights, such as fp16.  label_dropout: more than 0 where the last class embedding is that of no class.
-    report: takes a line for what had to be assumed.
+    Args:
+        folder: the diffusers folder.
+        size: (height, width) of the images; None for the sample_size of the config.
+        variant: the variant of the files of weights, such as fp16; None for none.
+        label_dropout: more than 0 if the last class embedding is that of no class.
+        report: takes a line for each assumption.
 
-    Raises FileNotFoundError where something is missing, or there are pickles only, and ValueError, naming the file,
-    the field, its value and what would be accepted, for what cannot be said here.
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: a file is missing, or there are pickles only.
+        ValueError: this library cannot express a field; the message names the file, the field, its value and what is
+            accepted.
     """
     folder = run_path(folder)
     if not folder.is_dir():
-        hub = f", and fetch one of the Hugging Face hub first: hf download {folder} --local-dir FOLDER"
-        raise FileNotFoundError(f"there is no folder {folder}; give one of diffusers{hub if _is_hub(folder) else ''}")
+        # It may be the name of a model, ORGANISATION/NAME.
+        is_name = str(folder).count("/") == 1 and not str(folder).startswith((".", "/"))
+        hub = f"; fetch a model from the Hugging Face hub first: hf download {folder} --local-dir FOLDER"
+        raise FileNotFoundError(f"there is no folder {folder}; expected a diffusers folder{hub if is_name else ''}")
     _check_pipeline(folder)
     config = files.part_file(folder, "unet", files.CONFIG)
     if config is None:
@@ -86,7 +98,7 @@ def read(
             f"{folder} has neither unet/config.json nor config.json; expected those of a UNet2DModel"
         )
     if config.parent.name == "unet" and (folder / AVERAGE / files.CONFIG).exists():
-        report(f"{folder} also has an average of the weights, which is not read; to have it, import {folder / AVERAGE}")
+        report(f"{folder} also has an average of the weights, which is not read; to read it, import {folder / AVERAGE}")
     net, image_shape = unet_config.read_config(files.read_json(config), str(config), size, label_dropout)
     parts = _read_parts(folder, net, report)
     state = files.read_weights(config.parent, variant)
@@ -95,13 +107,8 @@ def read(
     return Model(net, params, image_shape, **parts)
 
 
-def _is_hub(folder: RunPath) -> bool:
-    """Whether what is no folder may be the name of a model, ORGANISATION/NAME."""
-    return str(folder).count("/") == 1 and not str(folder).startswith((".", "/"))
-
-
 def _check_pipeline(folder: RunPath) -> None:
-    """Raise ValueError where a pipeline has other parts than a U-Net and a scheduler."""
+    """Raise ValueError if a pipeline has other parts than a U-Net and a scheduler."""
     path = folder / files.INDEX
     if not path.exists():
         return
@@ -114,8 +121,7 @@ def _check_pipeline(folder: RunPath) -> None:
 
 
 def _scheduler_above(folder: RunPath) -> RunPath | None:
-    """The config beside a network's folder: RUN/scheduler of RUN/unet or of RUN/checkpoint-500/unet_ema; None if it is
-    not of a scheduler that can be read."""
+    """The config in RUN/scheduler for RUN/unet or RUN/checkpoint-500/unet_ema; None without one that can be read."""
     place = folder if is_remote(folder) else Path(folder).absolute()
     for above in list(place.parents)[:2]:
         path = above / "scheduler" / files.SCHEDULER
@@ -125,14 +131,14 @@ def _scheduler_above(folder: RunPath) -> RunPath | None:
 
 
 def _read_parts(folder: RunPath, net: UNet, report: Callable[[str], None]) -> dict[str, Any]:
-    """What the scheduler's config says; what diffusers would take where there is none."""
+    """The parts in the config of the scheduler; without one, those that diffusers assumes."""
     path = files.part_file(folder, "scheduler", files.SCHEDULER)
     if path is None and (path := _scheduler_above(folder)) is not None:
-        report(f"{folder} has no {files.SCHEDULER}: taken is {path}")
+        report(f"{folder} has no {files.SCHEDULER}; using {path}")
     learned = "learned_range" if net.out_multiplier == 2 else "fixed_small"
     if path is None:
         report(
-            f"{folder} has no {files.SCHEDULER}: taken are the defaults of diffusers' DDPMScheduler, 1000 steps with "
+            f"{folder} has no {files.SCHEDULER}; using the defaults of diffusers' DDPMScheduler: 1000 steps with "
             f"linear betas from 0.0001 to 0.02, the noise as the target, clipping, and variance_type {learned!r}"
         )
         return scheduler_config.read_config({"variance_type": learned}, "the defaults")
@@ -154,13 +160,18 @@ def write(
     card: str | None = None,
     report: Callable[[str], None] = warnings.warn,
 ) -> None:
-    """Write a folder that diffusers' `DDPMPipeline.from_pretrained` reads, whole or not at all; it must be new.
+    """Write a folder that diffusers' `DDPMPipeline.from_pretrained` reads, whole or not at all.
 
-    card: the text of its README.md, none unless given.  report: takes a line where the sampler's grid is not one of
-    diffusers'; its scheduler is `DDPMScheduler` in any case.
+    Args:
+        folder: the folder to write, which must be new.
+        model: the model; its scheduler is written as a `DDPMScheduler`, whatever the sampler.
+        card: the text of README.md; None for no such file.
+        report: takes a line if diffusers does not have the grid of the sampler.
 
-    Raises RunError where there is something at `folder`, and ValueError, naming the field, its value and what would be
-    accepted, for what diffusers cannot say; nothing is written then.
+    Raises:
+        RunError: the folder exists already.
+        ValueError: diffusers cannot express a field; the message names the field, its value and what is accepted.
+            Nothing is written.
     """
     config = unet_config.write_config(model.net, model.image_shape)
     scheduler = scheduler_config.write_config(

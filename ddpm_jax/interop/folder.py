@@ -1,11 +1,11 @@
-"""The files of a diffusers folder: JSON and safetensors, never pickles; and folders that appear whole or not at all.
+"""The files of a diffusers folder, JSON and safetensors, never pickles; and folders that appear whole or not at all.
 
     model_index.json
     scheduler/scheduler_config.json
     unet/config.json
-    unet/diffusion_pytorch_model.safetensors        or pieces that diffusion_pytorch_model.safetensors.index.json lists
+    unet/diffusion_pytorch_model.safetensors   or several, which diffusion_pytorch_model.safetensors.index.json lists
 
-The parts of old checkpoints lie in the folder itself, as diffusers reads them too.
+In old checkpoints the files of the parts lie in the folder itself.
 """
 
 import json
@@ -21,19 +21,27 @@ import numpy as np
 from ddpm_jax.errors import RunError, require
 from ddpm_jax.storage.paths import RunPath, is_remote, local_copy, remove_tree, require_folder, write_bytes
 
+__all__ = ["appearing", "part_file", "read_json", "read_weights", "require_new", "write_json", "write_weights"]
+
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def part_file(folder: RunPath, part: str, name: str) -> RunPath | None:
-    """The file of a part of a pipeline, in the part's folder or, in old checkpoints, in the folder itself."""
+    """The file of a part of a pipeline: in the folder of the part, or in the folder itself; None if there is none.
+
+    Args:
+        folder: the folder of the pipeline.
+        part: the name of the part.
+        name: the name of the file.
+    """
     places = (folder / part / name, folder / name)
     return next((path for path in places if path.exists()), None)
 
 
 def read_json(path: RunPath) -> dict[str, Any]:
-    """The JSON object in a file; ValueError where it holds something else."""
+    """The JSON object in a file.  Raises ValueError if it holds something else."""
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
@@ -45,8 +53,13 @@ def read_json(path: RunPath) -> dict[str, Any]:
 def read_weights(folder: RunPath, variant: str | None) -> dict[str, np.ndarray]:
     """Every array of the safetensors files in a folder, by name.
 
-    variant: the fp16 of diffusion_pytorch_model.fp16.safetensors.  Raises FileNotFoundError where there are none, or
-    only pickles, and ValueError where one cannot be read.
+    Args:
+        folder: the folder.
+        variant: the variant of the files, fp16 for diffusion_pytorch_model.fp16.safetensors; None for none.
+
+    Raises:
+        FileNotFoundError: a file is missing, or there are pickles only.
+        ValueError: a file cannot be read.
     """
     stem = f"{WEIGHTS}.{variant}" if variant else WEIGHTS
     single = folder / f"{stem}.safetensors"
@@ -77,23 +90,23 @@ def _no_weights(folder: RunPath, wanted: str) -> str:
     if pickles and not others:
         return (
             f"{folder} holds its weights as a pickle, {pickles[0]}, which can run any code when it is read; if you "
-            "trust it, convert it where diffusers is installed with\n"
+            "trust it, convert it with diffusers:\n"
             f'  python -c "from diffusers import UNet2DModel as U; '
             f"U.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
         )
     variants = f"; it holds {', '.join(others)}: see --variant" if others else ""
-    return f"{folder} has no {wanted}, nor an index of its pieces{variants}"
+    return f"{folder} has neither {wanted} nor an index of several files{variants}"
 
 
 def _read_safetensors(path: RunPath) -> dict[str, np.ndarray]:
-    import ml_dtypes  # noqa: F401  # NumPy knows bfloat16 once this is imported
+    import ml_dtypes  # noqa: F401  # it adds bfloat16 to NumPy
     import safetensors
 
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; fetch it again")
     try:
         with safetensors.safe_open(str(local_copy(path)), framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except OSError:
         raise
     except Exception as error:  # SafetensorError; TypeError for a dtype that NumPy does not have
@@ -101,41 +114,62 @@ def _read_safetensors(path: RunPath) -> dict[str, np.ndarray]:
 
 
 def write_weights(path: Path, state: dict[str, np.ndarray]) -> None:
-    """Write arrays as safetensors, as diffusers does."""
-    from safetensors.numpy import save_file
+    """Write arrays as safetensors, as diffusers does.
 
-    save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, str(path), {"format": "pt"})
-    path.chmod(0o666 & ~_umask())  # it is made for its owner alone
+    Args:
+        path: the file.
+        state: the arrays by their names.
+    """
+    from safetensors.numpy import save
+
+    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in state.items()}, {"format": "pt"}))
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object; missing folders are made."""
+    """Write a JSON object.
+
+    Args:
+        path: the file, whose folder is made if it is missing.
+        value: the object.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def require_new(folder: RunPath, option: str) -> None:
-    """Raise RunError unless there is nothing at `folder` yet, or an empty folder, and it can be written."""
+    """Raise RunError unless a folder can be written and does not exist yet, or is empty.
+
+    Args:
+        folder: the folder.
+        option: what the user can do otherwise, for the message.
+    """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RunError(f"{folder} is there already and nothing in it is overwritten; {option}")
+        raise RunError(f"{folder} exists already and is not overwritten; {option}")
     require_folder(folder, option)
 
 
 @contextmanager
 def appearing(folder: RunPath, last: str, option: str) -> Iterator[Path]:
-    """A new local folder to be filled, which becomes `folder` once that is done, and nothing where it fails.
+    """A new local folder to fill; without an error it becomes `folder` at the end, and otherwise it is removed.
 
-    A process that is killed before leaves a hidden folder beside it.  In an object store, where nothing is renamed at
-    once, the file called `last`, without which the folder is not taken for whole, is written after all others.
-    option: what to do where `folder` is there already, which is a RunError.
+    A kill leaves a hidden folder beside `folder`.  An object store renames no folders, so there the files are copied,
+    and last the one without which the folder does not count as complete.
+
+    Args:
+        folder: the folder that will appear.
+        last: the name of the file to copy last.
+        option: what the user can do if `folder` exists already, for the message.
+
+    Raises:
+        RunError: `folder` exists already, or cannot be written.
     """
     require_new(folder, option)
     if not is_remote(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = None if is_remote(folder) else folder.parent
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=beside))
+    hidden = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=None if is_remote(folder) else folder.parent)
+    made = Path(hidden) / folder.name
     try:
-        made.chmod(0o777 & ~_umask())
+        made.mkdir()  # inside the hidden folder, which is its owner's alone
         yield made
         require_new(folder, option)
         if is_remote(folder):
@@ -145,11 +179,4 @@ def appearing(folder: RunPath, last: str, option: str) -> Iterator[Path]:
         else:
             os.replace(made, folder)
     finally:
-        remove_tree(made)
-
-
-def _umask() -> int:
-    """The mode bits that files of this process do not get."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+        remove_tree(Path(hidden))

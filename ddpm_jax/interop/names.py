@@ -1,4 +1,4 @@
-"""Our parameters and those of diffusers' `UNet2DModel`: two names and two layouts of the same numbers.
+"""The parameters of `UNet` and of diffusers' `UNet2DModel`: two names and two layouts of the same arrays.
 
     ours      {"down_0_block_1": {"conv1": {"kernel": [height, width, in, out], "bias": [out]}, ...}, ...}
     theirs    {"down_blocks.0.resnets.1.conv1.weight": [out, in, height, width], ...}
@@ -16,8 +16,10 @@ import numpy as np
 
 from ddpm_jax.errors import require
 
-# Our layers and their names.  {l} is the level, {m} the level counted from the other end (diffusers numbers the way
-# up in the order of execution), {i} the number within the level.
+__all__ = ["ParamPath", "diffusers_array", "diffusers_name", "from_diffusers", "our_array", "paths", "to_diffusers"]
+
+# Our layers and those of diffusers.  {l} is the level, {m} the level counted from the other end (diffusers numbers the
+# way up in the order of execution), {i} the number within the level.
 LAYERS = (
     ("conv_in", "conv_in"),
     ("embedding_0", "time_embedding.linear_1"),
@@ -34,7 +36,7 @@ LAYERS = (
     ("norm_out", "conv_norm_out"),
     ("conv_out", "conv_out"),
 )
-# The parts of a block that are called differently, and the arrays of a layer.
+# The parts of a block that have other names, and the arrays of a layer.
 PARTS = {
     "embedding": "time_emb_proj",
     "shortcut": "conv_shortcut",
@@ -45,14 +47,22 @@ PARTS = {
     "out": "to_out.0",
 }
 ARRAYS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-# How files written before diffusers 0.15 name the layers of attention.
+# The names of the attention layers in files from before diffusers 0.15.
 OLD_PARTS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 ParamPath = tuple[str, ...]  # ("down_0_block_1", "conv1", "kernel")
 
 
 def diffusers_name(path: ParamPath, levels: int) -> str:
-    """The name in diffusers' state dict of our parameter at `path` of a U-Net with that many levels."""
+    """The name of one of our parameters in the state dict of diffusers.
+
+    Args:
+        path: the path of the parameter.
+        levels: the number of levels of the U-Net.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
     layer, *parts, array = path
     for ours, theirs in LAYERS:
         match = re.fullmatch(re.sub(r"{(\w)}", r"(?P<\1>\\d+)", ours), layer)
@@ -64,7 +74,12 @@ def diffusers_name(path: ParamPath, levels: int) -> str:
 
 
 def diffusers_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
-    """Our parameter in torch's layout: OIHW for HWIO, [out, in] for [in, out], 1x1 convolution for shortcuts."""
+    """A parameter in the layout of torch: OIHW for HWIO, [out, in] for [in, out], a 1x1 convolution for a shortcut.
+
+    Args:
+        path: the path of the parameter.
+        value: the parameter in our layout.
+    """
     if path[-1] != "kernel":
         return value
     value = np.moveaxis(value, (-1, -2), (0, 1))
@@ -72,7 +87,12 @@ def diffusers_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
 
 
 def our_array(path: ParamPath, value: np.ndarray) -> np.ndarray:
-    """The inverse of `diffusers_array`."""
+    """The inverse of `diffusers_array`.
+
+    Args:
+        path: the path of the parameter.
+        value: the parameter in the layout of torch.
+    """
     if path[-1] != "kernel":
         return value
     value = value[:, :, 0, 0] if path[-2] == "shortcut" else value
@@ -86,28 +106,39 @@ def paths(tree: Any) -> list[tuple[ParamPath, Any]]:
 
 
 def to_diffusers(params: Any, levels: int) -> dict[str, np.ndarray]:
-    """The state dict of a tree of parameters of a U-Net with that many levels: float32, contiguous."""
+    """The state dict of the parameters of a U-Net, float32.
+
+    Args:
+        params: the tree of parameters.
+        levels: the number of levels of the U-Net.
+    """
     return {
-        diffusers_name(path, levels): np.ascontiguousarray(diffusers_array(path, np.asarray(leaf, np.float32)))
+        diffusers_name(path, levels): diffusers_array(path, np.asarray(leaf, np.float32))
         for path, leaf in paths(params)
     }
 
 
 def from_diffusers(state: Mapping[str, np.ndarray], shapes: Any, levels: int, where: str) -> Any:
-    """The parameters, float32, with the tree and the shapes of `shapes`, that a state dict holds.
+    """The parameters in a state dict, as float32.
 
-    Raises ValueError, beginning with `where`, where arrays are missing or too many, or have another shape, or hold
-    numbers that are not finite.
+    Args:
+        state: the state dict.
+        shapes: the tree of the parameters, with their shapes.
+        levels: the number of levels of the U-Net.
+        where: the folder, for messages.
+
+    Raises:
+        ValueError: arrays are missing, not known, of another shape or not finite.
     """
     state = {_new_name(name): value for name, value in state.items()}
     wanted = {diffusers_name(path, levels) for path, _ in paths(shapes)}
     for kind, names in (
         ("lacks", wanted - state.keys()),
-        ("holds, beside what its config asks for,", state.keys() - wanted),
+        ("holds, beyond what its config needs,", state.keys() - wanted),
     ):
         if names:
             shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            raise ValueError(f"{where} {kind} {shown}; expected the weights of a UNet2DModel of its config.json")
+            raise ValueError(f"{where} {kind} {shown}; expected the weights of the UNet2DModel in its config.json")
 
     def read(keys: Any, leaf: Any) -> np.ndarray:
         path = tuple(key.key for key in keys)
@@ -125,7 +156,7 @@ def from_diffusers(state: Mapping[str, np.ndarray], shapes: Any, levels: int, wh
 
 
 def _new_name(name: str) -> str:
-    """A name as diffusers writes it today."""
+    """The present name of an array."""
     match = re.fullmatch(r"(.*\.attentions\.\d+)\.(\w+)\.(weight|bias)", name)
     if match and match[2] in OLD_PARTS:
         return f"{match[1]}.{OLD_PARTS[match[2]]}.{match[3]}"

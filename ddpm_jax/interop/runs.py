@@ -1,8 +1,8 @@
-"""Runs from folders of diffusers, and such folders from runs.
+"""Runs made from diffusers folders, and diffusers folders made from runs.
 
-An imported run has one checkpoint, of step 0: the weights, from which every average starts, and no state of an
-optimizer.  It samples and is evaluated like any other.  Trained further it must keep what its weights know, the
-network, the schedule and the target; all else may be chosen anew until its first step is taken.
+An imported run has one checkpoint, of step 0, with the weights, which are also its averages, and no state of an
+optimizer.  It can be sampled from and evaluated.  Further training must keep the network, the schedule and the target,
+for which the weights were trained; everything else can be changed until the first step.
 """
 
 import os
@@ -25,6 +25,8 @@ from ddpm_jax.storage.paths import RunPath, run_path
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.snapshots import as_items
 
+__all__ = ["experiment_of", "export_run", "import_run"]
+
 Report = Callable[[str], None]
 
 
@@ -38,10 +40,20 @@ def import_run(
     data: str | None = None,
     report: Report = warnings.warn,
 ) -> Experiment:
-    """Make a run in the new folder `output` of the network in a folder of diffusers; returns its experiment.
+    """Make a run from the network in a diffusers folder.
 
-    data: the .npz file or folder of images that it will go on learning from.  The others are those of
-    `interop.diffusers.read`, as are the errors; RunError where there is something at `output`.
+    Args:
+        folder: the diffusers folder.
+        output: the folder of the run, which must be new.
+        size, variant, label_dropout, report: as for `interop.diffusers.read`.
+        data: the .npz file or folder of images for further training; None to name it later.
+
+    Returns:
+        The experiment of the run.
+
+    Raises:
+        RunError: `output` exists already.
+        ValueError, FileNotFoundError: as for `interop.diffusers.read`.
     """
     output = run_path(output)
     model = diffusers.read(folder, size=size, variant=variant, label_dropout=label_dropout, report=report)
@@ -59,7 +71,13 @@ def import_run(
 
 
 def experiment_of(model: diffusers.Model, name: str, data: str | None = None) -> Experiment:
-    """The experiment that goes on training a model: what it says, and the defaults for what it does not."""
+    """The experiment that trains a model further, with the parts of the model and defaults for the rest.
+
+    Args:
+        model: the model.
+        name: the name of the experiment.
+        data: the .npz file or folder of images; None to name it later.
+    """
     return Experiment(
         name=name,
         data=Deferred(model.image_shape, data, labels=model.net.num_classes is not None),
@@ -81,11 +99,22 @@ def export_run(
     license: str | None = None,
     report: Report = warnings.warn,
 ) -> RunPath:
-    """Write an average of a run's parameters as the new folder `output`, which diffusers reads; returns its path.
+    """Write an average of a run's parameters as a folder that diffusers reads.
 
-    ema: which average, as for `load_run`.  license: the identifier of the model's licence, for its card.  Raises
-    RunError where there is something at `output`, ValueError where diffusers cannot say what the run is, and what
-    `load_run` raises.
+    Args:
+        run: the folder of the run.
+        output: the folder to write, which must be new.
+        ema: the average, as for `load_run`.
+        license: the identifier of the model's licence, for its card; None if it is not known.
+        report: takes a line for what diffusers cannot express and does not need.
+
+    Returns:
+        The path of `output`.
+
+    Raises:
+        RunError: `output` exists already.
+        ValueError: diffusers cannot express a part of the run, or `load_run` cannot read it.
+        FileNotFoundError: there is no such run.
     """
     loaded, output = load_run(run, ema=ema), run_path(output)
     of = loaded.experiment

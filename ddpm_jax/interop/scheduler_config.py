@@ -1,6 +1,6 @@
-"""The mathematics of a model and the config of diffusers' schedulers: schedule, target, variance, clipping, timesteps.
+"""The configs of diffusers' schedulers: schedule, target, variance, clipping and timesteps of a model.
 
-A schedule crosses in its own form where diffusers has it, and else as the list of its betas in float64; diffusers
+A schedule is written in its own form if diffusers has that form, or else as the list of its betas in float64; diffusers
 itself computes in float32.
 
     linear, scaled_linear    Linear, ScaledLinear         trained_betas           Betas
@@ -10,8 +10,8 @@ itself computes in float32.
     clip_sample, thresholding                             Clip, DynamicThreshold, or NoClipping
     leading, linspace, trailing                           the grids Leading, Linspace, Uniform
 
-rescale_betas_zero_snr (Lin et al. 2024, arXiv 2305.08891, algorithm 1) makes the last beta 1, which leaves nothing of x
-in z_T; here it becomes 1 - 2^-40, the same to float32's last digit.
+rescale_betas_zero_snr (Lin et al. 2024, arXiv 2305.08891, algorithm 1) makes the last beta 1, so that z_T is
+independent of x; here it becomes 1 - 2^-40, which float32 does not distinguish from 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,9 @@ from ddpm_jax.errors import require
 from ddpm_jax.interop.fields import Fields
 from ddpm_jax.sampling import Ancestral, Ddim
 
-# What diffusers takes for a field that a config leaves out.
+__all__ = ["DEFAULTS", "read_config", "write_config", "zero_terminal_snr"]
+
+# The value that diffusers takes for each field that a config leaves out.
 COMMON: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -50,10 +52,10 @@ DEFAULTS = {
     "DDPMScheduler": {**COMMON, "variance_type": "fixed_small"},
     "DDIMScheduler": {**COMMON, "set_alpha_to_one": True},
 }
-# Fields of the first versions: what is predicted, in which framework, and one without effect.  `timesteps` of that age
-# is num_train_timesteps.
+# Fields of the first versions: the target, the framework, and one without effect.  Their `timesteps` is
+# num_train_timesteps.
 OLD: dict[str, Any] = {"predict_epsilon": True, "tensor_format": "pt", "timestep_values": None}
-# Fields of diffusers' other schedulers: `from_config` keeps those of the scheduler that it came from, without effect.
+# Fields of other schedulers of diffusers, which `from_config` copies into a config without effect.
 OF_OTHERS = frozenset((
     "set_alpha_to_one", "variance_type", "skip_prk_steps", "use_karras_sigmas", "use_exponential_sigmas",
     "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas", "flow_shift", "solver_order", "solver_type",
@@ -63,7 +65,7 @@ OF_OTHERS = frozenset((
     "timestep_scaling", "invert_sigmas", "use_dynamic_shifting", "time_shift_type", "sigma_schedule",
 ))  # fmt: skip
 TARGETS: dict[str, Target] = {"epsilon": Eps(), "sample": X(), "v_prediction": V()}
-# The two forms in _log are other ways to compute the same.
+# The two forms in _log compute the same.
 VARIANCES: dict[str, Variance] = {
     "fixed_small": FixedSmall(),
     "fixed_small_log": FixedSmall(),
@@ -76,10 +78,17 @@ NEARLY_ONE = 1 - 2.0**-40
 
 
 def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The schedule, target, variance, clip and sampler that a scheduler's config describes, by their names in `Model`.
+    """The schedule, target, variance, clip and sampler in the config of a scheduler.
 
-    Raises ValueError, naming the field in the file `where`, its value and what would be accepted, for what cannot be
-    said here.
+    Args:
+        config: the config.
+        where: the name of its file, for messages.
+
+    Returns:
+        The parts, by their names in `diffusers.Model`.
+
+    Raises:
+        ValueError: this library cannot express a field; the message names the field, its value and what is accepted.
     """
     kind = config.get("_class_name", "DDPMScheduler")
     require(f"{where}: _class_name", kind, kind in DEFAULTS, " or ".join(map(repr, DEFAULTS)))
@@ -90,7 +99,7 @@ def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     grid, variance = _read_grid(fields), FixedSmall()
     if kind == "DDIMScheduler":
         fields.one_of("set_alpha_to_one", (True,))
-        sampler = Ddim(num_steps=min(50, fields["num_train_timesteps"]), grid=grid)  # 50: as its pipeline does
+        sampler = Ddim(num_steps=min(50, fields["num_train_timesteps"]), grid=grid)  # 50, as in its pipeline
     else:
         sampler, variance = Ancestral(grid=grid), VARIANCES[fields.one_of("variance_type", tuple(VARIANCES))]
     parts = {"schedule": schedule, "target": _read_target(fields), "variance": variance, "clip": _read_clip(fields)}
@@ -98,7 +107,7 @@ def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _with_new_names(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config, `timesteps` called num_train_timesteps."""
+    """The config with `timesteps` renamed to num_train_timesteps."""
     new = dict(config)
     if "timesteps" in new:
         steps = new.pop("timesteps")
@@ -112,7 +121,7 @@ def _read_target(fields: Fields) -> Target:
     name = fields.one_of("prediction_type", tuple(TARGETS))
     if fields.flag("predict_epsilon"):
         return TARGETS[name]
-    return X()  # the older field, which prevails in the versions that have it
+    return X()  # the older field decides in the versions that have it
 
 
 def _read_schedule(fields: Fields) -> Schedule:
@@ -135,12 +144,16 @@ def _read_schedule(fields: Fields) -> Schedule:
     if not fields.flag("rescale_betas_zero_snr"):
         return spec
     holds = fields["prediction_type"] != "epsilon" and fields["predict_epsilon"] is True
-    fields.require("rescale_betas_zero_snr", holds, "false, as from z_T, which then holds nothing of x, eps tells no x")
+    fields.require(
+        "rescale_betas_zero_snr",
+        holds,
+        "false, as z_T is then independent of x, and a prediction of eps determines no x",
+    )
     return Betas(zero_terminal_snr(spec.betas()))
 
 
 def zero_terminal_snr(betas: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
-    """Betas whose signal is shifted to end at 0 and stretched to begin as before; the last is 1 - 2^-40."""
+    """Betas whose signal is shifted and scaled to end at 0 and start unchanged; the last beta is 1 - 2^-40."""
     signal = np.sqrt(np.cumprod(1 - betas))
     signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
     alpha_bar = np.concatenate([[1.0], signal**2])
@@ -154,7 +167,7 @@ def _read_clip(fields: Fields) -> Clipping:
         known = most is None or (type(most) in (int, float) and most >= 1)
         fields.require("sample_max_value", known, "null or a number, at least 1")
         if most == 1:
-            return Clip()  # the threshold is 1 always
+            return Clip()  # the threshold is always 1
         return DynamicThreshold(fields.number("dynamic_thresholding_ratio"), None if most is None else float(most))
     return Clip(-bound, bound) if clips else NoClipping()
 
@@ -214,7 +227,7 @@ def _write_clip(clip: Clipping) -> dict[str, Any]:
         ratio = {"thresholding": True, "dynamic_thresholding_ratio": clip.quantile}
         return {"clip_sample": False, **ratio, "sample_max_value": clip.maximum}
     if isinstance(clip, Clip):
-        require("clip", clip, clip.low == -clip.high, "Clip(-r, r), as much on both sides")
+        require("clip", clip, clip.low == -clip.high, "Clip(-r, r), with equal bounds")
         return {"clip_sample": True, "clip_sample_range": clip.high}
     require("clip", clip, isinstance(clip, NoClipping), "Clip(), DynamicThreshold() or NoClipping()")
     return {"clip_sample": False}

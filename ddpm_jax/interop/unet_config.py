@@ -1,8 +1,9 @@
-"""`UNet` and the config of diffusers' `UNet2DModel`: the same network, or an error that names what differs.
+"""`UNet` and the config of diffusers' `UNet2DModel`: the same network, or an error that names the difference.
 
-Every field of both is looked at.  diffusers lists attention by level, and for the way down and the way up; here it
-is by height, the same on both.  Its normalisations all have `norm_num_groups` groups; ours have fewer where these do
-not divide the channels.  It fixes the channels of a head; here that, or the number of heads.
+Every field of both is examined.  diffusers lists attention by level, separately for the way down and the way up; here
+it is listed by height, the same for both.  All its normalisations have `norm_num_groups` groups; ours have fewer if
+that number does not divide the channels.  It fixes the channels of a head; here either they or the number of heads are
+fixed.
 """
 
 import dataclasses
@@ -19,52 +20,10 @@ from ddpm_jax.interop.names import paths
 from ddpm_jax.nets.blocks import Norms
 from ddpm_jax.nets.unet import UNet
 
+__all__ = ["CLASS", "DEFAULTS", "parameter_shapes", "read_config", "write_config"]
+
 CLASS = "UNet2DModel"
-# What diffusers takes for a field that a config leaves out.
-DEFAULTS: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 3,
-    "out_channels": 3,
-    "center_input_sample": False,
-    "time_embedding_type": "positional",
-    "time_embedding_dim": None,
-    "freq_shift": 0,
-    "flip_sin_to_cos": True,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
-    "mid_block_type": "UNetMidBlock2D",
-    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [224, 448, 672, 896],
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "upsample_type": "conv",
-    "dropout": 0.0,
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "norm_num_groups": 32,
-    "attn_norm_num_groups": None,
-    "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "default",
-    "add_attention": True,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "num_train_timesteps": None,
-}
-# What diffusers' EMAModel.save_pretrained writes about the average beside the network's fields, now and formerly.
-OF_THE_AVERAGE = frozenset(
-    {
-        "decay",
-        "min_decay",
-        "optimization_step",
-        "update_after_step",
-        "use_ema_warmup",
-        "inv_gamma",
-        "power",
-        "collected_params",
-    }
-)
-# Fields of which our network has one value only.
+# Fields of which our network has one value only; the first is that of diffusers for a field that a config leaves out.
 ONE_VALUE: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -75,32 +34,79 @@ ONE_VALUE: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "class_embed_type": (None,),
 }
+# The value that diffusers takes for each field that a config leaves out.
+DEFAULTS: dict[str, Any] = {name: values[0] for name, values in ONE_VALUE.items()} | {
+    "sample_size": None,
+    "in_channels": 3,
+    "out_channels": 3,
+    "time_embedding_dim": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2,
+    "downsample_padding": 1,
+    "dropout": 0.0,
+    "attention_head_dim": 8,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+}
+# Fields that EMAModel.save_pretrained of diffusers, in its present or an earlier version, adds to a config.
+OF_THE_AVERAGE = frozenset(
+    [
+        "decay",
+        "min_decay",
+        "optimization_step",
+        "update_after_step",
+        "use_ema_warmup",
+        "inv_gamma",
+        "power",
+        "collected_params",
+    ]
+)
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
-# Fields of ours that say how the network is trained or computed: a config has no place for them and needs none.
-OURS_ALONE = frozenset({"label_dropout", "dtype", "remat"})
 
 
 @lru_cache(maxsize=8)  # tracing takes half a second
 def parameter_shapes(net: UNet, image_shape: tuple[int, int, int]) -> Any:
-    """The shapes of the network's parameters, at no cost."""
+    """The shapes of the parameters of a network, found without computing them.
+
+    Args:
+        net: the network.
+        image_shape: (height, width, channels) of its images.
+    """
     return jax.eval_shape(lambda key: net.init(key, image_shape), jax.random.key(0))
 
 
 def read_config(
     config: Mapping[str, Any], where: str, size: tuple[int, int] | None = None, label_dropout: float = 0.0
 ) -> tuple[UNet, tuple[int, int, int]]:
-    """The network that a config describes, and its image shape (height, width, channels).
+    """The network that a config describes.
 
-    size: (height, width), in the place of the config's sample_size.  label_dropout: more than 0 where the last of
-    the class embeddings is that of the null label.  Raises ValueError, naming the field in the file `where`, its
-    value and what would be accepted, for what `UNet` cannot say.
+    Args:
+        config: the config.
+        where: the name of its file, for messages.
+        size: (height, width) of the images; None for the sample_size of the config.
+        label_dropout: more than 0 if the last class embedding is that of the null label.
+
+    Returns:
+        The network, and its image shape (height, width, channels).
+
+    Raises:
+        ValueError: `UNet` cannot express a field; the message names the field, its value and what is accepted.
     """
     class_name = config.get("_class_name", CLASS)
     require(f"{where}: _class_name", class_name, class_name == CLASS, f"{CLASS!r}")
     fields = Fields(config, DEFAULTS, where, OF_THE_AVERAGE)
     for name, accepted in ONE_VALUE.items():
         fields.one_of(name, accepted)
-    # num_train_timesteps is without effect: only a time_embedding_type that is refused above reads it.
+    # num_train_timesteps has no effect: it belongs to a time_embedding_type that is refused above.
     widths, attends = _levels(fields)
     image_shape = (*_size(fields, size), fields.whole("in_channels"))
     classes = fields["num_class_embeds"]
@@ -152,18 +158,18 @@ def _size(fields: Fields, size: tuple[int, int] | None) -> tuple[int, int]:
     given = fields["sample_size"]
     pair = list(given) if isinstance(given, list | tuple) else [given, given]
     holds = len(pair) == 2 and all(type(side) is int and side > 0 for side in pair)
-    fields.require("sample_size", holds, "a whole number or a pair of them; or else give the size of the images")
+    fields.require("sample_size", holds, "a whole number or a pair of them; otherwise give the size of the images")
     return pair[0], pair[1]
 
 
 def _out_multiplier(fields: Fields) -> int:
-    """How many times the image's channels the network gives: twice them with a learned variance."""
+    """The channels of the output as a multiple of the image's: 2 with a learned variance."""
     channels = fields.whole("in_channels")
     return fields.one_of("out_channels", (channels, 2 * channels)) // channels
 
 
 def _middle_attention(fields: Fields) -> Any:
-    """`UNet.middle_attention`; with scale_shift diffusers normalises there only if attn_norm_num_groups is set."""
+    """`UNet.middle_attention`; with scale_shift, diffusers normalises it only if attn_norm_num_groups is set."""
     if not fields.flag("add_attention"):
         return "none"
     groups = fields.one_of("attn_norm_num_groups", (None, fields["norm_num_groups"]))
@@ -171,7 +177,7 @@ def _middle_attention(fields: Fields) -> Any:
 
 
 def _heads(fields: Fields, widths: set[int], last: int, middle: str) -> dict[str, Any]:
-    """num_heads where it is the same at all levels, head_channels where it is not."""
+    """num_heads if it is the same at all levels, or else head_channels."""
     widths = widths if middle == "none" else widths | {last}
     if fields["attention_head_dim"] is None or not widths:
         return {"num_heads": 1}
@@ -184,7 +190,7 @@ def _heads(fields: Fields, widths: set[int], last: int, middle: str) -> dict[str
 
 
 def _with_group_size(fields: Fields, net: UNet, image_shape: tuple[int, int, int]) -> UNet:
-    """The network with the least group size that gives each normalisation the groups that diffusers gives it."""
+    """The network with the min_group_size that gives every normalisation as many groups as in diffusers."""
     widths = _norm_widths(net, image_shape)
     for least in (2, 1):
         net = dataclasses.replace(net, min_group_size=least)
@@ -196,29 +202,34 @@ def _with_group_size(fields: Fields, net: UNet, image_shape: tuple[int, int, int
 
 
 def _norm_widths(net: UNet, image_shape: tuple[int, int, int]) -> set[int]:
-    """How many channels the normalisations of a network have."""
+    """The numbers of channels of the normalisations of a network."""
     return {leaf.shape[0] for path, leaf in paths(parameter_shapes(net, image_shape)) if path[-1] == "scale"}
 
 
 def _groups(net: UNet, widths: set[int]) -> set[int]:
-    """How many groups they make of them."""
+    """The numbers of groups of normalisations of these channels."""
     norms = Norms(net.norm_groups, net.min_group_size)
     return {norms.of(width) for width in widths}
 
 
 def write_config(net: UNet, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The config of diffusers' `UNet2DModel` for a network and its image shape, every field in it.
+    """The config of diffusers' `UNet2DModel`, with every field; a null label becomes the last class embedding.
 
-    A null label becomes the last of the class embeddings.  Raises ValueError, naming the field, its value and what
-    would be accepted, for what diffusers cannot say.
+    Args:
+        net: the network.
+        image_shape: (height, width, channels) of its images.
+
+    Raises:
+        ValueError: diffusers cannot express a field; the message names the field, its value and what is accepted.
     """
-    _check_known(net)
+    require("net", type(net).__name__, type(net) is UNet, "UNet, the U-Net that diffusers also has")
+    require("net.patch_size", net.patch_size, net.patch_size == 1, "1, as diffusers has no patches")
     height, width, channels = image_shape
     net.check_shape(image_shape)
     levels = range(len(net.channel_multipliers))
     attends = [height >> level in net.attention_resolutions for level in levels]
     first = net.channel_multipliers[0]
-    require("net.channel_multipliers", net.channel_multipliers, first == 1, "1 at the first level, as diffusers has it")
+    require("net.channel_multipliers", net.channel_multipliers, first == 1, "1 at the first level, as in diffusers")
     groups = _one_group_count(net, image_shape)
     scale_shift = net.adaptive_norm
     if net.middle_attention == "plain":
@@ -247,48 +258,12 @@ def write_config(net: UNet, image_shape: tuple[int, int, int]) -> dict[str, Any]
     return {"_class_name": CLASS, **DEFAULTS, **config}
 
 
-# The fields of UNet that `write_config` reads.
-EXPRESSED = frozenset(
-    {
-        "channels",
-        "channel_multipliers",
-        "num_res_blocks",
-        "attention_resolutions",
-        "dropout",
-        "num_heads",
-        "head_channels",
-        "num_classes",
-        "out_multiplier",
-        "norm_groups",
-        "min_group_size",
-        "norm_epsilon",
-        "adaptive_norm",
-        "middle_attention",
-        "frequency_shift",
-        "cos_first",
-        "pad_both_sides",
-    }
-)
-
-
-def _check_known(net: UNet) -> None:
-    """Raise ValueError for another network, or a field that a config has no place for."""
-    require("net", type(net).__name__, type(net) is UNet, "UNet, the U-Net that diffusers has too")
-    for field in dataclasses.fields(net):
-        value = getattr(net, field.name)
-        known = field.name in EXPRESSED | OURS_ALONE
-        require(
-            f"net.{field.name}", value, known or value == field.default, f"{field.default!r}, all that diffusers has"
-        )
-
-
 def _one_group_count(net: UNet, image_shape: tuple[int, int, int]) -> int:
-    """The groups of every normalisation, which diffusers gives one number."""
+    """The number of groups of every normalisation, which is one number in diffusers."""
     widths = _norm_widths(net, image_shape)
     groups = _groups(net, widths)
-    common = math.gcd(*widths)
     expected = (
-        f"one that gives all normalisations equally many groups, a divisor of {common}: their channels are "
+        f"one that gives all normalisations equally many groups, a divisor of {math.gcd(*widths)}: their channels are "
         f"{', '.join(map(str, sorted(widths)))}, and they have {', '.join(map(str, sorted(groups)))} groups"
     )
     require("net.norm_groups", net.norm_groups, len(groups) == 1, expected)
