@@ -44,6 +44,7 @@ API_OPTIONS = {
     "docstring_style": "google",
     # Griffe would warn of an entry for several arguments, "x, y: ..."; tests/test_docs.py checks the names.
     "docstring_options": {"warnings": False},
+    "filters": ["!^_"],
     "heading_level": 2,
     "members_order": "source",
     "merge_init_into_class": True,

@@ -10,7 +10,7 @@
 #         --command='git clone REPOSITORY ddpm_jax && cd ddpm_jax && pip install -e .[tpu]'
 #
 # The run folder is one that all hosts can write.  The hosts find one another from the pod's metadata.  After a
-# preemption, or when a host was lost, the same command goes on from the last checkpoint.
+# preemption, or when a host was lost, the same command resumes from the last checkpoint.
 set -euo pipefail
 
 if (($# < 3)); then

@@ -45,7 +45,7 @@ class Options:
     learning_rate: float = 2e-3
     """Adam's, at its highest."""
     num_classes: int | None = None
-    """One more than the highest label unless given."""
+    """The number of classes; None for one more than the highest label."""
     seed: int = 0
     """All random numbers follow from it."""
 
