@@ -234,6 +234,8 @@ def build(pages: Path, site: Path) -> None:
     except ImportError:
         raise SystemExit("MkDocs is not installed; run pip install -e .[docs]") from None
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # Code such as source[i]["label"] in a docstring looks like a reference to a page that is missing.
+    logging.getLogger("mkdocs.plugins.mkdocs_autorefs").setLevel(logging.ERROR)
     mkdocs.build(load_config(io.BytesIO(b"{}"), **settings(pages, site)))
 
 

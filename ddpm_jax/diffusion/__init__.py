@@ -14,7 +14,7 @@ x = jax.random.uniform(jax.random.key(0), (16, 8, 8, 1), minval=-1, maxval=1)
 draws = objective.draw(jax.random.key(1), process, x.shape)  # t and eps of each example
 z_t = forward.diffuse(process, x, draws.t, draws.eps)
 q = forward.posterior(process, z_t, x, draws.t)  # q(z_{t-1} | z_t, x): q.mean, q.std
-losses = objective.SquaredError(weighting.MinSnr(5))(model, x, draws)  # float32 [16]
+losses = objective.SquaredError(weighting.MinSnr(5.0))(model, x, draws)  # float32 [16]
 b = bound.bound(jax.random.key(2), model, x)  # b.bits_per_dim [16], b.nats [100, 16], b.rate_distortion()
 ```
 

@@ -9,7 +9,7 @@ import jax
 from ddpm_jax.interop import diffusers
 from ddpm_jax.nets import UNet
 
-net = UNet(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(), norm_groups=16)
+net = UNet(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(), norm_groups=8)
 model = diffusers.Model(net, net.init(jax.random.key(0), (8, 8, 1)), image_shape=(8, 8, 1))
 diffusers.write("exported", model)
 again = diffusers.read("exported")  # again.denoiser() is a Denoiser
