@@ -33,22 +33,11 @@ from ddpm_jax import Denoiser, Run, load_run
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.diffusion.bound import Bound, bound
+from ddpm_jax.diffusion.grids import Grid, Karras, Quadratic, Uniform
 from ddpm_jax.diffusion.likelihood import log_likelihood
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, Variance
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
-from ddpm_jax.sampling import (
-    Ancestral,
-    Ddim,
-    DpmSolver,
-    ExponentialHeun,
-    Grid,
-    Heun,
-    Karras,
-    Quadratic,
-    Sampler,
-    Uniform,
-    sample,
-)
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler, sample
 from ddpm_jax.storage.paths import local_path
 
 EVALUATIONS = (10, 20, 50, 100, 250, 1000)
@@ -81,10 +70,6 @@ class Row:
     sampler: Sampler
     variance: Variance | None = None
     flow: bool = False
-
-    def at(self, evaluations: int) -> Sampler:
-        """The sampler with as many steps as `evaluations` of the network allow."""
-        return with_evaluations(self.sampler, evaluations)
 
 
 def with_evaluations(sampler: Sampler, evaluations: int) -> Sampler:
@@ -160,7 +145,7 @@ def measure(run: Run, options: Options, table: Measurements) -> dict[str, dict[i
     for row in rows(run.experiment.variance):
         results[row.name] = {}
         for evaluations in EVALUATIONS:
-            sampler = row.at(evaluations)
+            sampler = with_evaluations(row.sampler, evaluations)
             name = f"{row.name}, {evaluations} evaluations"
             distance = table.get(
                 f"{name}, Frechet distance of {options.num_images}",
