@@ -9,8 +9,8 @@
 #     gcloud compute tpus tpu-vm ssh my-tpu --zone=us-central2-b --worker=all \
 #         --command='git clone REPOSITORY ddpm_jax && cd ddpm_jax && pip install -e .[tpu]'
 #
-# All hosts must be able to write the run folder.  The hosts find one another from the pod's metadata.  After a
-# preemption, or the loss of a host, the same command resumes from the last checkpoint.
+# The run folder is one that all hosts can write.  The hosts find one another from the pod's metadata.  After a
+# preemption, or when a host was lost, the same command resumes from the last checkpoint.
 set -euo pipefail
 
 if (($# < 3)); then
