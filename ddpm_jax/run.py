@@ -186,7 +186,7 @@ def _parameter_shapes(experiment: Experiment, image_shape: tuple[int, int, int])
     return jax.eval_shape(lambda key: experiment.net.init(key, image_shape), jax.random.key(0))
 
 
-def load_run(folder: str | os.PathLike, mesh: Mesh | None = None, ema: float | None = None) -> Run:
+def load_run(folder: str | os.PathLike[str], mesh: Mesh | None = None, ema: float | None = None) -> Run:
     """The run in a folder, at its newest valid checkpoint.
 
     Args:

@@ -115,20 +115,20 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_as_if_it_had_not_been(tiny, 
     """The same parameters, bitwise, and the same lines of metrics; that of step 6 has the means of steps 5 and 6."""
     step, before, taken = 5, signal.getsignal(signal.SIGTERM), []
 
-    def checked(batch, experiment):
+    def checked(batch, num_classes):
         taken.append(None)
         if len(taken) == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(batch, experiment)
+        original(batch, num_classes)
 
-    original = loop.checked
-    monkeypatch.setattr(loop, "checked", checked)
+    original = loop.check_labels
+    monkeypatch.setattr(loop, "check_labels", checked)
     with pytest.raises(Preempted, match=f"stopped by SIGTERM after step {step}, which is saved") as stop:
         train(tiny, tmp_path / "run", one)
     assert stop.value.step == step
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
-    monkeypatch.setattr(loop, "checked", original)
+    monkeypatch.setattr(loop, "check_labels", original)
     train(tiny, tmp_path / "run", one)
     whole, parts = (ddpm_jax.load_run(folder, one) for folder in (finished, tmp_path / "run"))
     assert (whole.step, parts.step) == (6, 6)

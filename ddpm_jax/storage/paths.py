@@ -23,12 +23,12 @@ RunPath: TypeAlias = Path | epath.Path
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
-def local_path(path: str | os.PathLike) -> Path:
+def local_path(path: str | os.PathLike[str]) -> Path:
     """The local path, with ~ and ~user at its start expanded, as in a shell."""
     return Path(os.path.expanduser(path))
 
 
-def run_path(folder: str | os.PathLike) -> RunPath:
+def run_path(folder: str | os.PathLike[str]) -> RunPath:
     """The folder, local (with ~ expanded) or remote.
 
     Raises RunError if the address is of an unknown kind, or needs a package that is not installed.

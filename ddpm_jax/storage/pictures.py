@@ -58,7 +58,7 @@ def png_image(picture: UInt8[np.ndarray, "H W channels"]):
     return Image.fromarray(picture[..., 0] if channels == 1 else picture)
 
 
-def save_png(path: str | os.PathLike, picture: UInt8[np.ndarray, "H W channels"]) -> None:
+def save_png(path: str | os.PathLike[str], picture: UInt8[np.ndarray, "H W channels"]) -> None:
     """Write a picture with 1 (grey), 3 (RGB) or 4 (RGBA) channels as a PNG file.
 
     Missing folders are made; a reader sees the old file or the new one, never half of it.

@@ -68,7 +68,7 @@ class _RefusedError(ValueError):
     """The file contains something that this reader does not know."""
 
 
-def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """{name: array} of a dictionary of tensors that `torch.save` or safetensors wrote.
 
     Raises ValueError if the file contains anything else or is damaged, and OSError if it cannot be opened.

@@ -56,7 +56,7 @@ STEPS_IN_FLIGHT = 2
 
 def train(
     experiment: Experiment,
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     mesh: Mesh | None = None,
     *,
     profile: tuple[int, int] | None = None,
