@@ -595,11 +595,12 @@ def test_sources_that_break_the_contract(source, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number, at least 1"),
+        ({"batch_size": True}, "batch_size is True; expected a whole number, at least 1"),
         ({"batch_size": 4, "rows": np.array([1, 4])}, r"rows are \[1 4\]; expected one or more of 0\.\.3"),
         ({"batch_size": 4, "rows": np.array([], int)}, r"rows are \[\]; expected one or more of 0\.\.3"),
-        ({"batch_size": 4, "seed": -1}, "seed is -1; expected 0 or more"),
-        ({"batch_size": 4, "start_step": -1}, "start_step is -1; expected 0 or more"),
+        ({"batch_size": 4, "seed": -1}, "seed is -1; expected a whole number, at least 0"),
+        ({"batch_size": 4, "start_step": -1}, "start_step is -1; expected a whole number, at least 0"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

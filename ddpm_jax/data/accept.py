@@ -38,8 +38,7 @@ def described_images(count: int, shape: Sequence[int]) -> str:
     """
     height, width, channels = shape
     kind = KINDS.get(channels, f"images with {channels} channels")
-    kind = kind if count != 1 else kind.replace("images", "image")
-    return f"{count:,} {kind} of {height}x{width}"
+    return f"{count:,} {kind if count != 1 else kind.replace('images', 'image')} of {height}x{width}"
 
 
 def as_array(values: Any, called: str) -> Shaped[np.ndarray, "..."]:
@@ -93,26 +92,23 @@ def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N heig
         ValueError: the array is not of this kind, or its shape is ambiguous.
     """
     if images.dtype != np.uint8:
-        raise ValueError(
-            f"{called} has dtype {images.dtype}; expected uint8 with values 0..255. {_conversion_of(images)}"
-        )
+        remedy = _conversion_of(images)
+        raise ValueError(f"{called} has dtype {images.dtype}; expected uint8 with values 0..255. {remedy}")
+    found = f"{called} has shape {images.shape}"
     if images.ndim not in (3, 4) or min(images.shape) == 0:
         side = round(images.shape[-1] ** 0.5) if images.ndim == 2 else 0
         square = f"images.reshape(-1, {side}, {side}), " if side > 1 and side * side == images.shape[-1] else ""
         raise ValueError(
-            f"{called} has shape {images.shape}; expected (N, height, width) or (N, height, width, channels), "
-            f"with N at least 1. {square}images[..., None] and images[None] add axes"
+            f"{found}; expected (N, height, width) or (N, height, width, channels), with N at least 1. "
+            f"{square}images[..., None] and images[None] add axes"
         )
     if images.ndim == 4:
-        check_axes(images.shape, f"{called} has shape {images.shape}", "images")
+        check_axes(images.shape, found, "images")
         return images
     n, height, width = images.shape
     if others := _other_meanings(n, height, width):
-        grey = described_images(n, (height, width, 1))
-        raise ValueError(
-            f"{called} has shape {images.shape}, which is ambiguous: expected (N, height, width, channels). Write "
-            f"images[..., None] for {grey}, or {', or '.join(others)}"
-        )
+        calls = ", or ".join([f"images[..., None] for {described_images(n, (height, width, 1))}", *others])
+        raise ValueError(f"{found}, which is ambiguous: expected (N, height, width, channels). Write {calls}")
     return images[..., None]
 
 
@@ -173,9 +169,7 @@ def check_axes(shape: Sequence[int], found: str, name: str) -> None:
     *before, height, width, channels = shape
     if _looks_right(height, width, channels):
         return
-    first = len(before)
-    same = tuple(range(first))
-    readings = {}
+    same, readings = tuple(range(first := len(before))), {}
     if _looks_right(width, channels, height):
         readings[f"{height} channels of {width}x{channels}"] = (*same, first + 1, first + 2, first)
     if _looks_right(height, channels, width):
@@ -237,8 +231,7 @@ def checked_labels(labels: np.ndarray, count: int, called: str) -> Int32[np.ndar
             f"{called} is {labels.dtype} {list(labels.shape)}; expected one integer for each image, "
             f"shape ({count},){_remedy_of(labels, 'labels')}"
         )
-    wide = np.flatnonzero((labels < -(2**31)) | (labels >= 2**31))
-    if len(wide):
+    if len(wide := np.flatnonzero((labels < -(2**31)) | (labels >= 2**31))):
         raise ValueError(
             f"{called} has {labels[wide[0]]} at position {wide[0]}, which does not fit into 32 bits; expected the "
             "number of a class: np.unique(labels, return_inverse=True)[1] numbers them 0, 1, ..."

@@ -25,6 +25,7 @@ from jaxtyping import Int
 from ddpm_jax.data.accept import as_label, check_example, checked_labels
 from ddpm_jax.data.source import Source, read_many
 from ddpm_jax.data.sources import InMemory, image_shape
+from ddpm_jax.errors import require_int
 
 __all__ = ["FILE_THREADS", "Examples", "Rows", "batches", "gather", "sequential", "stack"]
 
@@ -64,9 +65,8 @@ def batches(
     Raises:
         ValueError: an argument is out of range, or an example is not as `data.source` describes it.
     """
-    for name, value in (("seed", seed), ("start_step", start_step)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected 0 or more")
+    require_int("seed", seed, 0)
+    require_int("start_step", start_step, 0)
     chosen = _rows(batch_size, rows)
     image_shape(source)
     indices = _order(len(source), seed)
@@ -178,8 +178,7 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
 
 def _rows(batch_size: int, rows: Rows | None) -> Rows:
     """The rows to read: all of them if `rows` is None."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    require_int("batch_size", batch_size, 1)
     rows = np.arange(batch_size) if rows is None else np.asarray(rows)
     if len(rows) < 1 or rows.min() < 0 or rows.max() >= batch_size:
         raise ValueError(f"rows are {rows}; expected one or more of 0..{batch_size - 1}")

@@ -176,9 +176,7 @@ def _strata(name: str, labels: Labels | None, count: int) -> Int[np.ndarray, " n
         return np.zeros(count, int)
     given = np.asarray(labels)
     holds = given.shape == (count,) and np.issubdtype(given.dtype, np.integer)
-    require(
-        f"{name}'s dtype and shape", f"{given.dtype} {given.shape}", holds, f"integers ({count},), one for each row"
-    )
+    require(name, f"{given.dtype} {given.shape}", holds, f"integers ({count},), one for each row")
     return np.unique(given, return_inverse=True)[1]
 
 
