@@ -31,8 +31,8 @@ class CheckOptions:
     """Read every image of a data set, and list its faults. The exit status is 1 if there are any."""
 
     data: Annotated[str, tyro.conf.arg(metavar="DATA"), tyro.conf.Positional]
-    """A folder of images, an .npz file, the name of a TFDS data set, an experiment file or a run (for its data),
-    or FILE.py:NAME (a source that a Python file defines)."""
+    """A folder of images, an .npz file, the name of a TFDS data set, an experiment file or a run (for its data).
+    FILE.py:NAME is a source that a Python file defines."""
     folder: Annotated[FolderOptions, tyro.conf.arg(name="")] = FolderOptions()
     data_dir: DataFolder = None
     """The folder of all TFDS data sets."""

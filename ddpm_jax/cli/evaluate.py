@@ -37,11 +37,10 @@ class EvaluateOptions:
     run: RunFolder
     evaluation: Annotated[Evaluation, tyro.conf.arg(name="")] = Evaluation()
     features: Annotated[str, tyro.conf.arg(metavar="NAME")] = "inception"
-    """The features to compare: inception (downloaded on first use), inception:PATH, pixels, PATH.safetensors
-    (a classifier trained by scripts/train_features.py), or FILE.py:NAME (a function of your own)."""
+    """The features: inception (downloaded on first use), inception:PATH, PATH.safetensors, FILE.py:NAME or pixels.
+    PATH.safetensors is a classifier from scripts/train_features.py, FILE.py:NAME is a function of your own."""
     reference: Annotated[str | None, by_default("the data that the run was trained on", METAVAR)] = None
-    """The images to compare samples with: a split of the run's data, an .npz file, a folder of images, or the data of
-    an experiment file or of another run."""
+    """The images to compare with: a split of the run's data, FILE.npz, a folder, an experiment file or another run."""
     held_out: Annotated[str | None, by_default("the split called test or validation", METAVAR)] = None
     """Real images that the run has not seen, named as for --reference.
     They are scored beside the samples, and bits/dim are measured on them."""

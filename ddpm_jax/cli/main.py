@@ -29,23 +29,15 @@ usage: ddpm-jax COMMAND ...
 
 Denoising diffusion probabilistic models in JAX and Flax.
 
-  train EXPERIMENT [--workdir DIR] [--dry-run] [overrides]
-        train an experiment, a Python file or the experiment.json of a run;
-        if DIR holds a run of this experiment, resume it
-  sample RUN [--num-images N] [--output FILE.npz] [--seed S] [--sampler NAME] [--steps K] [--ema PROFILE]
-        draw images from a trained run into an .npz file (uint8), and a picture
-  evaluate RUN [--metrics fid,kid,pr,nn,bpd] [--num-samples N] [--features NAME] [--sampler NAME] [--steps K]
-        score a trained run: a table, a JSON file and an HTML page, with the conditions of every number
-  import PATH [--output RUN]
-        make a run from a network that diffusers wrote; it can be sampled from and trained further
-  export RUN PATH [--ema PROFILE] [--license ID]
-        write the network of a run for diffusers, with a model card
-  prepare NAME SOURCE [--data-dir DIR]
-        write a TFDS data set from an .npz file or a folder of images; needs no network connection
-  check DATA [--labels] [--size N]
-        read a whole data set, print counts, shapes, values and classes, and list its faults
+  train EXPERIMENT      train an experiment (FILE.py or a run's experiment.json) or resume it; --dry-run prints its cost
+  sample RUN            draw images from a trained run into an .npz file, with a picture
+  evaluate RUN          score a trained run: a table, a JSON file and an HTML page
+  import PATH           make a run from a network that diffusers wrote
+  export RUN PATH       write the network of a run for diffusers, with a model card
+  prepare NAME SOURCE   write a TFDS data set from an .npz file or a folder of images
+  check DATA            read a whole data set, and list its faults
 
-`ddpm-jax COMMAND --help` lists all options; `ddpm-jax train EXPERIMENT --help` lists every override.
+`ddpm-jax COMMAND --help` lists the options of a command; `ddpm-jax train EXPERIMENT --help` lists every override.
 """
 
 

@@ -29,7 +29,7 @@ class FolderOptions:
     size: Annotated[int | None, by_default("the images keep their size")] = None
     """For a folder: the height and width that images are resized to."""
     fit: Fit = "cover"
-    """For a folder: cover resizes the largest centred square, stretch resizes height and width separately,
+    """For a folder: cover resizes the largest centred square. stretch resizes height and width separately.
     crop cuts out the centre without resizing."""
     resample: Resample = "lanczos"
     """For a folder: the filter for resizing."""

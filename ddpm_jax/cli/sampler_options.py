@@ -4,32 +4,27 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
+from ddpm_jax import sampling
 from ddpm_jax.cli.options import by_default, one_of
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
 from ddpm_jax.errors import require
 from ddpm_jax.run import Run
-from ddpm_jax.sampling import (
-    Ancestral,
-    Ddim,
-    DpmSolver,
-    ExponentialHeun,
-    Heun,
-    Karras,
-    LogSnr,
-    Quadratic,
-    Uniform,
-)
 
 __all__ = ["SamplerOptions"]
 
 SAMPLERS = {
-    "ancestral": Ancestral,
-    "ddim": Ddim,
-    "dpm-solver": DpmSolver,
-    "exponential-heun": ExponentialHeun,
-    "heun": Heun,
+    "ancestral": sampling.Ancestral,
+    "ddim": sampling.Ddim,
+    "dpm-solver": sampling.DpmSolver,
+    "exponential-heun": sampling.ExponentialHeun,
+    "heun": sampling.Heun,
 }
-GRIDS = {"uniform": Uniform, "quadratic": Quadratic, "log-snr": LogSnr, "karras": Karras}
+GRIDS = {
+    "uniform": sampling.Uniform,
+    "quadratic": sampling.Quadratic,
+    "log-snr": sampling.LogSnr,
+    "karras": sampling.Karras,
+}
 CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 
 

@@ -57,8 +57,8 @@ class Evaluation:
     """What is measured, and on which images."""
 
     metrics: Annotated[tuple[str, ...], NAMES] = DEFAULT_METRICS
-    """fid (Frechet distance), kid (kernel distance), pr (precision, recall, density, coverage), is (Inception score),
-    swd (sliced Wasserstein distance), nn (nearest training images), bpd (bits/dim)."""
+    """fid: Frechet distance. kid: kernel distance. pr: precision, recall, density, coverage. is: Inception score.
+    swd: sliced Wasserstein distance. nn: nearest training images. bpd: bits/dim."""
     num_samples: int = 50_000
     """The number of images to draw. Below 10,000 the names of the scores show it: FD-1k, not FID."""
     seed: int = 0
@@ -66,17 +66,17 @@ class Evaluation:
     guidance: float | None = None
     """The scale of classifier-free guidance, for networks trained with label dropout; None for no guidance."""
     labels: Literal["reference", "balanced"] = "reference"
-    """For a class-conditional network. balanced: all classes in turn. reference: random labels, with the class
-    frequencies of the reference, or of the training data if the reference has no labels."""
+    """For a class-conditional network: balanced draws all classes in turn, reference draws random labels.
+    Their frequencies are those of the reference, or of the training data if the reference has no labels."""
     bound_terms: int | None = None
     """For bits/dim: the number of terms of the bound to draw for each image, an unbiased estimate; None for all T."""
     batch_size: int = PER_DEVICE
     """Images drawn at a time on each device; an interruption loses one such batch."""
 
     def __post_init__(self) -> None:
-        for metric in self.metrics:
-            require("metrics", metric, metric in METRICS, f"one or more of {','.join(METRICS)}")
-        require("metrics", self.metrics, len(self.metrics) > 0, f"one or more of {','.join(METRICS)}")
+        wrong = next((metric for metric in self.metrics if metric not in METRICS), None)
+        holds = wrong is None and len(self.metrics) > 0
+        require("metrics", self.metrics if wrong is None else wrong, holds, f"one or more of {','.join(METRICS)}")
         require("labels", self.labels, self.labels in ("reference", "balanced"), "'reference' or 'balanced'")
         require_int("num_samples", self.num_samples, FEWEST)
         require_int("batch_size", self.batch_size, 1)
@@ -277,17 +277,14 @@ class EvaluationJob:
         """All that the scores depend on."""
         run, extractor, evaluation = self.run, self.extractor, self.evaluation
         evaluations = run.experiment.sampler.evaluations(run.experiment.schedule.build())
-        features = None
-        if self.draws and extractor is not None:
-            fields = ("name", "digest", "preprocessing")
-            features = {name: getattr(extractor, name) for name in fields}
+        fields = ("name", "digest", "preprocessing")
         return {
             "drawing": self.drawing.conditions,
             "num_samples": evaluation.num_samples if self.draws else 0,
             "evaluations": evaluations * (1 if evaluation.guidance is None else 2),
             "reference": provenance.of_source(self.reference),
             "held_out": None if self.held_out is None else provenance.of_source(self.held_out),
-            "features": features,
+            "features": {name: getattr(extractor, name) for name in fields} if self.draws else None,
             "metrics": list(evaluation.metrics),
             "bound_terms": evaluation.bound_terms,
             "images_at_a_time": evaluation.batch_size,

@@ -144,11 +144,8 @@ def _read_schedule(fields: Fields) -> Schedule:
     if not fields.flag("rescale_betas_zero_snr"):
         return spec
     holds = fields["prediction_type"] != "epsilon" and fields["predict_epsilon"] is True
-    fields.require(
-        "rescale_betas_zero_snr",
-        holds,
-        "false, as z_T is then independent of x, and a prediction of eps determines no x",
-    )
+    expected = "false, as z_T is then independent of x, and a prediction of eps determines no x"
+    fields.require("rescale_betas_zero_snr", holds, expected)
     return Betas(zero_terminal_snr(spec.betas()))
 
 

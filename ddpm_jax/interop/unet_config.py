@@ -191,14 +191,10 @@ def _heads(fields: Fields, widths: set[int], last: int, middle: str) -> dict[str
 
 def _with_group_size(fields: Fields, net: UNet, image_shape: tuple[int, int, int]) -> UNet:
     """The network with the min_group_size that gives every normalisation as many groups as in diffusers."""
-    widths = _norm_widths(net, image_shape)
-    for least in (2, 1):
-        net = dataclasses.replace(net, min_group_size=least)
-        if _groups(net, widths) == {net.norm_groups}:
-            return net
-    found = ", ".join(map(str, sorted(widths)))
-    fields.require("norm_num_groups", False, f"a divisor of the channels that are normalised, {found}")
-    return net
+    widths, groups = _norm_widths(net, image_shape), net.norm_groups
+    expected = f"a divisor of the channels that are normalised, {', '.join(map(str, sorted(widths)))}"
+    fields.require("norm_num_groups", all(width % groups == 0 for width in widths), expected)
+    return dataclasses.replace(net, min_group_size=min(2, min(widths) // groups))
 
 
 def _norm_widths(net: UNet, image_shape: tuple[int, int, int]) -> set[int]:
