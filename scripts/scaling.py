@@ -38,11 +38,7 @@ class Options:
     devices: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of devices; of TPU chips 1, 2, 4, ... 256."""
     layouts: tuple[Literal["data", "fsdp", "both"], ...] = ("data", "fsdp", "both")
-<<<<<<< HEAD
-    """data: the state is on every device; fsdp: it is cut over all; both: over groups of at most 4 devices."""
-=======
     """data: the state is on every device. fsdp: it is cut over all. both: it is cut over groups of at most 4."""
->>>>>>> w-eval
     per_device: int = 16
     """Images in a step on each device."""
     steps: tuple[int, ...] = ()
