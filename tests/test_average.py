@@ -344,7 +344,7 @@ def test_a_snapshot_that_cannot_be_written_is_told_of_and_the_last_is_tried_agai
     with pytest.raises(RunError, match=r"the snapshot of step 6 cannot be written to .*same command resumes the run"):
         snapshots.finish(6, average)
     assert [text.partition(" cannot ")[0] for text in said] == [f"the snapshot of step {step}" for step in (4, 6)]
-    assert "There is no snapshot yet; training goes on without it, and the next is due at step 6" in said[0]
+    assert "There is no snapshot yet; training continues without it, and the next is due at step 6" in said[0]
     assert said[1].endswith("it will be tried once more")
     (tmp_path / "snapshots").unlink()
     snapshots.finish(6, average)

@@ -688,6 +688,7 @@ def test_while_it_is_written_nothing_is_there(tmp_path):
 # Cards.
 
 
+@pytest.mark.slow
 def test_the_card_has_the_scores_of_these_weights_and_their_conditions(finished, one, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     run, of = load_run(finished, one), Evaluation(metrics=("bpd",), bound_terms=1)

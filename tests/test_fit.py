@@ -26,6 +26,7 @@ def draw_x(key):
     return DATA.sample(key, 64)
 
 
+@pytest.mark.slow
 def test_it_learns_the_denoiser(recipe):
     """The loss comes down to that of E[x | z_t], the least there is."""
     state, losses = fit(jax.random.key(0), recipe, draw_x, 400)

@@ -274,6 +274,7 @@ def test_every_example_counts_once_whatever_the_devices():
         np.testing.assert_array_equal(found["number"], np.arange(13))
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_split_is_the_same_on_any_mesh(tiny, key):
     experiment = dataclasses.replace(tiny, net=Convolutions())
     source = Arrays.of(Digits(split="test").arrays["image"][:11])

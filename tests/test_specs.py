@@ -13,8 +13,7 @@ import pytest
 import ddpm_jax
 from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.data import Source
-from ddpm_jax.data.map_examples import From
-from ddpm_jax.data.sources import InMemory, StandIn
+from ddpm_jax.data.sources import InMemory, StandIn, Subset
 from ddpm_jax.devices.cluster import Seat
 from ddpm_jax.devices.mesh import MeshShape
 from ddpm_jax.diffusion.objective import Hybrid, SquaredError
@@ -182,7 +181,7 @@ def test_public_names_are_written(tiny):
 
 
 # Classes with the methods of a source: two bases without examples, and two views of a source that is being read.
-NOT_HELD = {InMemory, StandIn, Images, From}
+NOT_HELD = {InMemory, StandIn, Images, Subset}
 
 
 def classes_of_the_package() -> set[type]:
