@@ -13,7 +13,8 @@ import pytest
 import ddpm_jax
 from ddpm_jax.cli.train import read_experiment
 from ddpm_jax.data import Source
-from ddpm_jax.data.sources import InMemory, StandIn, Subset
+from ddpm_jax.data.source import Subset
+from ddpm_jax.data.sources import InMemory, StandIn
 from ddpm_jax.devices.cluster import Seat
 from ddpm_jax.devices.mesh import MeshShape
 from ddpm_jax.diffusion.objective import Hybrid, SquaredError
