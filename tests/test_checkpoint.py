@@ -1,5 +1,8 @@
 """What is read is what was written, or it is refused: a flipped bit, a missing file, another shape."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +128,24 @@ def test_which_checkpoints_stay(trees, tmp_path):
     checkpoints.wait()
     assert checkpoints.steps()[0] == 9
     checkpoints.close()
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import jax.numpy as jnp
+from ddpm_jax.storage.checkpoint import Checkpoints
+
+folder = Path(sys.argv[1]) / "checkpoints"
+folder.write_text("a file where the folder should be")
+checkpoints = Checkpoints(folder)
+checkpoints.finish(1, {"training": {"step": jnp.zeros(3)}}, {})
+"""
+
+
+def test_a_process_ends_after_a_save_that_failed(tmp_path):
+    """Orbax's threads would wait for minutes for a folder that is made in the background."""
+    command = [sys.executable, "-c", FAILING, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 1
+    assert "RunError" in found.stderr

@@ -40,6 +40,8 @@ class OrbaxFolder:
             max_to_keep=self._keep_last,
             keep_period=self._keep_every,
             create=False,
+            # Made in the background, a folder that cannot be made leaves threads that wait for it for minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             # Two managers may save at once: their processes wait for one another under different names.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
         )
