@@ -6,8 +6,9 @@ mesh has two axes.  Every batch is sharded over both.  The training state is rep
 device keeps and updates its shard.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,7 +16,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from ddpm_jax.errors import check_fields, require, require_int
+from ddpm_jax.errors import RunError, check_fields, require, require_int
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,32 @@ def broadcast(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def on_first_process(work: Callable[[], Result], failure: str) -> Result | None:
+    """The result of some work of the first process.
+
+    The others wait until the work is done, as a process that leaves early counts as dead.
+
+    Args:
+        work: the work, a function of no arguments.
+        failure: what the first process could not do, for the message of the others.
+
+    Returns:
+        The result on the first process, None on the others.
+
+    Raises:
+        RunError: on the other processes, if the work failed; the first process raises the error of the work.
+    """
+    found, done = None, False
+    try:
+        if jax.process_index() == 0:
+            found, done = work(), True
+    finally:
+        done = broadcast(done)
+    if not done:
+        raise RunError(f"the first process could not {failure}; its own message says why")
+    return found
 
 
 def with_sharding(shapes: Any, shardings: Any) -> Any:

@@ -22,11 +22,10 @@ from ddpm_jax.data.deferred import Deferred
 from ddpm_jax.data.source import Source
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.splits import held_out_split
-from ddpm_jax.devices.mesh import broadcast
+from ddpm_jax.devices.mesh import broadcast, on_first_process
 from ddpm_jax.errors import require, require_int
 from ddpm_jax.evaluation import figures, provenance, scores
 from ddpm_jax.evaluation.page import page
-from ddpm_jax.evaluation.processes import on_first_process
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.reference import Reference, class_counts, name_of
 from ddpm_jax.evaluation.report import Report, Score

@@ -22,12 +22,11 @@ from ddpm_jax.data.source import HasArrays, Source, split_of
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.stream import gather
 from ddpm_jax.data.tfds import Tfds
-from ddpm_jax.devices.mesh import broadcast
+from ddpm_jax.devices.mesh import broadcast, on_first_process
 from ddpm_jax.devices.precision import FULL, quoted_precision
 from ddpm_jax.errors import require
 from ddpm_jax.evaluation import provenance
 from ddpm_jax.evaluation.labels import ClassCounts
-from ddpm_jax.evaluation.processes import on_first_process
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.samples import Features, features_of
 from ddpm_jax.evaluation.shards import Shards

@@ -28,7 +28,7 @@ from ddpm_jax.data.images import to_pixels
 from ddpm_jax.data.map_examples import numbers
 from ddpm_jax.data.stream import batches
 from ddpm_jax.devices.axes import entered
-from ddpm_jax.devices.mesh import broadcast, global_batch, local_rows
+from ddpm_jax.devices.mesh import broadcast, global_batch, local_rows, on_first_process
 from ddpm_jax.devices.preemption import Preempted, PreemptionListener, pack, unpack
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.errors import RunError
@@ -94,11 +94,7 @@ def train(
         with locked(workdir, report=print) as check_lock, ExitStack() as stack:
             check_resumable(experiment, workdir)  # again: the process that held the lock may have written
             broadcast(0)  # every process has read the folder before the first one changes it
-            try:
-                if jax.process_index() == 0:
-                    set_aside_lost(workdir, report=print)
-            finally:
-                broadcast(0)
+            on_first_process(lambda: set_aside_lost(workdir, report=print), "set aside a lost run")
             training = Training(plan, step, workdir, trace, debug_nans, check_lock, stack)
             if data is not None:
                 write_fingerprint(workdir, data)

@@ -6,11 +6,9 @@ Batch n is a function of (seed, n) only while the data stay the same, so a run w
 import dataclasses
 from collections.abc import Callable
 
-import jax
-
 from ddpm_jax.data.examine import as_message, quick_problems
 from ddpm_jax.data.fingerprint import Fingerprint, changes, fingerprint
-from ddpm_jax.devices.mesh import broadcast
+from ddpm_jax.devices.mesh import on_first_process
 from ddpm_jax.errors import RunError
 from ddpm_jax.storage.checkpoint import steps_in
 from ddpm_jax.storage.paths import RunPath, io_errors, write_bytes
@@ -32,18 +30,7 @@ def check_data(experiment: Experiment, workdir: RunPath, report: Callable[[str],
     Raises ValueError if the data have faults that are found quickly, and RunError if they differ from the data that the
     run in `workdir` was trained on.
     """
-    found, failure = None, None
-    if jax.process_index() == 0:
-        try:
-            found = _looked_at(experiment, workdir, report)
-        except Exception as error:  # raised below: the other processes wait until then
-            failure = error
-    fine = broadcast(failure is None)
-    if failure is not None:
-        raise failure
-    if not fine:
-        raise RunError("the first process refuses the data; it says why")
-    return found
+    return on_first_process(lambda: _looked_at(experiment, workdir, report), "accept the data")
 
 
 def _looked_at(experiment: Experiment, workdir: RunPath, report: Callable[[str], None]) -> Fingerprint | None:
