@@ -456,6 +456,7 @@ CHANGES = {
 REFUSED = {"patch_size": "patch_size", "min_group_size": "norm_groups"}
 
 
+@pytest.mark.slow
 def test_every_field_of_our_network_is_written_or_refused():
     assert CHANGES.keys() == {field.name for field in dataclasses.fields(UNet)} - {"dtype", "remat"}
     plain = dataclasses.replace(BASE, num_classes=10)

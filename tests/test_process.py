@@ -9,7 +9,7 @@ import sys
 CODE = """
 import asyncio, gc, importlib, json, logging, pkgutil, signal, sys, warnings
 # What these do when they are imported is their own affair.
-import absl.logging, diffrax, flax.linen, grain, jax, optax, orbax.checkpoint, PIL.Image, rich.progress, safetensors
+import absl.logging, diffrax, flax.linen, jax, optax, orbax.checkpoint, PIL.Image, rich.progress, safetensors
 import tensorboardX, tensorflow_datasets, tyro
 
 def state():
