@@ -30,6 +30,38 @@ def short_repr(value: Any) -> str:
     return text if len(text) <= 400 and "\n" not in text else f"a {type(value).__name__}"
 
 
+def require_part(field: str, value: Any, kind: type, expected: str) -> None:
+    """Raise ValueError unless `value` is a `kind`, a frozen dataclass whose fields are all that it holds.
+
+    Compiled programs are found by these fields: two values that differ in anything else would share one program.
+    """
+    require(field, value, isinstance(value, kind) and not isinstance(value, type), expected)
+    require(field, value, dataclasses.is_dataclass(value), f"{expected}: a class with @dataclass(frozen=True)")
+    fields = [part.name for part in dataclasses.fields(value)]
+    hidden = next((name for name in getattr(value, "__dict__", {}) if name not in fields), None)
+    if hidden is not None:
+        about = f"{field} is a {type(value).__name__} with the attribute {hidden}, which is no field"
+        raise ValueError(f"{about}; expected a class with @dataclass(frozen=True)")
+    for part in fields:
+        content = getattr(value, part)
+        hashable = "Tracer" in type(content).__name__ or _is_hashable(content)
+        require(f"{field}.{part}", content, hashable, "a number, a string, a tuple of them or a frozen dataclass")
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def require_number(field: str, value: Any, expected: str) -> None:
+    """Raise ValueError unless `value` is one number, Python's, NumPy's or JAX's."""
+    in_array = getattr(value, "shape", None) == () and np.dtype(value.dtype).kind in "iuf"
+    require(field, value, _is_number(value) or in_array, expected)
+
+
 def as_int(value: Any) -> int | None:
     """A Python or NumPy integer, or an integer array of shape (), as int; None for anything else, bool included."""
     if isinstance(value, bool | np.bool_) or getattr(value, "shape", ()) != ():

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
 from ddpm_jax.devices.axes import take
-from ddpm_jax.errors import require, require_key
+from ddpm_jax.errors import require, require_int, require_key
 
 type_of_array = jax.Array | np.ndarray
 
@@ -58,10 +58,24 @@ def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcasta
     """
     if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
         check_timesteps(t, 0, len(table) - 1)
+    check_time(t, like)
     t = jnp.asarray(t)
-    if t.shape not in ((), like.shape[:1]):
-        raise ValueError(f"t has shape {t.shape}; expected () or {like.shape[:1]}, one for each example")
     return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else take(table, t), like)
+
+
+def check_time(t: Any, like: Batch) -> None:
+    """Raise ValueError unless t is one number, whole or real, or one for each example of `like`."""
+    expected = f"() or {like.shape[:1]}, one for each example"
+    dtype = t.dtype if hasattr(t, "dtype") else np.asarray(t).dtype
+    require("t", t, jnp.issubdtype(dtype, jnp.number), f"numbers of shape {expected}")
+    if jnp.shape(t) not in ((), like.shape[:1]):
+        raise ValueError(f"t has shape {jnp.shape(t)}; expected {expected}")
+
+
+def check_first_index(first_index: Any) -> None:
+    """Raise ValueError unless first_index is a whole number, 0 or more; inside a jitted function its type counts."""
+    if not (isinstance(first_index, jax.core.Tracer) and jnp.issubdtype(first_index.dtype, jnp.integer)):
+        require_int("first_index", first_index, 0)
 
 
 def per_example(values: Any, like: Batch) -> Shaped[Array, "..."]:

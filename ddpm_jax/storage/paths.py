@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from etils import epath
 
-from ddpm_jax.errors import RunError
+from ddpm_jax.errors import RunError, require
 
 RunPath: TypeAlias = Path | epath.Path
 
@@ -33,6 +33,7 @@ def run_path(folder: str | os.PathLike[str]) -> RunPath:
 
     Raises RunError if the address is of an unknown kind, or needs a package that is not installed.
     """
+    require("folder", folder, isinstance(folder, str | os.PathLike), "a path, as text or a pathlib.Path")
     text = os.fspath(folder)
     scheme, separator, _ = text.partition("://")
     if not separator:

@@ -33,6 +33,7 @@ def fit(
     """
     require_key(key)
     require("recipe", recipe, isinstance(recipe, Recipe), "a Recipe, such as Recipe(Mlp(), schedule)")
+    require("draw_x", draw_x, callable(draw_x), "a function of a key that returns a batch x")
     num_steps = require_int("num_steps", num_steps, 1)
     if state is None:
         shape = jax.eval_shape(draw_x, key).shape

@@ -31,7 +31,7 @@ from ddpm_jax.devices.axes import entered
 from ddpm_jax.devices.mesh import broadcast, global_batch, local_rows
 from ddpm_jax.devices.preemption import Preempted, PreemptionListener, pack, unpack
 from ddpm_jax.diffusion.arrays import stream
-from ddpm_jax.errors import RunError
+from ddpm_jax.errors import RunError, require
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.storage.lock import locked
@@ -83,6 +83,8 @@ def train(
             disk has changed.  Also if training diverged, or the last checkpoint cannot be written.
         Preempted: a SIGTERM ended it early.  Everything is saved; the same call resumes it.
     """
+    is_one = isinstance(experiment, Experiment)
+    require("experiment", experiment, is_one, "an Experiment, such as Experiment(name, data, net)")
     workdir, plan = run_path(workdir), experiment.plan(mesh)
     check_resumable(experiment, workdir)
     require_folder(workdir, "choose another --workdir")
