@@ -10,6 +10,9 @@ from typing import Any, get_args, get_origin
 
 import numpy as np
 
+__all__ = ["RunError", "as_int", "as_numbers", "check_fields", "require", "require_int", "require_key"]
+__all__ += ["require_number", "require_part", "require_shape", "short_repr"]
+
 
 class RunError(RuntimeError):
     """A run cannot start or continue; the message says why and what to do."""

@@ -17,6 +17,9 @@ from jaxtyping import Int
 
 from ddpm_jax.errors import check_fields, require, require_int
 
+__all__ = ["MeshShape", "broadcast", "by_example", "check_divides", "fetch", "global_batch", "local_rows"]
+__all__ += ["replicated", "shardings", "with_sharding"]
+
 
 @dataclass(frozen=True)
 class MeshShape:

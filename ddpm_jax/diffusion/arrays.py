@@ -23,6 +23,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 from ddpm_jax.devices.axes import take
 from ddpm_jax.errors import require, require_int, require_key
 
+__all__ = ["Batch", "Images", "Key", "Keys", "PerExample", "Pixels", "Predict", "Rows", "Table", "Timesteps"]
+__all__ += ["Whole", "as_data", "check_first_index", "check_shape", "check_time", "check_timesteps", "curve"]
+__all__ += ["example_keys", "lookup", "normals", "per_example", "root", "stream"]
+
 type_of_array = jax.Array | np.ndarray
 
 Batch = Float[type_of_array, "batch *dims"]  # data, latents, noise, network outputs

@@ -48,6 +48,8 @@ from ddpm_jax.diffusion.targets import Prediction
 from ddpm_jax.diffusion.timesteps import strata
 from ddpm_jax.errors import require, require_int
 
+__all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "term", "term_of"]
+
 
 @flax.struct.dataclass
 class Term:

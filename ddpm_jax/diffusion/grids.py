@@ -15,6 +15,9 @@ from ddpm_jax.diffusion.arrays import Whole
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import check_fields, require, require_int
 
+__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform", "tail"]
+__all__ += ["times_before"]
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -42,6 +42,8 @@ from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.errors import require, require_int, require_number
 
+__all__ = ["Likelihood", "log_likelihood", "velocity"]
+
 
 @flax.struct.dataclass
 class Likelihood:

@@ -44,6 +44,8 @@ from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.targets import X
 from ddpm_jax.errors import as_numbers, require, require_int, require_key
 
+__all__ = ["Mixture"]
+
 
 @flax.struct.dataclass
 class Mixture:

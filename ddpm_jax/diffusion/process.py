@@ -12,6 +12,8 @@ import jax
 from ddpm_jax.diffusion.arrays import Table
 from ddpm_jax.errors import short_repr
 
+__all__ = ["Process", "check_process"]
+
 
 @runtime_checkable
 class Process(Protocol):

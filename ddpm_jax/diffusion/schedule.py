@@ -37,6 +37,9 @@ from ddpm_jax.diffusion.arrays import Table
 from ddpm_jax.diffusion.process import EXPECTED_PROCESS
 from ddpm_jax.errors import check_fields, require, require_int, short_repr
 
+__all__ = ["Betas", "Chain", "Cosine", "Linear", "ScaledLinear", "Schedule", "Sigmoid", "betas_of", "check_betas"]
+__all__ += ["from_betas", "resample"]
+
 
 @flax.struct.dataclass
 class Chain:

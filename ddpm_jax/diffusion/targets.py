@@ -27,6 +27,8 @@ from ddpm_jax.diffusion.forward import diffuse, noise_between, posterior_weights
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import require
 
+__all__ = ["Eps", "Mean", "Prediction", "Score", "Target", "V", "X", "convert"]
+
 
 class Prediction(NamedTuple):
     """A prediction of the data and, equivalently, of the noise: z_t = signal_t x + noise_t eps."""

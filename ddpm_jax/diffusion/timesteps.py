@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.diffusion.arrays import Key, PerExample
 from ddpm_jax.errors import check_fields, require, require_int
 
+__all__ = ["LossAwareTimesteps", "LossHistory", "StratifiedTimesteps", "TimestepRule", "UniformTimesteps", "strata"]
+
 
 @dataclass(frozen=True)
 class TimestepRule:

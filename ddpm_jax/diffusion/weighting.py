@@ -20,6 +20,8 @@ from ddpm_jax.diffusion.targets import Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import check_fields, require
 
+__all__ = ["P2", "MinSnr", "Simple", "Vlb", "Weighting", "Weights", "weights"]
+
 
 @dataclass(frozen=True)
 class Weighting:

@@ -49,6 +49,8 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.errors import check_fields, require, require_int
 
+__all__ = ["Averaging", "Ema", "PowerEma", "gamma_of", "require_width", "width_of"]
+
 NARROWEST, WIDEST = 1e-4, 1 / math.sqrt(12)
 # Steps whose shares are computed at once.
 BLOCK = 4096
