@@ -91,8 +91,8 @@ def guided(
             "labels=jnp.full(n, net.null_label)), which a network trained with label_dropout > 0 has"
         )
     check_denoiser(null_model, "null_model")
-    same = _same_process(model, null_model)
-    require("null_model.process", "another one", same, "the process of model")
+    if not _same_process(model, null_model):
+        raise ValueError("null_model.process differs from model.process; expected the process of model")
     return dataclasses.replace(model, predict=Guided(model, null_model, _strength(scale), _interval(interval)))
 
 

@@ -39,7 +39,7 @@ def run_path(folder: str | os.PathLike[str]) -> RunPath:
     if not separator:
         return local_path(text)
     if scheme not in SCHEMES:
-        raise RunError(f"{text} is no address of a folder; expected a local path or {known_schemes()}")
+        raise RunError(f"{text} is not the address of a folder; expected a local path or {known_schemes()}")
     if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec(SCHEMES[scheme]) is None:
         extra = "ddpm-jax[gcs]" if scheme == "gs" else SCHEMES[scheme]
         raise RunError(f"{text} needs the package {SCHEMES[scheme]}: pip install '{extra}'")

@@ -34,7 +34,7 @@ The *width* of a profile is its standard deviation as a share of t.  With E[tau^
     width^2 = (gamma + 1) / (gamma + 3) - ((gamma + 1) / (gamma + 2))^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)),
 
 which falls from 1/12 at gamma = 0, the plain mean, towards 0 as gamma grows: each width up to 1 / sqrt(12) = 0.2887
-belongs to one gamma >= 0.  Averages of any width can be had afterwards from the snapshots that `PowerEma` keeps
+belongs to one gamma >= 0.  Averages of any width can be computed afterwards from the snapshots that `PowerEma` keeps
 (`ddpm_jax.training.posthoc`).
 """
 
@@ -164,7 +164,7 @@ class Ema(Averaging):
 
 @dataclass(frozen=True)
 class PowerEma(Averaging):
-    """Averages by powers of time (Karras et al. 2024), kept in snapshots from which one of any width can be had."""
+    """Averages by powers of time (Karras et al. 2024), kept in snapshots, from which any width can be computed."""
 
     width: float = 0.10
     """The standard deviation of the average's profile, as a share of the training so far; at most 0.2886."""
