@@ -58,7 +58,16 @@ class Rows(Protocol):
 def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcastable"]:
     """table[t], one number per example, shaped [batch, 1, ..., 1] to broadcast against `like`.
 
-    A scalar t gives [1, ..., 1]; a real t interpolates between the entries.
+    Args:
+        table: one number for each t = 0..T.
+        t: [batch] or one for all; a real t interpolates between the entries (`curve`).
+        like: the batch, [batch, ...].
+
+    Returns:
+        float32 [batch, 1, ..., 1], or [1, ..., 1] for one t.
+
+    Raises:
+        ValueError: t is not a number, has the wrong shape, or is a whole number outside 0..T.
     """
     if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
         check_timesteps(t, 0, len(table) - 1)
@@ -192,6 +201,14 @@ def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
     """One key for each example first_index, ..., first_index + batch - 1.
 
     Key i depends on (key, i) only, so image i is the same image in any batch on any mesh.
+
+    Args:
+        key: the key.
+        first_index: the number of the first example.
+        batch: the number of examples.
+
+    Raises:
+        ValueError: key is not a key.
     """
     require_key(key)
     indices = jnp.asarray(first_index, jnp.uint32) + jnp.arange(batch, dtype=jnp.uint32)
@@ -199,5 +216,14 @@ def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
 
 
 def normals(keys: Keys, index: Int[Array, ""] | int, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
-    """eps ~ N(0, I) of `shape`, each example's from its own key and the index: float32."""
+    """eps ~ N(0, I), a function of each example's key and the index.
+
+    Args:
+        keys: one key for each example (`example_keys`).
+        index: the number of the draw.
+        shape: (batch, ...).
+
+    Returns:
+        float32 of `shape`.
+    """
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape[1:], jnp.float32))(keys)

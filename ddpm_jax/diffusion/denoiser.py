@@ -114,7 +114,14 @@ class Denoiser:
         return of_target, of_variance
 
     def read(self, output: Batch, of_variance: Batch | None, z_t: Batch, t: Timesteps) -> Prediction:
-        """The prediction that an output at z_t means, x clipped; arguments as `output` returns them."""
+        """The prediction for an output at z_t, with x clipped as `clip` says.
+
+        Args:
+            output: the output for the target, as `output` returns it.
+            of_variance: the output for the variance; None if it is not learned.
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+        """
         x, eps, _ = self.target.decode(self.process, output, z_t, t)
         if not isinstance(self.clip, NoClipping):
             x = self.clip(x)
@@ -122,7 +129,18 @@ class Denoiser:
         return Prediction(x, eps, None if of_variance is None else (jnp.asarray(of_variance) + 1) / 2)
 
     def denoise(self, z_t: Batch, t: Timesteps) -> Prediction:
-        """x and eps predicted at z_t, float32 [batch, ...]; t in 1..T, [batch] or one for all."""
+        """The x and eps that the network predicts at z_t.
+
+        Args:
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+
+        Returns:
+            (x, eps, var_fraction), each shaped like z_t; var_fraction is None if the variance is not learned.
+
+        Raises:
+            ValueError: as in `output`.
+        """
         return self.read(*self.output(z_t, t), z_t, t)
 
     def normal(

@@ -24,7 +24,15 @@ class Grid:
     """A rule for the timesteps; subclasses give `places`."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        """The `num_steps` times at which the steps begin, falling, in 1..T; not rounded."""
+        """The times at which the steps begin.
+
+        Args:
+            process: the forward process.
+            num_steps: the number of steps, in 1..T.
+
+        Returns:
+            float [num_steps], falling, in 1..T; `times` rounds them.
+        """
         raise NotImplementedError
 
     def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:

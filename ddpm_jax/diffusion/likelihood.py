@@ -60,7 +60,16 @@ class Likelihood:
 
 
 def velocity(model: Denoiser, z: Batch, t: Float[Array, ""]) -> Float[Array, "batch *dims"]:
-    """dz/dt of the probability flow at a real t in (0, T]."""
+    """dz/dt of the probability flow.
+
+    Args:
+        model: the denoiser.
+        z: the latent, float32 [batch, ...].
+        t: a real time in (0, T], for all examples.
+
+    Returns:
+        float32, shaped like z.
+    """
     prediction = model.denoise(z, jnp.full(z.shape[:1], t))
     tables = (model.process.signal, model.process.noise)
     signal_rate, noise_rate = (jax.jvp(partial(curve, table), (t,), (jnp.ones_like(t),))[1] for table in tables)

@@ -44,7 +44,13 @@ class TimestepRule:
         raise NotImplementedError
 
     def update(self, memory: Any, t: Int[Array, " batch"], losses: PerExample) -> Any:
-        """The memory after a step; losses: those of the examples, float32 [batch], not weighted."""
+        """The memory after a step.
+
+        Args:
+            memory: the memory before it.
+            t: the timesteps of the batch, int32 [batch].
+            losses: the losses of the examples, float32 [batch], not weighted.
+        """
         return memory
 
 

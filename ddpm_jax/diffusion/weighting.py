@@ -131,6 +131,16 @@ class Weights(Weighting):
 
 
 def weights(weighting: Weighting, process: Process, t: Timesteps, target: Target) -> Float[Array, "..."]:
-    """The weights on the squared error of the output of a network that predicts `target`."""
+    """The weights on the squared error of a network's output.
+
+    Args:
+        weighting: the weighting.
+        process: the forward process.
+        t: int32, in 1..T.
+        target: what the network predicts.
+
+    Returns:
+        float32, shaped like t.
+    """
     weight = weighting(process, t)
     return weight / target.error_ratio(process, t) if weighting.of_x else weight

@@ -114,7 +114,13 @@ class Averaging:
         return False
 
     def update(self, averages: tuple[Any, ...], params: Any, step: Int[Array, ""]) -> tuple[Any, ...]:
-        """The averages, one tree for each profile, after step number `step`, whose new parameters are `params`."""
+        """The averages after a step.
+
+        Args:
+            averages: the averages before it, one tree for each profile.
+            params: the new parameters.
+            step: the number of the step, from 1.
+        """
 
         def move(average: Any, share: Float[Array, ""]) -> Any:
             return jax.tree.map(lambda old, new: old + share * (new - old), average, params)

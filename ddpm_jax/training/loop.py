@@ -238,8 +238,8 @@ class Training:
         newest = next(iter(self.checkpoints.steps()), None)
         kept = "No step was taken yet" if newest is None else f"The state after step {newest} is saved"
         raise ValueError(
-            f"{reason_of(error, f'the batch of step {step + 1}')}. {kept}; once the data are repaired, the same command "
-            f"resumes from there. `ddpm-jax check` lists all examples that are wrong"
+            f"{reason_of(error, f'the batch of step {step + 1}')}. {kept}; once the data are repaired, the same "
+            f"command resumes from there. `ddpm-jax check` lists all examples that are wrong"
         ) from error
 
     def record(self, step: int) -> None:
