@@ -6,6 +6,7 @@ A message names the field, its value and what is accepted: "batch_size is 0; exp
 import dataclasses
 import operator
 import types
+from functools import cached_property
 from typing import Any, get_args, get_origin
 
 import numpy as np
@@ -41,8 +42,9 @@ def require_part(field: str, value: Any, kind: type, expected: str) -> None:
     require(field, value, isinstance(value, kind) and not isinstance(value, type), expected)
     require(field, value, dataclasses.is_dataclass(value), f"{expected}: a class with @dataclass(frozen=True)")
     fields = [part.name for part in dataclasses.fields(value)]
-    hidden = next((name for name in getattr(value, "__dict__", {}) if name not in fields), None)
-    if hidden is not None:
+    for hidden in set(getattr(value, "__dict__", {})) - set(fields):
+        if isinstance(getattr(type(value), hidden, None), cached_property):
+            continue
         about = f"{field} is a {type(value).__name__} with the attribute {hidden}, which is no field"
         raise ValueError(f"{about}; expected a class with @dataclass(frozen=True)")
     for part in fields:

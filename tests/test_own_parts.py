@@ -1,6 +1,7 @@
 """Parts of a user's own: what is refused in one line, before a library fails on it or a wrong program is reused."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +68,17 @@ def test_a_class_with_attributes_that_are_no_fields():
 
 def test_a_class_without_fields_needs_no_decorator():
     class Still(sampling.Sampler):
+        @functools.cached_property
+        def half(self):
+            return self.num_steps / 2
+
         def step(self, model, now, memory):
-            return now.z_t, memory
+            return now.z_t + 0 * self.half, memory
 
     first, second = (sampling.sample(KEY, MODEL, Still(n), (2, 3)) for n in (2, 3))
+    kept = Still(2)
+    assert kept.half == 1.0  # now among its attributes
+    sampling.sample(KEY, MODEL, kept, (2, 3))
     np.testing.assert_array_equal(first, second)
 
 
@@ -200,3 +208,21 @@ def test_a_network_of_ones_own():
         experiment(net=Gain()).model(params, np.zeros(2, int))
     with pytest.raises(ValueError, match="guidance is '2'; expected a finite number"):
         experiment(net=Gain()).model(params, None, "2")
+
+
+def test_a_denoiser_shows_the_network_that_it_was_given():
+    class Network:
+        gain = 2.0
+
+        def __init__(self):
+            self.bias = jnp.ones(3)
+
+        def __call__(self, z_t, t):
+            return z_t + self.bias
+
+        def __repr__(self):
+            return f"Network(bias={self.bias.shape})"
+
+    model = Denoiser(Network(), PROCESS)
+    assert "predict=Network(bias=(3,))" in repr(model)
+    assert "predict=<function" in repr(MODEL)
