@@ -1,4 +1,4 @@
-"""How a training starts: what must hold before anything is written, the step, and the state to go on from."""
+"""How a training starts: what must hold before anything is written, the step, and the state to start from."""
 
 import dataclasses
 import itertools
