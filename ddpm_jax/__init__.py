@@ -5,6 +5,7 @@ The mathematics, bottom to top: `schedule`, `forward`, `targets`, `variance`, `d
 `load_run` reads what it trained.  The architecture page, README.md beside this file, says which folder holds what.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,22 @@ __all__ = [
     "launch", "likelihood", "load_run", "mesh", "metrics", "mixture", "nets", "objective", "optimizer", "precision",
     "process", "sampling", "schedule", "targets", "timesteps", "train", "variance", "weighting",
 ]  # fmt: skip
+
+
+def lazy_modules(package: str, names: list[str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a package, which imports its modules of these names when they are first used.
+
+    Args:
+        package: the name of the package.
+        names: its modules.
+    """
+
+    def find(name: str) -> Any:
+        if name in names:
+            return import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
 
 
 def __getattr__(name: str) -> Any:

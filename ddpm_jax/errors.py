@@ -6,9 +6,13 @@ A message names the field, its value and what is accepted: "batch_size is 0; exp
 import dataclasses
 import operator
 import types
+from functools import cached_property
 from typing import Any, get_args, get_origin
 
 import numpy as np
+
+__all__ = ["RunError", "as_int", "as_numbers", "check_fields", "require", "require_int", "require_key"]
+__all__ += ["require_number", "require_part", "require_shape", "short_repr"]
 
 
 class RunError(RuntimeError):
@@ -28,6 +32,39 @@ def short_repr(value: Any) -> str:
         return f"an array of {dtype} {list(shape or ())}"
     text = repr(value)
     return text if len(text) <= 400 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def require_part(field: str, value: Any, kind: type, expected: str) -> None:
+    """Raise ValueError unless `value` is a `kind`, a frozen dataclass whose fields are all that it holds.
+
+    Compiled programs are found by these fields: two values that differ in anything else would share one program.
+    """
+    require(field, value, isinstance(value, kind) and not isinstance(value, type), expected)
+    require(field, value, dataclasses.is_dataclass(value), f"{expected}: a class with @dataclass(frozen=True)")
+    fields = [part.name for part in dataclasses.fields(value)]
+    for hidden in set(getattr(value, "__dict__", {})) - set(fields):
+        if isinstance(getattr(type(value), hidden, None), cached_property):
+            continue
+        about = f"{field} is a {type(value).__name__} with the attribute {hidden}, which is no field"
+        raise ValueError(f"{about}; expected a class with @dataclass(frozen=True)")
+    for part in fields:
+        content = getattr(value, part)
+        hashable = "Tracer" in type(content).__name__ or _is_hashable(content)
+        require(f"{field}.{part}", content, hashable, "a number, a string, a tuple of them or a frozen dataclass")
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def require_number(field: str, value: Any, expected: str) -> None:
+    """Raise ValueError unless `value` is one number, Python's, NumPy's or JAX's."""
+    in_array = getattr(value, "shape", None) == () and np.dtype(value.dtype).kind in "iuf"
+    require(field, value, _is_number(value) or in_array, expected)
 
 
 def as_int(value: Any) -> int | None:

@@ -203,6 +203,7 @@ def load_run(folder: str | os.PathLike[str], mesh: Mesh | None = None, ema: floa
     """
     from ddpm_jax.training.snapshots import read_average  # Orbax takes 2 s to import
 
+    require("mesh", mesh, mesh is None or isinstance(mesh, Mesh), "None or a jax.sharding.Mesh")
     folder = run_path(folder)
     path = folder / "experiment.json"
     if not path.exists():

@@ -33,6 +33,11 @@ def test_each_name_is_there(name):
         assert hasattr(getattr(ddpm_jax, name), public), (name, public)
 
 
+@pytest.mark.parametrize("name", sorted(ddpm_jax.MODULES))
+def test_each_public_module_lists_its_names(name):
+    assert getattr(ddpm_jax, name).__all__
+
+
 @pytest.mark.parametrize(
     "line", ["import ddpm_jax", "import ddpm_jax; dir(ddpm_jax)", "from ddpm_jax import __version__"]
 )
@@ -43,6 +48,7 @@ def test_the_package_is_imported_without_jax(line):
 
 def test_modules_are_attributes_and_can_be_imported():
     code = "import ddpm_jax; assert ddpm_jax.schedule.Cosine; from ddpm_jax import targets, sampling; sampling.Ddim"
+    code += "; assert ddpm_jax.metrics.frechet.moments and ddpm_jax.interop.diffusers.read"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -148,7 +148,7 @@ def test_guidance_needs_a_null_network(schedule):
 
 def test_guidance_needs_one_process(schedule):
     model, other = (Denoiser(lambda z, t: z, process) for process in (schedule, Cosine(num_steps=7).build()))
-    with pytest.raises(ValueError, match=r"null_model.process is .* expected the process of model"):
+    with pytest.raises(ValueError, match=r"null_model.process .* expected the process of model"):
         guided(model, other, 2.0)
     same = Denoiser(lambda z, t: z, jax.tree.map(jnp.array, schedule))
     guided(model, same, 2.0)

@@ -377,7 +377,7 @@ def test_a_bad_example_ends_a_training_that_is_saved(tiny, tmp_path, one, capsys
         assert metrics_of(tmp_path) == [5, 10, 12]
     else:
         write_fingerprint(tmp_path, check_data(mended, tmp_path, print))
-    assert f"the data have been mended since step {saved}:" in capsys.readouterr().out
+    assert f"the data have been repaired since step {saved}:" in capsys.readouterr().out
     again = dataclasses.replace(of, data=Own(pixels(2, 160), labels % 77), num_steps=13)
     with pytest.raises(RunError, match="learned from other data"):
         train(again, tmp_path, one)

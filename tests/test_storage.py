@@ -204,7 +204,7 @@ def test_where_all_are_broken_each_is_named(run, monkeypatch, capsys):
 @pytest.mark.parametrize("content", [b"", b'{"class": "ddpm_jax.exp', b"[1, 2]", b"\xff\xfe", b'{"class": 3}'])
 def test_a_damaged_experiment_is_an_error_in_a_line(small, one, run, content):
     (run / "experiment.json").write_bytes(content)
-    with pytest.raises(RunError, match=r"experiment.json cannot be read \(.*Put a copy of it back"):
+    with pytest.raises(RunError, match=r"experiment.json cannot be read \(.*Restore it from a copy"):
         check_resumable(small, run)
     with pytest.raises(ValueError, match=r".") as error:
         ddpm_jax.load_run(run, one)

@@ -245,7 +245,7 @@ def test_a_label_that_is_no_class_is_named(tiny):
 
 
 def test_a_part_of_the_wrong_kind_is_named(unchecked, tiny):
-    with pytest.raises(ValueError, match=r"sampler is .*; expected a Sampler, or of a class derived from it"):
+    with pytest.raises(ValueError, match=r"sampler is .*; expected a Sampler, such as Ancestral\(\)"):
         dataclasses.replace(tiny, sampler=tiny.ema)
 
 

@@ -12,9 +12,9 @@
 
 `ddpm-jax COMMAND --help` describes the options of a command.  An experiment file calls `launch`:
 
-    from ddpm_jax import Experiment, data, launch, nets
+    from ddpm_jax import Experiment, clipping, data, launch, nets
 
-    experiment = Experiment("mine", data.Folder("~/photos", size=32), nets.UNet())
+    experiment = Experiment("mine", data.Folder("~/photos", size=32), nets.UNet(), clip=clipping.Clip())
 
     if __name__ == "__main__":
         launch(experiment)

@@ -75,7 +75,7 @@ def rows_of(spec: PartitionSpec) -> Any:
 def with_automatic_axes(
     function: Callable[..., Any], args: tuple[Any, ...], batch: Any, out: Callable[[PartitionSpec], Any]
 ) -> Any:
-    """function(*args), traced with automatic axes where the batch or an argument lies on a mesh with explicit ones.
+    """function(*args), traced with automatic axes if the batch or an argument lies on a mesh with explicit ones.
 
     args: trees of arrays.  batch: an array or a NamedSharding, None for none.  out: from how the batch lies to how the
     result does, a tree of PartitionSpecs.
@@ -96,7 +96,7 @@ def with_automatic_axes(
 
 
 def _place(value: Any) -> Any:
-    """The sharding of an array or tracer, a NamedSharding itself; None where it lies on no mesh."""
+    """The sharding of an array or tracer, a NamedSharding itself; None if it lies on no mesh."""
     if isinstance(value, NamedSharding):
         return value
     if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
@@ -127,7 +127,7 @@ def _with_explicit_axes(predict: Any, rows: PartitionSpec) -> Any:
 
 
 def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
-    """predict(z_t, t), traced with automatic axes; with explicit ones where it cannot be traced so.
+    """predict(z_t, t), traced with automatic axes; with explicit ones if that fails.
 
     The second case is that of a function that closes over arrays on a mesh with explicit axes, or that uses such axes.
     """

@@ -86,10 +86,18 @@ class Split:
     """For each leaf: None for an array."""
     structure: Fixed = flax.struct.field(pytree_node=False)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def function(self) -> Any:
+        """The callable, put together again."""
         arrays = iter(self.arrays)
         leaves = [next(arrays) if fixed is None else fixed.value for fixed in self.rest]
-        return closed(jax.tree.unflatten(self.structure.value, leaves))(*args, **kwargs)
+        return closed(jax.tree.unflatten(self.structure.value, leaves))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
 
 
 def as_pytree(function: Any) -> Any:

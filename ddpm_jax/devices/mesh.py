@@ -20,6 +20,9 @@ from ddpm_jax.errors import RunError, check_fields, require, require_int
 
 Result = TypeVar("Result")
 
+__all__ = ["MeshShape", "broadcast", "by_example", "check_divides", "fetch", "global_batch", "local_rows"]
+__all__ += ["replicated", "shardings", "with_sharding"]
+
 
 @dataclass(frozen=True)
 class MeshShape:

@@ -23,6 +23,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+__all__ = ["FULL", "quoted", "quoted_precision"]
+
 FULL = "highest"
 
 P = ParamSpec("P")

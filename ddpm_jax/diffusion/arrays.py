@@ -21,7 +21,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 
 from ddpm_jax.devices.axes import take
-from ddpm_jax.errors import require, require_key
+from ddpm_jax.errors import require, require_int, require_key
+
+__all__ = ["Batch", "Images", "Key", "Keys", "PerExample", "Pixels", "Predict", "Rows", "Table", "Timesteps"]
+__all__ += ["Whole", "as_data", "check_first_index", "check_shape", "check_time", "check_timesteps", "curve"]
+__all__ += ["example_keys", "lookup", "normals", "per_example", "root", "stream"]
 
 type_of_array = jax.Array | np.ndarray
 
@@ -54,14 +58,37 @@ class Rows(Protocol):
 def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcastable"]:
     """table[t], one number per example, shaped [batch, 1, ..., 1] to broadcast against `like`.
 
-    A scalar t gives [1, ..., 1]; a real t interpolates between the entries.
+    Args:
+        table: one number for each t = 0..T.
+        t: [batch] or one for all; a real t interpolates between the entries (`curve`).
+        like: the batch, [batch, ...].
+
+    Returns:
+        float32 [batch, 1, ..., 1], or [1, ..., 1] for one t.
+
+    Raises:
+        ValueError: t is not a number, has the wrong shape, or is a whole number outside 0..T.
     """
     if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
         check_timesteps(t, 0, len(table) - 1)
+    check_time(t, like)
     t = jnp.asarray(t)
-    if t.shape not in ((), like.shape[:1]):
-        raise ValueError(f"t has shape {t.shape}; expected () or {like.shape[:1]}, one for each example")
     return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else take(table, t), like)
+
+
+def check_time(t: Any, like: Batch) -> None:
+    """Raise ValueError unless t is one number, whole or real, or one for each example of `like`."""
+    expected = f"() or {like.shape[:1]}, one for each example"
+    dtype = t.dtype if hasattr(t, "dtype") else np.asarray(t).dtype
+    require("t", t, jnp.issubdtype(dtype, jnp.number), f"numbers of shape {expected}")
+    if jnp.shape(t) not in ((), like.shape[:1]):
+        raise ValueError(f"t has shape {jnp.shape(t)}; expected {expected}")
+
+
+def check_first_index(first_index: Any) -> None:
+    """Raise ValueError unless first_index is a whole number, 0 or more; inside a jitted function its type counts."""
+    if not (isinstance(first_index, jax.core.Tracer) and jnp.issubdtype(first_index.dtype, jnp.integer)):
+        require_int("first_index", first_index, 0)
 
 
 def per_example(values: Any, like: Batch) -> Shaped[Array, "..."]:
@@ -174,6 +201,14 @@ def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
     """One key for each example first_index, ..., first_index + batch - 1.
 
     Key i depends on (key, i) only, so image i is the same image in any batch on any mesh.
+
+    Args:
+        key: the key.
+        first_index: the number of the first example.
+        batch: the number of examples.
+
+    Raises:
+        ValueError: key is not a key.
     """
     require_key(key)
     indices = jnp.asarray(first_index, jnp.uint32) + jnp.arange(batch, dtype=jnp.uint32)
@@ -181,5 +216,14 @@ def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
 
 
 def normals(keys: Keys, index: Int[Array, ""] | int, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
-    """eps ~ N(0, I) of `shape`, each example's from its own key and the index: float32."""
+    """eps ~ N(0, I), a function of each example's key and the index.
+
+    Args:
+        keys: one key for each example (`example_keys`).
+        index: the number of the draw.
+        shape: (batch, ...).
+
+    Returns:
+        float32 of `shape`.
+    """
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), shape[1:], jnp.float32))(keys)

@@ -38,7 +38,7 @@ from ddpm_jax.diffusion.arrays import (
     normals,
     per_example,
 )
-from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments, check_denoiser
 from ddpm_jax.diffusion.discretised import PIXEL_LEVELS, discretised_log_prob
 from ddpm_jax.diffusion.forward import check_step, diffuse, marginal, posterior_weights
 from ddpm_jax.diffusion.gaussian import Normal
@@ -46,7 +46,9 @@ from ddpm_jax.diffusion.grids import Grid, Uniform, times_before
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.targets import Prediction
 from ddpm_jax.diffusion.timesteps import strata
-from ddpm_jax.errors import require, require_int, require_key
+from ddpm_jax.errors import require, require_int
+
+__all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "term", "term_of"]
 
 
 @flax.struct.dataclass
@@ -197,8 +199,7 @@ def bound(
     Raises:
         ValueError: an argument has the wrong type or shape, or the grid does not fit the process.
     """
-    require_key(key)
-    check_denoiser(model)
+    check_arguments(key, model, first_index)
     require("grid", grid, isinstance(grid, Grid), "a Grid, such as Uniform()")
     times = grid.times(model.process, num_steps)
     steps = (times_before(times, times[:-1]), times[:-1], times[1:])
@@ -254,8 +255,7 @@ def estimate(
     Raises:
         ValueError: an argument has the wrong type or shape, or there are fewer than num_terms terms.
     """
-    require_key(key)
-    check_denoiser(model)
+    check_arguments(key, model, first_index)
     num_terms, bins, last = require_int("num_terms", num_terms, 1), _levels(bins), model.process.num_steps
     require("num_terms", num_terms, num_terms <= last, f"at most {last}, all terms")
     run = partial(_estimate, num_terms=num_terms, bins=bins)

@@ -20,16 +20,16 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate
 from ddpm_jax.devices.functions import as_pytree
-from ddpm_jax.diffusion.arrays import Batch, Timesteps
+from ddpm_jax.diffusion.arrays import Batch, Timesteps, as_data, check_first_index, check_time
 from ddpm_jax.diffusion.clipping import Clipping, NoClipping
 from ddpm_jax.diffusion.forward import noise_between, posterior_weights, time_before
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.targets import Eps, Prediction, Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
-from ddpm_jax.errors import require
+from ddpm_jax.errors import require, require_key, require_part
 
-__all__ = ["Denoiser", "check_denoiser"]
+__all__ = ["Denoiser", "check_arguments", "check_denoiser"]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -55,9 +55,9 @@ class Denoiser:
     def __post_init__(self) -> None:
         require("predict", self.predict, callable(self.predict), "a function predict(z_t, t)")
         check_process(self.process)
-        require("target", self.target, isinstance(self.target, Target), "a Target, such as Eps()")
-        require("variance", self.variance, isinstance(self.variance, Variance), "a Variance, such as FixedSmall()")
-        require("clip", self.clip, isinstance(self.clip, Clipping), "a Clipping, such as Clip() or NoClipping()")
+        require_part("target", self.target, Target, "a Target, such as Eps()")
+        require_part("variance", self.variance, Variance, "a Variance, such as FixedSmall()")
+        require_part("clip", self.clip, Clipping, "a Clipping, such as Clip() or NoClipping()")
         object.__setattr__(self, "predict", as_pytree(self.predict))
 
     def tree_flatten(self) -> tuple[Any, Any]:
@@ -88,8 +88,11 @@ class Denoiser:
             (the output for the target, the output for the variance or None), each float32 and shaped like z_t.
 
         Raises:
-            ValueError: the output is not one array shaped like z_t, with twice the channels if the variance is learned.
+            ValueError: the output is not one array shaped like z_t, with twice the channels if the variance is learned;
+                or z_t is not an array of floats, or t has the wrong shape.
         """
+        z_t = as_data(z_t, "z_t")
+        check_time(t, z_t)
         found, shape = evaluate(self.predict, z_t, t), tuple(z_t.shape)
         if not hasattr(found, "shape"):
             kind = type(found).__name__
@@ -111,7 +114,14 @@ class Denoiser:
         return of_target, of_variance
 
     def read(self, output: Batch, of_variance: Batch | None, z_t: Batch, t: Timesteps) -> Prediction:
-        """The prediction that an output at z_t means, x clipped; arguments as `output` returns them."""
+        """The prediction for an output at z_t, with x clipped as `clip` says.
+
+        Args:
+            output: the output for the target, as `output` returns it.
+            of_variance: the output for the variance; None if it is not learned.
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+        """
         x, eps, _ = self.target.decode(self.process, output, z_t, t)
         if not isinstance(self.clip, NoClipping):
             x = self.clip(x)
@@ -119,7 +129,18 @@ class Denoiser:
         return Prediction(x, eps, None if of_variance is None else (jnp.asarray(of_variance) + 1) / 2)
 
     def denoise(self, z_t: Batch, t: Timesteps) -> Prediction:
-        """x and eps predicted at z_t, float32 [batch, ...]; t in 1..T, [batch] or one for all."""
+        """The x and eps that the network predicts at z_t.
+
+        Args:
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+
+        Returns:
+            (x, eps, var_fraction), each shaped like z_t; var_fraction is None if the variance is not learned.
+
+        Raises:
+            ValueError: as in `output`.
+        """
         return self.read(*self.output(z_t, t), z_t, t)
 
     def normal(
@@ -146,3 +167,10 @@ class Denoiser:
 def check_denoiser(model: Any, name: str = "model") -> None:
     """Raise ValueError unless `model` is a Denoiser."""
     require(name, model, isinstance(model, Denoiser), "a Denoiser(predict, process)")
+
+
+def check_arguments(key: Any, model: Any, first_index: Any) -> None:
+    """Raise ValueError unless these are a key, a Denoiser and the number of an example."""
+    require_key(key)
+    check_denoiser(model)
+    check_first_index(first_index)

@@ -50,6 +50,9 @@ from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import require, require_key
 
+__all__ = ["chain", "check_step", "diffuse", "marginal", "noise_between", "posterior", "posterior_weights"]
+__all__ += ["step_var", "time_before", "transition", "walk"]
+
 
 def transition(process: Process, z_prev: Batch, t: Timesteps) -> Normal:
     """q(z_t | z_{t-1}), one step of the chain.

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from ddpm_jax.diffusion.arrays import Key
 from ddpm_jax.errors import require_key
 
+__all__ = ["Normal"]
+
 
 @flax.struct.dataclass
 class Normal:

@@ -15,13 +15,24 @@ from ddpm_jax.diffusion.arrays import Whole
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import check_fields, require, require_int
 
+__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform", "tail"]
+__all__ += ["times_before"]
+
 
 @dataclass(frozen=True)
 class Grid:
     """A rule for the timesteps; subclasses give `places`."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        """The `num_steps` times at which the steps begin, falling, in 1..T; not rounded."""
+        """The times at which the steps begin.
+
+        Args:
+            process: the forward process.
+            num_steps: the number of steps, in 1..T.
+
+        Returns:
+            float [num_steps], falling, in 1..T; `times` rounds them.
+        """
         raise NotImplementedError
 
     def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:

@@ -27,7 +27,7 @@ from ddpm_jax.devices.functions import as_pytree
 from ddpm_jax.diffusion.arrays import Batch, PerExample, Timesteps, Whole, lookup, per_example
 from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.targets import Eps, convert
-from ddpm_jax.errors import as_int, require
+from ddpm_jax.errors import as_int, require, short_repr
 
 __all__ = ["guided", "steered"]
 
@@ -81,7 +81,8 @@ def guided(
         A denoiser with the target, variance and clipping of `model`.  A learned variance is that of `model`.
 
     Raises:
-        ValueError: there is no null model, the processes differ, or the interval is not two timesteps.
+        ValueError: there is no null model, the processes differ, the scale is no number, or the interval is not two
+            timesteps.
     """
     check_denoiser(model)
     if null_model is None:
@@ -90,10 +91,20 @@ def guided(
             "labels=jnp.full(n, net.null_label)), which a network trained with label_dropout > 0 has"
         )
     check_denoiser(null_model, "null_model")
-    same = _same_process(model, null_model)
-    require("null_model.process", "another one", same, "the process of model")
-    strength = jnp.asarray(scale, jnp.float32)
-    return dataclasses.replace(model, predict=Guided(model, null_model, strength, _interval(interval)))
+    if not _same_process(model, null_model):
+        raise ValueError("null_model.process differs from model.process; expected the process of model")
+    return dataclasses.replace(model, predict=Guided(model, null_model, _strength(scale), _interval(interval)))
+
+
+def _strength(scale: Any) -> Array:
+    """A scale as float32, () or [batch]."""
+    try:
+        strength = jnp.asarray(scale, jnp.float32)
+    except (TypeError, ValueError):
+        strength = None
+    if strength is None or strength.ndim > 1:
+        raise ValueError(f"scale is {short_repr(scale)}; expected one number, or one for each example")
+    return strength
 
 
 def _same_process(a: Denoiser, b: Denoiser) -> bool:
@@ -171,5 +182,5 @@ def steered(
     """
     check_denoiser(model)
     require("log_likelihood", log_likelihood, callable(log_likelihood), "a function of x, [batch, ...] to [batch]")
-    predict = Steered(model.unclipped, as_pytree(log_likelihood), jnp.asarray(scale, jnp.float32))
+    predict = Steered(model.unclipped, as_pytree(log_likelihood), _strength(scale))
     return dataclasses.replace(model, predict=predict)

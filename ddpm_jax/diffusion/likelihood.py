@@ -27,11 +27,22 @@ from jaxtyping import Array, Float, Int
 
 from ddpm_jax.devices.axes import rows_of, with_automatic_axes
 from ddpm_jax.devices.precision import quoted
-from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Whole, as_data, curve, example_keys, lookup
-from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.arrays import (
+    Batch,
+    Key,
+    PerExample,
+    Whole,
+    as_data,
+    curve,
+    example_keys,
+    lookup,
+)
+from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.gaussian import Normal
-from ddpm_jax.errors import require, require_int, require_key
+from ddpm_jax.errors import require, require_int, require_number
+
+__all__ = ["Likelihood", "log_likelihood", "velocity"]
 
 
 @flax.struct.dataclass
@@ -49,7 +60,16 @@ class Likelihood:
 
 
 def velocity(model: Denoiser, z: Batch, t: Float[Array, ""]) -> Float[Array, "batch *dims"]:
-    """dz/dt of the probability flow at a real t in (0, T]."""
+    """dz/dt of the probability flow.
+
+    Args:
+        model: the denoiser.
+        z: the latent, float32 [batch, ...].
+        t: a real time in (0, T], for all examples.
+
+    Returns:
+        float32, shaped like z.
+    """
     prediction = model.denoise(z, jnp.full(z.shape[:1], t))
     tables = (model.process.signal, model.process.noise)
     signal_rate, noise_rate = (jax.jvp(partial(curve, table), (t,), (jnp.ones_like(t),))[1] for table in tables)
@@ -90,13 +110,14 @@ def log_likelihood(
     Raises:
         ValueError: an argument has the wrong type, shape or range.
     """
-    require_key(key)
-    check_denoiser(model)
+    check_arguments(key, model, first_index)
     last = model.process.num_steps
     require("trace", trace, trace in ("hutchinson", "exact"), '"hutchinson" or "exact"')
     if bins is not None:
         bins = require_int("bins", bins, 2, "None or at least 2")
     max_steps = require_int("max_steps", max_steps, 1)
+    require_number("t_min", t_min, f"more than 0, less than {last}")
+    require_number("tolerance", tolerance, "more than 0, less than 1")
     require("t_min", t_min, 0 < t_min < last, f"more than 0, less than {last}")
     require("tolerance", tolerance, 0 < tolerance < 1, "more than 0, less than 1")
     x = as_data(x, scaled=True).astype(jnp.float32)

@@ -44,6 +44,8 @@ from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.targets import X
 from ddpm_jax.errors import as_numbers, require, require_int, require_key
 
+__all__ = ["Mixture"]
+
 
 @flax.struct.dataclass
 class Mixture:
@@ -59,7 +61,16 @@ class Mixture:
 
     @classmethod
     def of(cls, weights: object, means: object, stds: object) -> "Mixture":
-        """The mixture of K components; stds: [K], or one number for all.  Raises ValueError if the parts do not fit."""
+        """The mixture of K components.
+
+        Args:
+            weights: K numbers above 0 whose sum is 1.
+            means: [K, ...], one mean for each component.
+            stds: [K], or one number for all.
+
+        Raises:
+            ValueError: the parts do not fit together.
+        """
         named = {"weights": weights, "means": means, "stds": stds}
         w, m, s = (as_numbers(name, part) for name, part in named.items())
         positive = w.ndim == 1 and w.size > 0 and bool(np.all(w > 0) and abs(w.sum() - 1) < 1e-6)
@@ -71,7 +82,18 @@ class Mixture:
         return cls(*(jnp.asarray(part, jnp.float32) for part in (w, m, np.broadcast_to(s, w.shape))))
 
     def sample(self, key: Key, count: Whole) -> Float[Array, "count ..."]:
-        """`count` examples, float32 [count, ...]."""
+        """Draw examples.
+
+        Args:
+            key: the key.
+            count: the number of examples.
+
+        Returns:
+            float32 [count, ...].
+
+        Raises:
+            ValueError: an argument has the wrong type, or count is less than 1.
+        """
         require_key(key)
         return self._sample(key, require_int("count", count, 0))
 
@@ -150,7 +172,15 @@ class Mixture:
 
         `steps` of y <- sum_k r_k m_k / s_k^2 / sum_k r_k / s_k^2, r_k = p(k | y), which never lower the density (mean
         shift; Carreira-Perpinan 2000, doi 10.1109/34.888716), then Newton's method.  What does not end on top, such as
-        at a saddle, is left out; ends nearer than `apart` to each other are one mode.
+        at a saddle, is left out.
+
+        Args:
+            starts: where to start, float32 [starts, ...].
+            steps: the number of steps of the mean shift.
+            apart: ends nearer than this to each other are one mode.
+
+        Returns:
+            float [modes, ...].
         """
         starts = as_data(starts, "starts").astype(jnp.float32)
         ends, on_top = _ascend(self, starts, require_int("steps", steps, 0), apart)

@@ -93,7 +93,19 @@ class Objective:
     def losses(
         self, model: Denoiser, output: Batch, of_variance: Batch | None, x: Batch, z_t: Batch, draws: Draws
     ) -> PerExample:
-        """The loss of each example, given the output of the network at z_t (`Denoiser.output`)."""
+        """The loss of each example.
+
+        Args:
+            model: the denoiser, without clipping.
+            output: the output for the target at z_t, as `Denoiser.output` returns it.
+            of_variance: the output for the variance; None if it is not learned.
+            x: the data, float32 [batch, ...].
+            z_t: diffuse(x, t, eps).
+            draws: t and eps.
+
+        Returns:
+            float32 [batch].
+        """
         raise NotImplementedError
 
 

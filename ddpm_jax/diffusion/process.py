@@ -7,8 +7,12 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+
 from ddpm_jax.diffusion.arrays import Table
 from ddpm_jax.errors import short_repr
+
+__all__ = ["Process", "check_process"]
 
 
 @runtime_checkable
@@ -60,3 +64,6 @@ def check_process(process: Any) -> None:
     if not isinstance(process, Process):
         advice = " (call its build())" if hasattr(process, "build") else ""
         raise ValueError(f"process is {short_repr(process)}; {EXPECTED_PROCESS}{advice}")
+    if jax.tree_util.all_leaves([process]):
+        name = type(process).__name__
+        raise ValueError(f"process is a {name}, which is no pytree; expected one, such as a flax.struct.dataclass")

@@ -37,6 +37,9 @@ from ddpm_jax.diffusion.arrays import Table
 from ddpm_jax.diffusion.process import EXPECTED_PROCESS
 from ddpm_jax.errors import check_fields, require, require_int, short_repr
 
+__all__ = ["Betas", "Chain", "Cosine", "Linear", "ScaledLinear", "Schedule", "Sigmoid", "betas_of", "check_betas"]
+__all__ += ["from_betas", "resample"]
+
 
 @flax.struct.dataclass
 class Chain:
@@ -92,6 +95,13 @@ def resample(betas: Float64[np.ndarray, " S"], num_steps: int) -> Float64[np.nda
     """Betas of a chain of `num_steps` = T steps along the same curve alpha_bar(u) as a chain of S steps.
 
     log alpha_bar is interpolated linearly in u = t / T, so alpha_bar_T is the same for every T.
+
+    Args:
+        betas: beta_1..beta_S, float64 [S].
+        num_steps: T.
+
+    Returns:
+        float64 [T].
     """
     if len(betas) == num_steps:
         return betas
@@ -101,7 +111,16 @@ def resample(betas: Float64[np.ndarray, " S"], num_steps: int) -> Float64[np.nda
 
 
 def betas_of(alpha_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float) -> np.ndarray:
-    """Betas of a decreasing curve alpha_bar(u), u in [0, 1]: 1 - alpha_bar(t/T) / alpha_bar((t-1)/T)."""
+    """Betas of a decreasing curve: 1 - alpha_bar(t/T) / alpha_bar((t-1)/T).
+
+    Args:
+        alpha_bar: the curve, a function of u in [0, 1].
+        num_steps: T.
+        max_beta: the largest beta; larger ones are reduced to it.
+
+    Returns:
+        float64 [T].
+    """
     curve = alpha_bar(np.linspace(0.0, 1.0, num_steps + 1, dtype=np.float64))
     return np.minimum(1.0 - curve[1:] / curve[:-1], max_beta)
 

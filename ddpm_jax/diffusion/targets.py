@@ -27,6 +27,8 @@ from ddpm_jax.diffusion.forward import diffuse, noise_between, posterior_weights
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import require
 
+__all__ = ["Eps", "Mean", "Prediction", "Score", "Target", "V", "X", "convert"]
+
 
 class Prediction(NamedTuple):
     """A prediction of the data and, equivalently, of the noise: z_t = signal_t x + noise_t eps."""
@@ -42,15 +44,43 @@ class Target:
     """A pair of functions between (x, eps) and what the network outputs, all [batch, ...]."""
 
     def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        """What the network should output at z_t = diffuse(x, t, eps)."""
+        """What the network should output at z_t = diffuse(x, t, eps).
+
+        Args:
+            process: the forward process.
+            x: the data, float32 [batch, ...].
+            eps: the noise, shaped like x.
+            t: int32, [batch] or one for all, in 1..T.
+
+        Returns:
+            float32, shaped like x.
+        """
         raise NotImplementedError
 
     def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        """The (x, eps) that the network's output at z_t stands for."""
+        """The x and eps for an output of the network; the inverse of `encode`.
+
+        Args:
+            process: the forward process.
+            output: the output at z_t, shaped like z_t.
+            z_t: float32 [batch, ...].
+            t: int32, [batch] or one for all, in 1..T.
+
+        Returns:
+            Prediction(x, eps, None).
+        """
         raise NotImplementedError
 
     def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        """|error of the output|^2 / |error of the x it stands for|^2, shaped like t."""
+        """|error of the output|^2 / |error of the decoded x|^2.
+
+        Args:
+            process: the forward process.
+            t: int32, in 1..T.
+
+        Returns:
+            float32, shaped like t.
+        """
         raise NotImplementedError
 
 

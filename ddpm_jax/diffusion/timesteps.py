@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.diffusion.arrays import Key, PerExample
 from ddpm_jax.errors import check_fields, require, require_int
 
+__all__ = ["LossAwareTimesteps", "LossHistory", "StratifiedTimesteps", "TimestepRule", "UniformTimesteps", "strata"]
+
 
 @dataclass(frozen=True)
 class TimestepRule:
@@ -42,7 +44,13 @@ class TimestepRule:
         raise NotImplementedError
 
     def update(self, memory: Any, t: Int[Array, " batch"], losses: PerExample) -> Any:
-        """The memory after a step; losses: those of the examples, float32 [batch], not weighted."""
+        """The memory after a step.
+
+        Args:
+            memory: the memory before it.
+            t: the timesteps of the batch, int32 [batch].
+            losses: the losses of the examples, float32 [batch], not weighted.
+        """
         return memory
 
 

@@ -89,7 +89,17 @@ class Variance:
         last: Bool[Array, "..."],
         var_fraction: Batch | None,
     ) -> Float[Array, "..."]:
-        """The variance between `small` and `large`; `last` is True in the step to s = 0."""
+        """The variance between the smallest and the largest.
+
+        Args:
+            small: `lower`, which broadcasts against the batch.
+            large: `upper`, like small.
+            last: True in the step to s = 0, like small.
+            var_fraction: the network's fraction in 0..1, shaped like the batch; None if the variance is not learned.
+
+        Returns:
+            float32, of a shape that broadcasts against the batch.
+        """
         raise NotImplementedError
 
 

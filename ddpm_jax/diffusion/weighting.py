@@ -20,6 +20,8 @@ from ddpm_jax.diffusion.targets import Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import check_fields, require
 
+__all__ = ["P2", "MinSnr", "Simple", "Vlb", "Weighting", "Weights", "weights"]
+
 
 @dataclass(frozen=True)
 class Weighting:
@@ -129,6 +131,16 @@ class Weights(Weighting):
 
 
 def weights(weighting: Weighting, process: Process, t: Timesteps, target: Target) -> Float[Array, "..."]:
-    """The weights on the squared error of the output of a network that predicts `target`."""
+    """The weights on the squared error of a network's output.
+
+    Args:
+        weighting: the weighting.
+        process: the forward process.
+        t: int32, in 1..T.
+        target: what the network predicts.
+
+    Returns:
+        float32, shaped like t.
+    """
     weight = weighting(process, t)
     return weight / target.error_ratio(process, t) if weighting.of_x else weight

@@ -51,3 +51,14 @@ took 13 minutes and gave the numbers below, with 20 network evaluations per imag
 
 ![Digits drawn by the MNIST model, a class in each column](experiments/mnist.png)
 """
+
+from typing import TYPE_CHECKING
+
+from ddpm_jax import lazy_modules
+
+if TYPE_CHECKING:
+    from ddpm_jax.evaluation import evaluate, report, scores
+
+__all__ = ["evaluate", "report", "scores"]
+
+__getattr__ = lazy_modules(__name__, __all__)

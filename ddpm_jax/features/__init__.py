@@ -24,3 +24,14 @@ its name, the digest of its weights or source, and its preprocessing, and a repo
 With the same weights the features of Inception equal those of torch-fidelity to 1e-5, and the metrics equal those of
 torch-fidelity, prdc and SciPy (tests/reference/inception_reference.py, tests/reference/metrics_reference.py).
 """
+
+from typing import TYPE_CHECKING
+
+from ddpm_jax import lazy_modules
+
+if TYPE_CHECKING:
+    from ddpm_jax.features import classifier, extractor, inception, read
+
+__all__ = ["classifier", "extractor", "inception", "read"]
+
+__getattr__ = lazy_modules(__name__, __all__)

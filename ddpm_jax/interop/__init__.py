@@ -25,3 +25,14 @@ Weights are exchanged as safetensors, never as pickles.  A setting that the othe
 that names it.  Import after export is the identity, bit for bit.  Outputs agree to 2e-6, and a run of 1000 steps from
 the same noise to 4e-5 (tests/reference/exchange_reference.py, eight configurations).
 """
+
+from typing import TYPE_CHECKING
+
+from ddpm_jax import lazy_modules
+
+if TYPE_CHECKING:
+    from ddpm_jax.interop import diffusers, runs
+
+__all__ = ["diffusers", "runs"]
+
+__getattr__ = lazy_modules(__name__, __all__)

@@ -33,3 +33,36 @@ With m, C the mean and covariance of the features:
 All of them read features as `Rows`, block by block.  Their memory does not grow with n, except for a few numbers per
 row (64 in `sliced`).  `ddpm_jax.features` makes the features, and `ddpm_jax.evaluation` reports the scores.
 """
+
+from typing import TYPE_CHECKING
+
+from ddpm_jax import lazy_modules
+
+if TYPE_CHECKING:
+    from ddpm_jax.metrics import (
+        feature_rows,
+        frechet,
+        inception_score,
+        jackknife,
+        kernel,
+        manifold,
+        memorisation,
+        neighbours,
+        sliced,
+        spectrum,
+    )
+
+__all__ = [
+    "feature_rows",
+    "frechet",
+    "inception_score",
+    "jackknife",
+    "kernel",
+    "manifold",
+    "memorisation",
+    "neighbours",
+    "sliced",
+    "spectrum",
+]
+
+__getattr__ = lazy_modules(__name__, __all__)

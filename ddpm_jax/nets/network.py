@@ -34,7 +34,12 @@ class Network(Protocol):
         return False
 
     def init(self, key: Key, shape: tuple[int, ...], /) -> Any:
-        """Fresh parameters for examples of `shape`: a pytree of float32 arrays."""
+        """Fresh parameters: a pytree of float32 arrays.
+
+        Args:
+            key: the key.
+            shape: the shape of an example, without the batch.
+        """
         ...
 
     def bind(self, params: Any, /, *args: Any, **kwargs: Any) -> Predict:

@@ -108,7 +108,7 @@ class UNet:
                 raise ValueError(f"{heads} is {size}, which does not divide the {width} channels of level {level}")
 
     def _check_variants(self) -> None:
-        """Raise ValueError where one of the fields that depart from the published network is wrong."""
+        """Raise ValueError if a field that departs from the published network is wrong."""
         alone = self.head_channels is None or (self.head_channels >= 1 and self.num_heads == 1)
         require("head_channels", self.head_channels, alone, "None, or at least 1 with num_heads = 1")
         require("norm_epsilon", self.norm_epsilon, 0 < self.norm_epsilon < 1, "more than 0, less than 1")

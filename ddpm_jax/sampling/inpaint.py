@@ -15,11 +15,20 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ddpm_jax.devices.axes import with_automatic_axes
-from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, lookup, normals, type_of_array
-from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.arrays import (
+    Batch,
+    Key,
+    Whole,
+    as_data,
+    example_keys,
+    lookup,
+    normals,
+    type_of_array,
+)
+from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.forward import diffuse, step_var
 from ddpm_jax.diffusion.grids import times_before
-from ddpm_jax.errors import require, require_int, require_key
+from ddpm_jax.errors import require, require_int, require_part
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 Mask = Bool[type_of_array, "..."]
@@ -66,19 +75,20 @@ def inpaint(
     Raises:
         ValueError: the mask does not fit x, or the sampler keeps a memory.
     """
-    require_key(key)
-    check_denoiser(model)
+    check_arguments(key, model, first_index)
     jump, resamples = require_int("jump", jump, 1), require_int("resamples", resamples, 1)
-    mask, x = jnp.asarray(mask), as_data(x, scaled=True).astype(jnp.float32)
-    if mask.dtype != bool:
-        raise ValueError(f"mask has dtype {mask.dtype}; expected booleans, True where x is known")
+    x = as_data(x, scaled=True).astype(jnp.float32)
+    dtype = np.dtype(mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype)
+    if dtype.kind != "b":
+        raise ValueError(f"mask has dtype {dtype}; expected booleans, True where x is known")
+    mask = jnp.asarray(mask)
     try:
         fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape
     except ValueError:
         fits = False
     if not fits:
         raise ValueError(f"mask has shape {mask.shape}; expected that of x, {x.shape}, or one that broadcasts to it")
-    require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ancestral()")
+    require_part("sampler", sampler, Sampler, "a Sampler, such as Ancestral()")
     memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
     require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
     times = sampler.times(model.process)

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, normals
-from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.forward import diffuse
-from ddpm_jax.errors import as_int, as_numbers, require, require_key
+from ddpm_jax.errors import as_int, as_numbers, require
 from ddpm_jax.sampling.sampler import Sampler, sample
 
 
@@ -49,8 +49,7 @@ def interpolate(
     Raises:
         ValueError: an argument has the wrong type, shape or range.
     """
-    require_key(key)
-    check_denoiser(model)
+    check_arguments(key, model, first_index)
     process = model.process
     level = as_int(t)
     require("t", t, level is not None and 1 <= level <= process.num_steps, f"1 to {process.num_steps}")

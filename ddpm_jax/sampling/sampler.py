@@ -21,11 +21,11 @@ from jaxtyping import Array, Float, Int
 from ddpm_jax.devices.axes import is_explicit, spec_of, with_automatic_axes
 from ddpm_jax.devices.compiler import jit
 from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, normals
-from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.grids import Grid, Uniform, tail, times_before
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.targets import Prediction
-from ddpm_jax.errors import as_int, check_fields, require, require_int, require_key, require_shape
+from ddpm_jax.errors import as_int, check_fields, require, require_int, require_part, require_shape
 
 BATCH_SHAPE = "(batch, ...) with every size at least 1"
 
@@ -135,7 +135,7 @@ def sample(
     Raises:
         ValueError: an argument has the wrong type or shape, or the sampler's times do not fit the process.
     """
-    shape = _checked(key, model, shape)
+    shape = _checked(key, model, shape, first_index)
     z, times, before = _begin(model, sampler, shape, start, sharding)
     return _placed_run((key, model, first_index, z, times, before, ()), sampler, shape, sharding)[0]
 
@@ -165,7 +165,7 @@ def sample_path(
     Raises:
         ValueError: as in `sample`, or frames or of is out of range.
     """
-    shape = _checked(key, model, shape)
+    shape = _checked(key, model, shape, first_index)
     z, times, before = _begin(model, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
@@ -176,10 +176,9 @@ def sample_path(
     return Path(x, jnp.asarray(times[chosen]), path)
 
 
-def _checked(key: Key, model: Denoiser, shape: tuple[Whole, ...]) -> tuple[int, ...]:
+def _checked(key: Key, model: Denoiser, shape: tuple[Whole, ...], first_index: Whole) -> tuple[int, ...]:
     """The shape as ints; raises before anything is compiled."""
-    require_key(key)
-    check_denoiser(model)
+    check_arguments(key, model, first_index)
     sizes = require_shape("shape", shape, BATCH_SHAPE)
     require("shape", shape, len(sizes) > 0, BATCH_SHAPE)
     return sizes
@@ -193,7 +192,9 @@ def _begin(
     sharding: NamedSharding | None,
 ) -> tuple[Batch | None, Int[np.ndarray, " times"], Int[np.ndarray, " steps"]]:
     """(z to begin with or None, times, the time before each step's t); raises before anything is compiled."""
-    require("sampler", sampler, isinstance(sampler, Sampler), "a Sampler, such as Ddim(num_steps=50)")
+    require_part("sampler", sampler, Sampler, "a Sampler, such as Ddim(num_steps=50)")
+    placed = sharding is None or isinstance(sharding, NamedSharding)
+    require("sharding", sharding, placed, "None or a NamedSharding, such as mesh.by_example(mesh)")
     if sharding is not None and math.prod(shape[:1]) % _parts(sharding):
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
     times = sampler.times(model.process)
@@ -230,6 +231,19 @@ def _placed_run(
     return with_automatic_axes(run, args, batch, lambda spec: (spec, PartitionSpec(None, *spec)))
 
 
+def _checked_step(sampler: Sampler, found: Any, z: Array, memory: Any) -> tuple[Array, Any]:
+    """What a step returned; ValueError unless it has the shapes of what the step was given."""
+    name = f"{type(sampler).__name__}.step"
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ValueError(f"{name} returned a {type(found).__name__}; expected (z_s, memory)")
+    if jnp.shape(found[0]) != z.shape:
+        raise ValueError(f"{name} returned z_s of shape {jnp.shape(found[0])}; expected that of z_t, {z.shape}")
+    before, after = (jax.tree.map(jnp.shape, part) for part in (memory, found[1]))
+    if before != after:
+        raise ValueError(f"{name} returned a memory of shapes {after}; expected those of `start`, {before}")
+    return found
+
+
 @partial(jit, static_argnames=("sampler", "shape", "sharding", "of"))
 def _run(
     key: Key,
@@ -263,7 +277,7 @@ def _run(
         before, t, s = (jnp.full(shape[:1], time) for time in (before, t, s))
         now = StepInput(z, t, s, model.denoise(z, t), noise, before)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
-        z, memory = sampler.step(model, now, memory)
+        z, memory = _checked_step(sampler, sampler.step(model, now, memory), z, memory)
         frames = keep(frames, place + 1, z) if of == "z" else frames
         return (z, memory, frames), None
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from etils import epath
 
-from ddpm_jax.errors import RunError
+from ddpm_jax.errors import RunError, require
 
 RunPath: TypeAlias = Path | epath.Path
 
@@ -33,12 +33,13 @@ def run_path(folder: str | os.PathLike[str]) -> RunPath:
 
     Raises RunError if the address is of an unknown kind, or needs a package that is not installed.
     """
+    require("folder", folder, isinstance(folder, str | os.PathLike), "a path, as text or a pathlib.Path")
     text = os.fspath(folder)
     scheme, separator, _ = text.partition("://")
     if not separator:
         return local_path(text)
     if scheme not in SCHEMES:
-        raise RunError(f"{text} is no address of a folder; expected a local path or {known_schemes()}")
+        raise RunError(f"{text} is not the address of a folder; expected a local path or {known_schemes()}")
     if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec(SCHEMES[scheme]) is None:
         extra = "ddpm-jax[gcs]" if scheme == "gs" else SCHEMES[scheme]
         raise RunError(f"{text} needs the package {SCHEMES[scheme]}: pip install '{extra}'")

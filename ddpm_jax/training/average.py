@@ -34,7 +34,7 @@ The *width* of a profile is its standard deviation as a share of t.  With E[tau^
     width^2 = (gamma + 1) / (gamma + 3) - ((gamma + 1) / (gamma + 2))^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)),
 
 which falls from 1/12 at gamma = 0, the plain mean, towards 0 as gamma grows: each width up to 1 / sqrt(12) = 0.2887
-belongs to one gamma >= 0.  Averages of any width can be had afterwards from the snapshots that `PowerEma` keeps
+belongs to one gamma >= 0.  Averages of any width can be computed afterwards from the snapshots that `PowerEma` keeps
 (`ddpm_jax.training.posthoc`).
 """
 
@@ -48,6 +48,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.errors import check_fields, require, require_int
+
+__all__ = ["Averaging", "Ema", "PowerEma", "gamma_of", "require_width", "width_of"]
 
 NARROWEST, WIDEST = 1e-4, 1 / math.sqrt(12)
 # Steps whose shares are computed at once.
@@ -112,7 +114,13 @@ class Averaging:
         return False
 
     def update(self, averages: tuple[Any, ...], params: Any, step: Int[Array, ""]) -> tuple[Any, ...]:
-        """The averages, one tree for each profile, after step number `step`, whose new parameters are `params`."""
+        """The averages after a step.
+
+        Args:
+            averages: the averages before it, one tree for each profile.
+            params: the new parameters.
+            step: the number of the step, from 1.
+        """
 
         def move(average: Any, share: Float[Array, ""]) -> Any:
             return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
@@ -162,7 +170,7 @@ class Ema(Averaging):
 
 @dataclass(frozen=True)
 class PowerEma(Averaging):
-    """Averages by powers of time (Karras et al. 2024), kept in snapshots from which one of any width can be had."""
+    """Averages by powers of time (Karras et al. 2024), kept in snapshots, from which any width can be computed."""
 
     width: float = 0.10
     """The standard deviation of the average's profile, as a share of the training so far; at most 0.2886."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from ddpm_jax.data.accept import as_label
@@ -32,7 +33,7 @@ from ddpm_jax.diffusion.targets import Eps, Target
 from ddpm_jax.diffusion.timesteps import TimestepRule, UniformTimesteps
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.diffusion.weighting import Vlb
-from ddpm_jax.errors import check_fields, require, require_int
+from ddpm_jax.errors import check_fields, require, require_int, require_number, require_part
 from ddpm_jax.nets.network import Network
 from ddpm_jax.sampling import Ancestral, Sampler
 from ddpm_jax.training import advice
@@ -114,7 +115,10 @@ class Experiment:
         check_fields(self)
         for name, base in PARTS.items():
             part = getattr(self, name)
-            require(name, part, isinstance(part, base), f"a {base.__name__}, or of a class derived from it")
+            kind, like = base.__name__, type(getattr(Experiment, name)).__name__
+            methods = " (a frozen dataclass with depends_on_length and build)" if base is Optimizer else ""
+            article = "an" if kind[0] in "AEIOU" else "a"
+            require_part(name, part, base, f"{article} {kind}, such as {like}(){methods}")
         is_source = isinstance(self.data, Source) and not isinstance(self.data, type)
         require("data", self.data, is_source, "a Source, an object with the methods __len__ and __getitem__")
         if not dataclasses.is_dataclass(self.data):
@@ -156,12 +160,15 @@ class Experiment:
         Raises:
             ValueError: the labels do not fit the network, or guidance is given to a network without a null label.
         """
+        takes = self.net.num_classes is not None
+        require("labels", labels, takes or labels is None, "None, as the network is not class-conditional")
         with jax.ensure_compile_time_eval():  # arrays rather than tracers, also inside a jitted function
             process = self.schedule.build()
         net, parts = self.net, (process, self.target, self.variance, self.clip)
         model = Denoiser(net.bind(params) if labels is None else net.bind(params, labels=labels), *parts)
         if guidance is None:
             return model
+        require_number("guidance", guidance, "a finite number; 1 for none")
         require("guidance", guidance, math.isfinite(guidance), "a finite number; 1 for none")
         trained = net.null_label is not None and labels is not None
         require(
@@ -173,6 +180,8 @@ class Experiment:
     def recipe(self) -> Recipe:
         """The parts of a training step, built."""
         update = self.optimizer.build(self.num_steps)
+        built = isinstance(update, optax.GradientTransformation)
+        require("optimizer.build()", update, built, "an optax.GradientTransformation")
         parts = (self.target, self.variance, self.objective, self.timesteps, update, self.ema, self.flip)
         return Recipe(self.net, self.schedule.build(), *parts, self.accumulate)
 
@@ -185,6 +194,7 @@ class Experiment:
         Raises:
             ValueError: the parts of the experiment do not fit together, or do not fit the data or the devices.
         """
+        require("mesh", mesh, mesh is None or isinstance(mesh, Mesh), "None or a jax.sharding.Mesh")
         self.check()
         return Plan.of(self, automatic(mesh or self.mesh.build()), self.image_shape)
 

@@ -23,16 +23,27 @@ from ddpm_jax.training.step import Recipe
 def fit(
     key: Key, recipe: Recipe, draw_x: Callable[[Key], Batch], num_steps: Whole, state: TrainState | None = None
 ) -> tuple[TrainState, Float[Array, " num_steps"]]:
-    """The state after `num_steps` more steps, and the loss of each, as one compiled program.
+    """Train in one call, as one compiled program: a loop on the device.
 
-    draw_x(key): a batch of data, float32 [batch, ...]; traced, so that all its shapes are fixed.  state: where to
-    go on; None: fresh parameters.  What is drawn in a step is a function of (key, step).
+    On CPUs the gradients of convolutions are about 20 times slower inside a loop.  A U-Net is better trained there by
+    calling jax.jit(recipe.step) step by step.
 
-    All steps are one loop on the device.  On CPUs the gradients of convolutions are some 20 times slower inside a
-    loop, so a U-Net is better trained there by calling jax.jit(recipe.step) step by step.
+    Args:
+        key: the key; the draws of a step are a function of (key, step).
+        recipe: the parts of a step.
+        draw_x: a function of a key that returns a batch, float32 [batch, ...].  It is traced, so its shapes are fixed.
+        num_steps: the number of steps.
+        state: the state to start from; None for fresh parameters.
+
+    Returns:
+        (the state after the last step, the loss of each step).
+
+    Raises:
+        ValueError: an argument has the wrong type, or num_steps is less than 1.
     """
     require_key(key)
     require("recipe", recipe, isinstance(recipe, Recipe), "a Recipe, such as Recipe(Mlp(), schedule)")
+    require("draw_x", draw_x, callable(draw_x), "a function of a key that returns a batch x")
     num_steps = require_int("num_steps", num_steps, 1)
     if state is None:
         shape = jax.eval_shape(draw_x, key).shape

@@ -31,7 +31,7 @@ from ddpm_jax.devices.axes import entered
 from ddpm_jax.devices.mesh import broadcast, global_batch, local_rows, on_first_process
 from ddpm_jax.devices.preemption import Preempted, PreemptionListener, pack, unpack
 from ddpm_jax.diffusion.arrays import stream
-from ddpm_jax.errors import RunError
+from ddpm_jax.errors import RunError, require
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.storage.lock import locked
@@ -83,6 +83,8 @@ def train(
             disk has changed.  Also if training diverged, or the last checkpoint cannot be written.
         Preempted: a SIGTERM ended it early.  Everything is saved; the same call resumes it.
     """
+    is_one = isinstance(experiment, Experiment)
+    require("experiment", experiment, is_one, "an Experiment, such as Experiment(name, data, net)")
     workdir, plan = run_path(workdir), experiment.plan(mesh)
     check_resumable(experiment, workdir)
     require_folder(workdir, "choose another --workdir")
@@ -232,8 +234,8 @@ class Training:
         newest = next(iter(self.checkpoints.steps()), None)
         kept = "No step was taken yet" if newest is None else f"The state after step {newest} is saved"
         raise ValueError(
-            f"{reason_of(error, f'the batch of step {step + 1}')}. {kept}; once the data are mended, the same command "
-            f"resumes from there. `ddpm-jax check` lists all examples that are wrong"
+            f"{reason_of(error, f'the batch of step {step + 1}')}. {kept}; once the data are repaired, the same "
+            f"command resumes from there. `ddpm-jax check` lists all examples that are wrong"
         ) from error
 
     def record(self, step: int) -> None:

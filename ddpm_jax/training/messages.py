@@ -1,4 +1,4 @@
-"""What training tells its user, in whole sentences."""
+"""The messages that training prints."""
 
 from typing import Any
 

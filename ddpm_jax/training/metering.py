@@ -57,7 +57,7 @@ class Meter:
     """Throughput since the last reading.
 
     batch_size: images in a step.  devices: how many take part.  step_flops: floating-point operations of a step;
-    with them it also tells the model FLOP utilisation, the share of the devices' bf16 peak.
+    they add the model FLOP utilisation, the share of the devices' bf16 peak.
     """
 
     def __init__(self, step: int, batch_size: int, devices: int, step_flops: int | None = None) -> None:
@@ -125,7 +125,7 @@ class Profile:
             self.close(report)
 
     def close(self, report: Callable[[str], None]) -> None:
-        """End the trace, and say where it is; or that there was none."""
+        """End the trace, and report its path, or that there is none."""
         if self._running:
             jax.profiler.stop_trace()
             report(f"the profiler's trace is in {self._folder}")

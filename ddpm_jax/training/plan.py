@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ddpm_jax.devices.axes import entered
 from ddpm_jax.devices.mesh import by_example, check_divides, shardings, with_sharding
-from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.arrays import Key, stream
+from ddpm_jax.errors import require
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Recipe, TrainStep, compile_step
 
@@ -40,14 +42,14 @@ class Plan:
         if experiment.net.num_classes is not None:
             batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
         with entered(mesh):
-            state = jax.eval_shape(lambda: recipe.start(recipe.net.init(jax.random.key(0), image_shape)))
+            state = jax.eval_shape(lambda: recipe.start(_initial(recipe, jax.random.key(0), image_shape)))
             state = with_sharding(state, experiment.mesh.place(mesh, state))
             return cls(experiment, mesh, image_shape, recipe, state, with_sharding(batch, by_example(mesh)))
 
     def fresh_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         key = stream(jax.random.key(self.experiment.seed), "init")
-        return self.on_devices(self.recipe.start(self.recipe.net.init(key, self.image_shape)))
+        return self.on_devices(self.recipe.start(_initial(self.recipe, key, self.image_shape)))
 
     def on_devices(self, state: TrainState) -> TrainState:
         """A state, placed as planned."""
@@ -73,3 +75,13 @@ class Plan:
         other = replace(self.experiment, **fields)
         mesh = other.mesh.build() if "mesh" in fields else self.mesh
         return Plan.of(other, mesh, self.image_shape)
+
+
+def _initial(recipe: Recipe, key: Key, image_shape: tuple[int, ...]) -> Any:
+    """The network's fresh parameters; ValueError unless they are arrays of floats."""
+    params = recipe.net.init(key, image_shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        is_float = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        name = f"net.init(){jax.tree_util.keystr(path)}"
+        require(name, leaf, is_float, "an array of floats; numbers that are not trained belong in `bind`")
+    return params

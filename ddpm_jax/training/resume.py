@@ -1,4 +1,4 @@
-"""How a training starts: what must hold before anything is written, the step, and the state to go on from."""
+"""How a training starts: what must hold before anything is written, the step, and the state to start from."""
 
 import dataclasses
 import itertools
@@ -65,7 +65,7 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
         require("experiment.json", type(there).__name__, isinstance(there, Experiment), "an Experiment")
     except (ValueError, OSError) as error:
         raise RunError(
-            f"{workdir} holds a run whose experiment.json cannot be read ({error}). Put a copy of it back, or choose "
+            f"{workdir} holds a run whose experiment.json cannot be read ({error}). Restore it from a copy, or choose "
             "another --workdir."
         ) from None
     differing = conflicts(there, experiment, begun=reached > 0)
@@ -73,7 +73,7 @@ def check_resumable(experiment: Experiment, workdir: RunPath) -> None:
         listed = "\n".join(f"  {line}" for line in differing)
         raise RunError(
             f"{workdir} holds a run of a different experiment:\n{listed}\n"
-            "Choose another --workdir for a new run, or give the values from there to go on with the old one."
+            "Choose another --workdir for a new run, or use the values of that run to resume it."
         )
     if reached > experiment.num_steps:
         raise RunError(

@@ -53,12 +53,12 @@ def _looked_at(experiment: Experiment, workdir: RunPath, report: Callable[[str],
     differing = changes(there, here)
     listed = "\n".join(f"  {line}" for line in differing)
     if differing and there.may_change:
-        report(f"the data have been mended since step {reached}:\n{listed}")
+        report(f"the data have been repaired since step {reached}:\n{listed}")
     elif differing:
         raise RunError(
             f"{workdir} holds a run that has learned from other data than these until step {reached}:\n{listed}\n"
-            "Put the data back as they were, or choose another --workdir for a new run. To go on with the data as they "
-            f"are now, delete {workdir / NAME}: such a run cannot be repeated."
+            "Restore the data, or choose another --workdir for a new run. To continue with the data as they are now, "
+            f"delete {workdir / NAME}; the run can then not be reproduced."
         )
     return here
 
@@ -73,7 +73,7 @@ def _read(workdir: RunPath) -> Fingerprint | None:
     except (ValueError, io_errors(path)) as error:
         raise RunError(
             f"{path} cannot be read ({error}), so it is not known whether the data are those that the run has learned "
-            "from. Put a copy of it back, or delete it to go on with the data as they are now."
+            "from. Restore it from a copy, or delete it to continue with the data as they are now."
         ) from None
 
 

@@ -79,7 +79,7 @@ class Snapshots:
 
     @property
     def report(self) -> Callable[[str], None]:
-        """What takes the line that tells of a save that failed."""
+        """The function that is called with a line about each failed save."""
         return self._checkpoints.report
 
     @report.setter
@@ -118,12 +118,17 @@ def read_average(
 ) -> tuple[int, dict[str, Any], Any] | None:
     """(step, about, params) of the newest valid checkpoint in a run's folder; None if there is none.
 
-    profile: one of the averaging's, or for `PowerEma` any width, which is then made from the snapshots and the
-    newest averages, read one at a time.  shapes(about): the parameters' shapes, dtypes and shardings.  What is
-    damaged is told to `report` and passed over, as is a poor fit.
+    Args:
+        folder: the folder of the run.
+        averaging: the averages of the run.
+        profile: one of `averaging.profiles`.  For `PowerEma` any width: it is made from the snapshots and the newest
+            averages, which are read one at a time.
+        shapes: a function of the checkpoint's description that returns the parameters' shapes, dtypes and shardings.
+        report: called with a line about each damaged checkpoint, which is skipped, and about a poor fit.
 
-    Raises ValueError where such an average cannot be had, or all is damaged; FileNotFoundError where
-    snapshots are needed and there are none yet.
+    Raises:
+        ValueError: the run has no such average, or everything is damaged.
+        FileNotFoundError: snapshots are needed, and there are none yet.
     """
     kept = profile in averaging.profiles
     if isinstance(averaging, PowerEma):
