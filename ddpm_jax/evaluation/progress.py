@@ -1,4 +1,7 @@
-"""The progress of a long task on stderr: a bar on a terminal, or else lines from time to time."""
+"""The progress of a long task on stderr: a bar on a terminal, or else lines from time to time.
+
+Training shows its progress with `storage.log.Log` instead: its bar belongs to a log of metrics, pictures and messages.
+"""
 
 import time
 from threading import Event, Thread
