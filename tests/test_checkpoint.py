@@ -77,6 +77,7 @@ def data_files(checkpoints, step):
     ]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(saved, trees):
     """In turn: a bit flipped in the middle of each file, the file cut in half, the file gone."""
     damages = {

@@ -69,6 +69,7 @@ def reported(run, extractor, tmp_path_factory):
         return *evaluate(run, folder, extractor, ALL), folder
 
 
+@pytest.mark.slow
 def test_image_i_is_the_same_however_many_are_drawn_and_from_wherever_one_goes_on(run, tmp_path):
     drawing = Drawing(run, seed=3)
     few, all_at_once = draw(drawing, tmp_path / "few", 16, 16), draw(drawing, tmp_path / "all", 48, 16)

@@ -254,6 +254,7 @@ def test_a_tilde_is_the_home_folder(place, tmp_path, monkeypatch):
     assert PLACES[place]() == tmp_path / "x"
 
 
+@pytest.mark.slow
 def test_a_tilde_in_the_paths_of_commands(capsys, finished, experiment_file, tmp_path, monkeypatch):
     """Beside `sample`, which test_short_runs.py has."""
     (tmp_path / "home").mkdir()

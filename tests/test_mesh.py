@@ -230,6 +230,7 @@ def test_what_a_dry_run_says_of_memory_is_what_the_step_needs(tiny):
     assert needed[1] < 0.6 * needed[0]
 
 
+@pytest.mark.slow
 def test_remat_keeps_little_for_the_backward_pass(tiny):
     net = dataclasses.replace(tiny.net, channels=16, channel_multipliers=(1, 2))
     kept = []

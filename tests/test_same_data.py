@@ -279,7 +279,7 @@ def test_a_run_made_before_is_told_of_once(tmp_path):
     check_data(of, workdir, said.append)
     assert len(said) == 1
     (workdir / "data.json").write_text("{")
-    with pytest.raises(RunError, match=r"data.json cannot be read .*delete it to go on"):
+    with pytest.raises(RunError, match=r"data.json cannot be read .*delete it to continue"):
         check_data(of, workdir, said.append)
 
 
