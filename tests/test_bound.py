@@ -457,6 +457,7 @@ def test_an_estimate_is_unbiased(fixed_terms):
     assert np.all(error > 0)
 
 
+@pytest.mark.slow
 def test_an_estimate_with_its_own_noise_is_unbiased(schedule, batch):
     """Both the bound and its estimate, over many keys, for a network that is not exact and levels that are discrete."""
     x = batch[0][4:6]
@@ -475,6 +476,7 @@ def test_an_estimate_with_its_own_noise_is_unbiased(schedule, batch):
     assert np.all(error < 0.03 * wholes.mean(0))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps(key):
     """But for the three curves [steps, batch] and the tables."""
     x = np.zeros((8, 16, 16, 3), np.float32)

@@ -196,7 +196,10 @@ class Kernel:
     value = standard_error = 0.0
 
 
-@pytest.mark.parametrize("where", ["drawing", "features", "bits", pytest.param("writing", marks=pytest.mark.slow)])
+SLOW = [pytest.param(where, marks=pytest.mark.slow) for where in ("drawing", "features", "writing")]
+
+
+@pytest.mark.parametrize("where", ["bits", *SLOW])
 def test_interrupted_and_resumed_it_gives_the_same_files(run, extractor, reported, tmp_path, monkeypatch, where):
     _, place, folder = reported
     target, name = {

@@ -261,7 +261,10 @@ def filled_in(spec: Cosine, jump: int, resamples: int, variance: Variance) -> tu
 
 @pytest.mark.parametrize(
     ("jump", "resamples", "variance"),
-    [(1, 6, FixedLarge()), pytest.param(5, 4, FixedSmall(), marks=pytest.mark.slow)],
+    [
+        pytest.param(1, 6, FixedLarge(), marks=pytest.mark.slow),
+        pytest.param(5, 4, FixedSmall(), marks=pytest.mark.slow),
+    ],
     ids=["steps", "jumps"],
 )
 def test_filling_in_has_the_moments_of_theory(key, jump, resamples, variance):

@@ -142,6 +142,7 @@ def test_hutchinsons_estimate_is_unbiased(schedule):
     np.testing.assert_allclose(got.log_prob, scipy.stats.multivariate_normal.logpdf(x, MEAN, diagonal), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_probes_are_a_function_of_key_and_index(schedule):
     x = np.tile(POINTS[:1], (1024, 1))
     first, second = (gaussian_likelihood(schedule, x, **ONE_PROBE, first_index=index) for index in (0, 1000))

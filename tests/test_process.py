@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import asyncio, gc, importlib, json, logging, pkgutil, signal, sys, warnings
 # What these do when they are imported is their own affair.
@@ -44,6 +46,7 @@ print(json.dumps([imported, loaded, changed(before, state()), step, [str(warning
 """
 
 
+@pytest.mark.slow
 def test_the_process_is_left_as_it_was(finished, tmp_path):
     """Also if a checkpoint is damaged; then stderr has no words of Orbax, whose errors take up to sixty lines."""
     damaged = tmp_path / "run"

@@ -55,6 +55,7 @@ def steps(experiment, count: int, devices: int):
     return jax.device_get(state), losses
 
 
+@pytest.mark.slow
 def test_a_run_is_a_function_of_its_seed(tiny):
     first, again = (steps(tiny, 5, devices=1)[1] for _ in range(2))
     assert first == again

@@ -318,6 +318,7 @@ WIDE = dataclasses.replace(TINY, channels=32, num_classes=50)  # enough numbers 
 start = jax.jit(lambda key: WIDE.init(key, SHAPE), compiler_options=QUICKLY)
 
 
+@pytest.mark.slow
 def test_on_patches_it_is_the_network_of_the_smaller_image_whose_channels_are_the_pixels(key):
     small = UNet(channels=8, channel_multipliers=(1,), num_res_blocks=1, attention_resolutions=(), out_multiplier=2)
     patched = dataclasses.replace(small, patch_size=2)
