@@ -14,14 +14,17 @@ The bound, the losses and the samplers share one variance, that of the `Denoiser
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch, Timesteps, per_example
 from ddpm_jax.diffusion.forward import posterior_weights, step_var
 from ddpm_jax.diffusion.process import Process
+
+# One number for each example, or for each element: broadcasts against the batch.
+Values = Float[Array, "..."]
 
 __all__ = ["FixedLarge", "FixedSmall", "LearnedRange", "Variance", "lower", "upper"]
 
@@ -82,13 +85,7 @@ class Variance:
         last = per_example(jnp.asarray(s) == 0, like)
         return self.choose(lower(process, t, s, u, like), upper(process, t, s, like), last, var_fraction)
 
-    def choose(
-        self,
-        small: Float[Array, "..."],
-        large: Float[Array, "..."],
-        last: Bool[Array, "..."],
-        var_fraction: Batch | None,
-    ) -> Float[Array, "..."]:
+    def choose(self, small: Values, large: Values, last: Any, var_fraction: Batch | None) -> Values:
         """The variance between the smallest and the largest.
 
         Args:
@@ -107,13 +104,7 @@ class Variance:
 class FixedSmall(Variance):
     """The lower end: beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) for s = t - 1."""
 
-    def choose(
-        self,
-        small: Float[Array, "..."],
-        large: Float[Array, "..."],
-        last: Bool[Array, "..."],
-        var_fraction: Batch | None,
-    ) -> Float[Array, "..."]:
+    def choose(self, small: Values, large: Values, last: Any, var_fraction: Batch | None) -> Values:
         return small
 
 
@@ -121,13 +112,7 @@ class FixedSmall(Variance):
 class FixedLarge(Variance):
     """The upper end, beta_t for s = t - 1; in the last step the same as FixedSmall."""
 
-    def choose(
-        self,
-        small: Float[Array, "..."],
-        large: Float[Array, "..."],
-        last: Bool[Array, "..."],
-        var_fraction: Batch | None,
-    ) -> Float[Array, "..."]:
+    def choose(self, small: Values, large: Values, last: Any, var_fraction: Batch | None) -> Values:
         return jnp.where(last, small, large)
 
 
@@ -137,13 +122,7 @@ class LearnedRange(Variance):
 
     learned: ClassVar[bool] = True
 
-    def choose(
-        self,
-        small: Float[Array, "..."],
-        large: Float[Array, "..."],
-        last: Bool[Array, "..."],
-        var_fraction: Batch | None,
-    ) -> Float[Array, "..."]:
+    def choose(self, small: Values, large: Values, last: Any, var_fraction: Batch | None) -> Values:
         if var_fraction is None:
             raise ValueError("var_fraction is None; LearnedRange expects the network's, an array shaped like z_t")
         low, high = jnp.log(small), jnp.log(large)
