@@ -225,7 +225,7 @@ def test_a_run_on_such_a_mesh(scaled, tmp_path):
     same(found, expected)
     same(of_set, expected[0])
     (x,) = placed(mesh, np.zeros((8, 8, 8, 1), np.float32))
-    same(given.predict(x, 3), one.predict(np.zeros(x.shape, np.float32), 3))
+    same(given.model().predict(x, 3), one.model().predict(np.zeros(x.shape, np.float32), 3))
 
 
 def test_functions_of_single_images_on_such_a_mesh():
