@@ -37,11 +37,12 @@ class Plan:
     def of(cls, experiment: Any, mesh: Mesh, image_shape: tuple[int, int, int]) -> "Plan":
         """The plan for images of this shape; raises ValueError if the batch does not divide over the devices."""
         check_divides(mesh, experiment.batch_size, experiment.accumulate)
-        recipe, size = experiment.recipe(), experiment.batch_size
+        size = experiment.batch_size
         batch = {"image": jax.ShapeDtypeStruct((size, *image_shape), np.uint8)}
         if experiment.net.num_classes is not None:
             batch["label"] = jax.ShapeDtypeStruct((size,), np.int32)
-        with entered(mesh):
+        with entered(mesh):  # the tables of the process, too, must not lie on another mesh that the user has set
+            recipe = experiment.recipe()
             state = jax.eval_shape(lambda: recipe.start(_initial(recipe, jax.random.key(0), image_shape)))
             state = with_sharding(state, experiment.mesh.place(mesh, state))
             return cls(experiment, mesh, image_shape, recipe, state, with_sharding(batch, by_example(mesh)))

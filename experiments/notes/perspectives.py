@@ -134,14 +134,12 @@ def learned_claims(s: Chain, predict: Any, count: int, limit: float) -> list[Cla
 def flow_claims(s: Chain, predict: Any, count: int, limit: float) -> list[Claim]:
     """The trained network as a flow: followed, followed back, and its likelihood."""
     z = jnp.linspace(-2, 2, 41)[:, None]
-    how: Any = {"target": V(), "start": (z, s.num_steps)}
-    follow = partial(sample, jax.random.key(0), predict, s, shape=z.shape, **how)
+    model = Denoiser(predict, s, target=V())
+    follow = partial(sample, jax.random.key(0), model, shape=z.shape, start=(z, s.num_steps))
     ends = [follow(sampler=Ddim(k)) for k in (125, 250, 500)]
     first, second = (float(jnp.abs(fine - coarse).mean()) for coarse, fine in itertools.pairwise(ends))
     x = jnp.concatenate([ends[-1], DATA.sample(jax.random.key(4), count)])
-    found = log_likelihood(
-        jax.random.key(3), Denoiser(predict, s, target=V()), x, trace="exact", bins=None, tolerance=0.0001
-    )
+    found = log_likelihood(jax.random.key(3), model, x, trace="exact", bins=None, tolerance=1e-4)
     off = float(np.abs(found.latent[: len(z)] - z).max())
     nats = np.asarray(DATA.log_prob(x) - found.log_prob, np.float64)[len(z) :].mean()
     order = np.log2(first / second)
