@@ -34,7 +34,7 @@ def short_repr(value: Any) -> str:
     return text if len(text) <= 400 and "\n" not in text else f"a {type(value).__name__}"
 
 
-def require_part(field: str, value: Any, kind: type, expected: str) -> None:
+def require_part(field: str, value: Any, kind: Any, expected: str) -> None:
     """Raise ValueError unless `value` is a `kind`, a frozen dataclass whose fields are all that it holds.
 
     Compiled programs are found by these fields: two values that differ in anything else would share one program.

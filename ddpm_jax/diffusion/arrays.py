@@ -1,9 +1,9 @@
 """The vocabulary every other file speaks: shapes of arrays, timesteps, and streams of random keys.
 
 Shapes.  A batch of data is [batch, ...]: images are [batch, height, width, channels] in [-1, 1], but
-every formula also holds for points in the plane or on the line.  A timestep t is an integer, one per
-example or one for all; t = 0 is clean data and t = T is (nearly) pure noise.  Only the probability flow, which
-runs in continuous time, asks for a real t: it stands for the point of a smooth curve between its neighbours.
+every formula also holds for points in the plane or on the line.  A time t is one per example or one for all.  In a
+chain it is an integer: t = 0 is clean data and t = T is (nearly) pure noise.  A real t then stands for the point of a
+smooth curve between its neighbours.  In a continuous process (`process`) every t is real.
 
 Randomness.  Every draw is a function of (seed, name of the stream, step, example): `stream` separates
 the names, `jax.random.fold_in` the steps, `example_keys` the examples.
@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
 from ddpm_jax.devices.axes import take
 from ddpm_jax.errors import require, require_int, require_key
 
-__all__ = ["Batch", "Images", "Key", "Keys", "PerExample", "Pixels", "Predict", "Rows", "Table", "Timesteps"]
-__all__ += ["Whole", "as_data", "check_first_index", "check_shape", "check_time", "check_timesteps", "curve"]
+__all__ = ["Batch", "Images", "Key", "Keys", "PerExample", "Pixels", "Predict", "Rows", "Table", "Time"]
+__all__ += ["Whole", "as_data", "check_first_index", "check_shape", "check_time", "check_times", "check_timesteps", "curve"]
 __all__ += ["example_keys", "lookup", "normals", "per_example", "root", "stream"]
 
 type_of_array = jax.Array | np.ndarray
@@ -35,7 +35,7 @@ Images = Float[type_of_array, "batch height width channels"]  # in [-1, 1]
 Pixels = UInt8[type_of_array, "batch height width channels"]  # 0..255
 Table = Float[Array, " steps"]  # one number for each t = 0..T
 Whole = int | np.integer | Int[type_of_array, ""]
-Timesteps = Int[type_of_array, " batch"] | Whole | Float[Array, " batch"] | Float[Array, ""]
+Time = Int[type_of_array, "..."] | Float[type_of_array, "..."] | int | float | np.integer | np.floating
 Key = PRNGKeyArray | UInt32[Array, "2"]
 Keys = jaxtyping.Key[Array, " batch"] | UInt32[Array, "batch 2"]
 
@@ -55,12 +55,12 @@ class Rows(Protocol):
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
-def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcastable"]:
-    """table[t], one number per example, shaped [batch, 1, ..., 1] to broadcast against `like`.
+def lookup(of: Callable[[Time], Any] | Table, t: Time, like: Batch) -> Float[Array, "*broadcastable"]:
+    """of(t), one number per example, shaped [batch, 1, ..., 1] to broadcast against `like`.
 
     Args:
-        table: one number for each t = 0..T.
-        t: [batch] or one for all; a real t interpolates between the entries (`curve`).
+        of: a function of time, such as `process.signal`; or a table, one number for each t = 0..T.
+        t: [batch] or one for all; for a table, a real t interpolates between the entries (`curve`).
         like: the batch, [batch, ...].
 
     Returns:
@@ -69,11 +69,16 @@ def lookup(table: Table, t: Timesteps, like: Batch) -> Float[Array, "*broadcasta
     Raises:
         ValueError: t is not a number, has the wrong shape, or is a whole number outside 0..T.
     """
-    if not jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
-        check_timesteps(t, 0, len(table) - 1)
     check_time(t, like)
-    t = jnp.asarray(t)
-    return per_example(curve(table, t) if jnp.issubdtype(t.dtype, jnp.floating) else take(table, t), like)
+    return per_example(of(t) if callable(of) else at_time(of, t), like)
+
+
+def at_time(table: Table, t: Time) -> Float[Array, "..."]:
+    """The entries of a table, t = 0..T, at whole times; between them at real ones (`curve`)."""
+    if jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+        return curve(table, jnp.asarray(t))
+    check_timesteps(t, 0, len(table) - 1)
+    return take(table, jnp.asarray(t))
 
 
 def check_time(t: Any, like: Batch) -> None:
@@ -172,23 +177,40 @@ def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
     return left + u * (slope_left + u * (rise - slope_left - bend + u * bend))
 
 
-def check_timesteps(t: Timesteps, first: int, last: int, name: str = "t") -> None:
-    """Raise ValueError unless every timestep lies in first..last.
+def is_known(*values: Any) -> bool:
+    """Whether all values are numbers that can be read now: no tracers, nothing that lies on other hosts."""
+    return not any(
+        isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable)
+        for value in values
+    )
 
-    Under `jit` the values are not known and indices are clamped by JAX, so only concrete timesteps
-    are checked.
+
+def check_timesteps(t: Time, first: int, last: int, name: str = "t") -> None:
+    """Raise ValueError unless every timestep is a whole number in first..last; a traced t is not checked."""
+    check_times(t, first, last, name, whole=True)
+
+
+def check_times(
+    t: Time, first: float, last: float, name: str = "t", clean: float | None = None, whole: bool = False
+) -> None:
+    """Raise ValueError unless every t lies between first and last, or is `clean`; a traced t is not checked.
+
+    Under `jit` the values are not known, and JAX clamps indices.
     """
-    if isinstance(t, jax.core.Tracer) or (isinstance(t, jax.Array) and not t.is_fully_addressable):
+    if not is_known(t):
         return
+    expected = f"integers in {first}..{last}" if whole else f"numbers in [{first:g}, {last:g}]"
     try:
         values = np.asarray(t)
     except ValueError:  # lists of different lengths
-        raise ValueError(f"{name} is {t}; expected integers in {first}..{last}") from None
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{name} has dtype {values.dtype}; expected integers in {first}..{last}")
-    outside = values[(values < first) | (values > last)]
+        raise ValueError(f"{name} is {t}; expected {expected}") from None
+    if not np.issubdtype(values.dtype, np.integer if whole else np.number):
+        raise ValueError(f"{name} has dtype {values.dtype}; expected {expected}")
+    low, high = (first, last) if whole else (np.float32(first), np.float32(last))  # as a float32 t may round
+    outside = values[~((values >= low) & (values <= high) | (values == clean))]
     if outside.size:
-        raise ValueError(f"{name} = {outside.flat[0]} is outside {first}..{last}")
+        told = f"is outside {first}..{last}" if whole else f"is outside [{first:g}, {last:g}]"
+        raise ValueError(f"{name} = {outside.flat[0]} {told}")
 
 
 def stream(key: Key, name: str) -> Key:

@@ -1,6 +1,6 @@
 r"""The variational bound (the negative ELBO): the nats, or bits, that a trained model needs to describe x without loss.
 
-    -log p(x) <= KL(q(z_T | x) || N(0, I))                                                        `prior`
+    -log p(x) <= KL(q(z_T | x) || N(0, S_T I))                                                    `prior`
                  + sum_{t=2..T} E_q KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t))                   `term`, t >= 2
                  + E_q[ -log p(x | z_1) ]                                                         `term`, t = 1
 
@@ -9,7 +9,12 @@ model; each KL is between normals, so closed.  The last term codes data of `bins
 normal's mass between the midpoints of neighbouring levels, the outermost reaching to infinity (equation 13).
 
 A strided chain T = t_0 > t_1 > ... > t_K = 0 has the same bound with (t_{k-1}, t_k) for (t, t - 1) (Nichol & Dhariwal
-2021, section 4).  Every number is the sum over an example's elements, [batch], in nats, unless it says otherwise.
+2021, section 4), and so has a grid of a continuous process, whose last step leads to clean data.  If its steps become
+infinitely many, the sum becomes an integral (Kingma et al. 2021, arXiv 2107.00630, equation 17), whatever the variance,
+
+    E_q int -SNR'(t) / 2 || x - x predicted at z_t ||^2 dt                                        `rate_of`, `estimate`
+
+Every number is the sum over an example's elements, [batch], in nats, unless it says otherwise.
 The network is evaluated in full float32 (`ddpm_jax.devices.precision`).
 """
 
@@ -22,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from ddpm_jax.devices.axes import rows_of, with_automatic_axes
 from ddpm_jax.devices.precision import quoted
@@ -30,25 +35,26 @@ from ddpm_jax.diffusion.arrays import (
     Batch,
     Key,
     PerExample,
-    Timesteps,
+    Time,
     Whole,
     as_data,
     check_shape,
     example_keys,
+    lookup,
     normals,
-    per_example,
 )
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments, check_denoiser
 from ddpm_jax.diffusion.discretised import PIXEL_LEVELS, discretised_log_prob
-from ddpm_jax.diffusion.forward import check_step, diffuse, marginal, posterior_weights
+from ddpm_jax.diffusion.forward import before, diffuse, marginal
 from ddpm_jax.diffusion.gaussian import Normal
-from ddpm_jax.diffusion.grids import Grid, Uniform, times_before
+from ddpm_jax.diffusion.grids import Grid, Linspace, Uniform, steps_of
 from ddpm_jax.diffusion.process import Process
+from ddpm_jax.diffusion.step import Step
 from ddpm_jax.diffusion.targets import Prediction
 from ddpm_jax.diffusion.timesteps import strata
 from ddpm_jax.errors import require, require_int
 
-__all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "term", "term_of"]
+__all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "rate_of", "term", "term_of"]
 
 
 @flax.struct.dataclass
@@ -62,18 +68,18 @@ class Term:
 
 @flax.struct.dataclass
 class Bound:
-    """All terms of the bound for each example; step k goes from t[k] to t[k + 1], the last one to 0."""
+    """All terms of the bound for each example; step k goes from t[k] to t[k + 1], the last one to clean data."""
 
     prior: PerExample
-    """KL(q(z_T | x) || N(0, I)), nats."""
+    """KL(q(z_T | x) || N(0, S_T I)), nats."""
     nats: Float[Array, "steps batch"]
     """The term of each step; the last one is the model's, -log p(x | z)."""
     x_mse: Float[Array, "steps batch"]
     """Mean squared error of the predicted x."""
     eps_mse: Float[Array, "steps batch"]
     """Mean squared error of the predicted eps."""
-    t: Int[Array, " steps"]
-    """The timestep of each step, falling from T."""
+    t: Shaped[Array, " steps"]
+    """The time at which each step begins, falling from the noisy end."""
     dims: int = flax.struct.field(pytree_node=False)
     """Elements of an example."""
 
@@ -98,41 +104,52 @@ class Bound:
         return sent / (self.dims * math.log(2)), 127.5 * jnp.sqrt(self.x_mse.mean(1))
 
 
-def prior(process: Process, x: Batch, t: Timesteps | None = None) -> PerExample:
-    """KL(q(z_t | x) || N(0, I)) in nats, [batch]: what z_t still says of x; t is T if None."""
-    q = marginal(process, x, process.num_steps if t is None else t)
-    return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.ones_like(q.std))))
+def prior(process: Process, x: Batch, t: Time | None = None) -> PerExample:
+    """KL(q(z_t | x) || N(0, S_t I)) in nats, [batch]: what z_t still says of x; t is the noisy end if None."""
+    t = process.last if t is None else t
+    q = marginal(process, x, t)
+    scale = jnp.hypot(lookup(process.signal, t, x), q.std)
+    return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.broadcast_to(scale, q.std.shape))))
 
 
 def term_of(
-    model: Denoiser,
-    prediction: Prediction,
-    x: Batch,
-    z_t: Batch,
-    t: Timesteps,
-    s: Timesteps,
-    bins: Whole | None = PIXEL_LEVELS,
-    u: Timesteps | None = None,
+    model: Denoiser, prediction: Prediction, x: Batch, z_t: Batch, step: Step, bins: Whole | None = PIXEL_LEVELS
 ) -> PerExample:
-    """The term of the step t -> s, given the prediction at z_t; arguments as in `term` and `Denoiser.normal`."""
-    p = model.normal(prediction, z_t, t, s, u)
-    _, b, var = posterior_weights(model.process, t, s, z_t)
-    last = per_example(jnp.asarray(s) == 0, z_t)
+    """The term of a step, given the prediction at z_t; arguments as in `term` and `Denoiser.normal`."""
+    step = step.like(z_t)
+    p = model.normal(prediction, z_t, step)
     code = -(p.log_prob(jnp.asarray(x)) if bins is None else discretised_log_prob(p, x, bins))
     # Both means contain the same a z_t.  Without it their difference, b (x - x predicted), keeps its digits.
-    q = Normal(mean=b * (x - prediction.x), std=jnp.sqrt(jnp.where(last, 1.0, var)))  # at s = 0 a point, and unused
-    return _sum(jnp.where(last, code, q.kl(Normal(jnp.zeros_like(q.mean), p.std))))
+    var = jnp.where(step.is_last, 1.0, step.var)  # in the last step q is a point, and unused
+    q = Normal(mean=step.b * (x - prediction.x), std=jnp.sqrt(var))
+    return _sum(jnp.where(step.is_last, code, q.kl(Normal(jnp.zeros_like(q.mean), p.std))))
+
+
+def rate_of(model: Denoiser, prediction: Prediction, x: Batch, t: Time) -> PerExample:
+    """-SNR'(t) / 2 ||x - x predicted||^2: nats per unit of t in the limit of infinitely many steps.
+
+    Args:
+        model: the denoiser, of a continuous process.
+        prediction: the prediction at z_t.
+        x: the data, float32 [batch, ...].
+        t: the time, [batch].
+
+    Returns:
+        float32 [batch].
+    """
+    process = model.process
+    return 0.5 * process.log_snr_rate(t) * process.snr(t) * _sum((x - prediction.x) ** 2)
 
 
 @quoted
 def term(
     model: Denoiser,
     x: Batch,
-    t: Timesteps,
+    t: Time,
     eps: Batch,
     *,
-    s: Timesteps | None = None,
-    u: Timesteps | None = None,
+    s: Time | None = None,
+    u: Time | None = None,
     bins: Whole | None = PIXEL_LEVELS,
 ) -> Term:
     """The term of each example's step t -> s, from the one sample z_t = diffuse(x, t, eps).
@@ -140,9 +157,9 @@ def term(
     Args:
         model: the denoiser.
         x: the data, float32 [batch, ...].
-        t: int32, [batch] or one for all, in 1..T.
+        t: [batch] or one for all; int32 in 1..T for a chain.
         eps: standard normal noise, shaped like x.
-        s: the end of the step, like t, in 0..t-1; None for t - 1.
+        s: the end of the step, like t, before it; None for t - 1, in a chain.
         u: the time before t in a strided chain, like t, in t..T; None for even steps, 2 t - s, at most T.  It counts
             only in the last step, to s = 0 (`variance`).
         bins: the number of levels of the data; None for continuous data, whose last term is minus the log density.
@@ -154,20 +171,16 @@ def term(
         ValueError: an argument has the wrong type or shape, or a time is out of range.
     """
     check_denoiser(model)
-    check_step(model.process, t, s, u)
+    step = model.process.step(t, before(model.process, t) if s is None else s, u)
     x, bins = as_data(x, scaled=True), _levels(bins)
     check_shape("eps", eps, "x", x)
-    return _term(model, x, t, jnp.asarray(t) - 1 if s is None else s, eps, bins, u)
+    return _term(model, x, step, eps, bins)
 
 
-def _term(
-    model: Denoiser, x: Batch, t: Timesteps, s: Timesteps, eps: Batch, bins: int | None, u: Timesteps | None = None
-) -> Term:
-    x = jnp.asarray(x)
-    z_t = diffuse(model.process, x, t, eps)
-    t, s = (jnp.broadcast_to(jnp.asarray(time), x.shape[:1]) for time in (t, s))
-    prediction = model.denoise(z_t, t)
-    nats = term_of(model, prediction, x, z_t, t, s, bins, u)
+def _term(model: Denoiser, x: Array, step: Step, eps: Batch, bins: int | None) -> Term:
+    z_t = diffuse(model.process, x, step.t, eps)
+    prediction = model.denoise(z_t, jnp.broadcast_to(step.t, x.shape[:1]))
+    nats = term_of(model, prediction, x, z_t, step, bins)
     return Term(nats, _mean((prediction.x - x) ** 2), _mean((prediction.eps - eps) ** 2))
 
 
@@ -178,7 +191,7 @@ def bound(
     x: Batch,
     *,
     num_steps: Whole | None = None,
-    grid: Grid = Uniform(),
+    grid: Grid | None = None,
     bins: Whole | None = PIXEL_LEVELS,
     first_index: Whole = 0,
 ) -> Bound:
@@ -188,8 +201,8 @@ def bound(
         key: the key; the noise of a term is a function of (key, example, t).
         model: the denoiser.
         x: the data, float32 [batch, ...].
-        num_steps: the number of steps of a strided chain; None for all T steps.
-        grid: which timesteps a strided chain visits.
+        num_steps: the number of steps of a strided chain, or of a continuous process; None for all T steps of a chain.
+        grid: which times the steps visit; None for Uniform() in a chain, Linspace() in a continuous process.
         bins: the number of levels of the data, 256 for pixels; None for continuous data.
         first_index: the number of the first example, as in `sample`.
 
@@ -200,31 +213,30 @@ def bound(
         ValueError: an argument has the wrong type or shape, or the grid does not fit the process.
     """
     check_arguments(key, model, first_index)
+    grid = (Uniform() if model.process.is_chain else Linspace()) if grid is None else grid
     require("grid", grid, isinstance(grid, Grid), "a Grid, such as Uniform()")
-    times = grid.times(model.process, num_steps)
-    steps = (times_before(times, times[:-1]), times[:-1], times[1:])
+    steps = steps_of(model.process, grid.times(model.process, num_steps))
     x, bins = as_data(x, scaled=True), _levels(bins)
 
     def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:
         return PartitionSpec(rows_of(spec)), *(PartitionSpec(None, rows_of(spec)),) * 3
 
-    args = (key, model, x, jax.tree.map(jnp.asarray, steps), first_index)
+    args = (key, model, x, steps, first_index)
     of_prior, nats, x_mse, eps_mse = with_automatic_axes(partial(_bound, bins=bins), args, x, placed)
-    return Bound(of_prior, nats, x_mse, eps_mse, jnp.asarray(times[:-1]), math.prod(x.shape[1:]))
+    return Bound(of_prior, nats, x_mse, eps_mse, steps.t, math.prod(x.shape[1:]))
 
 
 @partial(jax.jit, static_argnames="bins")
-def _bound(key: Key, model: Denoiser, x: Array, steps: Any, first_index: Any, *, bins: int | None) -> Any:
-    """The prior's term, [batch], then the parts of `Bound` for each step, [steps, batch]; steps: (u, t, s)."""
+def _bound(key: Key, model: Denoiser, x: Array, steps: Step, first_index: Any, *, bins: int | None) -> Any:
+    """The prior's term, [batch], then the parts of `Bound` for each step, [steps, batch]."""
     keys = example_keys(key, first_index, len(x))
 
-    def step(_: None, times: tuple[Array, Array, Array]) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
-        u, t, s = times
-        one = _term(model, x, t, s, normals(keys, t, x.shape), bins, u)
+    def term_at(_: None, step: Step) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
+        one = _term(model, x, step, normals(keys, step.draw, x.shape), bins)
         return None, (one.nats, one.x_mse, one.eps_mse)
 
-    _, curves = jax.lax.scan(step, None, steps)
-    return prior(model.process, x, steps[1][0]), *curves
+    _, curves = jax.lax.scan(term_at, None, steps)
+    return prior(model.process, x, steps.t[0]), *curves
 
 
 @quoted
@@ -237,15 +249,17 @@ def estimate(
     bins: Whole | None = PIXEL_LEVELS,
     first_index: Whole = 0,
 ) -> PerExample:
-    """An unbiased estimate of each example's bound, from `num_terms` random terms of its T.
+    """An unbiased estimate of each example's bound, from `num_terms` random terms.
 
-    The timesteps are stratified: term k draws its own from the k-th of the `timesteps.strata` of 1..T.
+    In a chain, term k draws its timestep from the k-th of the `timesteps.strata` of 1..T.  In a continuous process the
+    bound is that of infinitely many steps.  Term k draws t from the k-th of `num_terms` equal parts of it, and one more
+    evaluation gives the term of the step to clean data.
 
     Args:
         key: the key; the draws of an example are a function of (key, its number).
         model: the denoiser.
         x: the data, float32 [batch, ...].
-        num_terms: the number of terms, in 1..T.
+        num_terms: the number of terms, in 1..T for a chain.
         bins: the number of levels of the data; None for continuous data.
         first_index: the number of the first example, as in `sample`.
 
@@ -256,8 +270,12 @@ def estimate(
         ValueError: an argument has the wrong type or shape, or there are fewer than num_terms terms.
     """
     check_arguments(key, model, first_index)
-    num_terms, bins, last = require_int("num_terms", num_terms, 1), _levels(bins), model.process.num_steps
-    require("num_terms", num_terms, num_terms <= last, f"at most {last}, all terms")
+    num_terms, bins, process = require_int("num_terms", num_terms, 1), _levels(bins), model.process
+    if process.is_chain:
+        require("num_terms", num_terms, num_terms <= process.last, f"at most {process.last}, all terms")
+    else:
+        limit = not model.variance.learned
+        require("variance", model.variance, limit, "a fixed one: the limit of infinitely many steps has no other")
     run = partial(_estimate, num_terms=num_terms, bins=bins)
     x = as_data(x, scaled=True)
     return with_automatic_axes(run, (key, model, x, first_index), x, lambda spec: PartitionSpec(rows_of(spec)))
@@ -265,20 +283,27 @@ def estimate(
 
 @partial(jax.jit, static_argnames=("num_terms", "bins"))
 def _estimate(key: Key, model: Denoiser, x: Array, first_index: Any, *, num_terms: int, bins: int | None) -> Array:
-    keys, num_steps = example_keys(key, first_index, len(x)), model.process.num_steps
-    ends = strata(num_steps, num_terms)
+    keys, process = example_keys(key, first_index, len(x)), model.process
+    ends = strata(process.last, num_terms) if process.is_chain else np.linspace(process.first, process.last, num_terms + 1)
 
-    def step(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def term_at(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         k, start, length = part
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (), jnp.float32))(keys)
+        eps = normals(keys, num_terms + k, x.shape)
+        if not process.is_chain:
+            t = start + length * u
+            prediction = model.denoise(diffuse(process, x, t, eps), t)
+            return total + length * rate_of(model, prediction, x, t), None
         count = length.astype(jnp.float32)
         t = start + jnp.minimum(jnp.floor(count * u).astype(jnp.int32), length - 1)  # where rounding reaches the end
-        eps = normals(keys, num_terms + k, x.shape)
-        return total + count * _term(model, x, t, t - 1, eps, bins).nats, None
+        return total + count * _term(model, x, process.step(t, t - 1), eps, bins).nats, None
 
     of_parts = jnp.arange(num_terms), jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends))
-    total, _ = jax.lax.scan(step, jnp.zeros(len(x), jnp.float32), of_parts)
-    return prior(model.process, x) + total
+    total, _ = jax.lax.scan(term_at, jnp.zeros(len(x), jnp.float32), of_parts)
+    if not process.is_chain:
+        last = process.step(process.first, process.clean)
+        total += _term(model, x, last, normals(keys, 2 * num_terms, x.shape), bins).nats
+    return prior(process, x) + total
 
 
 def _levels(bins: Any) -> int | None:

@@ -1,7 +1,7 @@
 r"""The denoiser: a network, and everything that says how to read its output.
 
     output = predict(z_t, t)  ->  x predicted, clipped if asked;  eps = (z_t - signal_t x) / noise_t    `denoise`
-    p(z_s | z_t) = N( mean of q(z_s | z_t, x predicted),  var I ),     0 <= s < t                        `normal`
+    p(z_s | z_t) = N( mean of q(z_s | z_t, x predicted),  var I ),     s < t                             `normal`
 
 (Ho et al. 2020, section 3.2.)  The losses, the bound, the likelihood, guidance and the samplers all take this one
 value, so they cannot disagree about the target, the variance or the clipping:
@@ -14,18 +14,20 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate
 from ddpm_jax.devices.functions import as_pytree
-from ddpm_jax.diffusion.arrays import Batch, Timesteps, as_data, check_first_index, check_time
+from ddpm_jax.diffusion.arrays import Batch, Time, as_data, check_first_index, check_time, per_example
 from ddpm_jax.diffusion.clipping import Clipping, NoClipping
-from ddpm_jax.diffusion.forward import noise_between, posterior_weights, time_before
+from ddpm_jax.diffusion.forward import noise_between
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.process import Process, check_process
-from ddpm_jax.diffusion.targets import Eps, Prediction, Target
+from ddpm_jax.diffusion.step import Step
+from ddpm_jax.diffusion.targets import Edm, Eps, Prediction, Target, check_target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import require, require_key, require_part
 
@@ -56,6 +58,7 @@ class Denoiser:
         require("predict", self.predict, callable(self.predict), "a function predict(z_t, t)")
         check_process(self.process)
         require_part("target", self.target, Target, "a Target, such as Eps()")
+        check_target(self.target, self.process)
         require_part("variance", self.variance, Variance, "a Variance, such as FixedSmall()")
         require_part("clip", self.clip, Clipping, "a Clipping, such as Clip() or NoClipping()")
         object.__setattr__(self, "predict", as_pytree(self.predict))
@@ -77,12 +80,12 @@ class Denoiser:
         """The same denoiser without clipping."""
         return dataclasses.replace(self, clip=NoClipping())
 
-    def output(self, z_t: Batch, t: Timesteps) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."] | None]:
+    def output(self, z_t: Batch, t: Time) -> tuple[Float[Array, "batch *dims"], Float[Array, "..."] | None]:
         """The network's output at z_t.
 
         Args:
             z_t: float32 [batch, ...].
-            t: int32, [batch] or one for all, in 1..T.
+            t: [batch] or one for all; in 1..T for a chain.
 
         Returns:
             (the output for the target, the output for the variance or None), each float32 and shaped like z_t.
@@ -113,14 +116,14 @@ class Denoiser:
         of_target, of_variance = jnp.split(output, 2, axis=-1)
         return of_target, of_variance
 
-    def read(self, output: Batch, of_variance: Batch | None, z_t: Batch, t: Timesteps) -> Prediction:
+    def read(self, output: Batch, of_variance: Batch | None, z_t: Batch, t: Time) -> Prediction:
         """The prediction for an output at z_t, with x clipped as `clip` says.
 
         Args:
             output: the output for the target, as `output` returns it.
             of_variance: the output for the variance; None if it is not learned.
             z_t: float32 [batch, ...].
-            t: int32, [batch] or one for all, in 1..T.
+            t: [batch] or one for all; in 1..T for a chain.
         """
         x, eps, _ = self.target.decode(self.process, output, z_t, t)
         if not isinstance(self.clip, NoClipping):
@@ -128,12 +131,12 @@ class Denoiser:
             eps = noise_between(self.process, z_t, x, t)
         return Prediction(x, eps, None if of_variance is None else (jnp.asarray(of_variance) + 1) / 2)
 
-    def denoise(self, z_t: Batch, t: Timesteps) -> Prediction:
+    def denoise(self, z_t: Batch, t: Time) -> Prediction:
         """The x and eps that the network predicts at z_t.
 
         Args:
             z_t: float32 [batch, ...].
-            t: int32, [batch] or one for all, in 1..T.
+            t: [batch] or one for all; in 1..T for a chain.
 
         Returns:
             (x, eps, var_fraction), each shaped like z_t; var_fraction is None if the variance is not learned.
@@ -143,25 +146,51 @@ class Denoiser:
         """
         return self.read(*self.output(z_t, t), z_t, t)
 
-    def normal(
-        self, prediction: Prediction, z_t: Batch, t: Timesteps, s: Timesteps, u: Timesteps | None = None
-    ) -> Normal:
+    def normal(self, prediction: Prediction, z_t: Batch, step: Step) -> Normal:
         """p(z_s | z_t), given the prediction at z_t.
 
         Args:
             prediction: what `denoise` returned.
             z_t: float32 [batch, ...].
-            t: int32, [batch] or one for all, in 1..T.
-            s: the end of the step, like t, in 0..t-1.
-            u: the time before t in the chain, for the variance of the last step (`variance`); None for even steps.
+            step: the step t -> s, such as `process.step(t, s)`.
 
         Returns:
             The normal distribution of z_s.
         """
-        u = time_before(self.process, t, s) if u is None else u
-        a, b, _ = posterior_weights(self.process, t, s, z_t)
-        var = self.variance(self.process, t, s, u, z_t, prediction.var_fraction)
-        return Normal(mean=a * z_t + b * prediction.x, std=jnp.sqrt(var))
+        step = step.like(z_t)
+        var = self.variance(step, prediction.var_fraction)
+        return Normal(mean=step.a * z_t + step.b * prediction.x, std=jnp.sqrt(var))
+
+    def on(self, process: Process) -> "Denoiser":
+        """The same network, read as the denoiser of another process: at each t it is called at its own t of equal SNR.
+
+        Args:
+            process: the other process.
+
+        Returns:
+            A denoiser of that process, with the target Edm(1), and without a learned variance.
+        """
+        check_process(process)
+        require("variance", self.variance, not self.variance.learned, "a fixed variance: a learned one is of its process")
+        predict = Translated(self.unclipped, process)
+        return dataclasses.replace(self, predict=predict, process=process, target=predict.target)
+
+
+@flax.struct.dataclass(eq=False)
+class Translated:
+    """predict(z_t, t) of `Denoiser.on`; a function and a pytree."""
+
+    model: Denoiser
+    process: Process
+    target: Edm = flax.struct.field(pytree_node=False, default=Edm(1.0))
+
+    def __call__(self, z_t: Batch, t: Time) -> Float[Array, "batch *dims"]:
+        """The output for the target at z_t."""
+        own, other = self.model.process, self.process
+        own_t = own.time(other.log_snr(jnp.asarray(t)))
+        scale = own.signal(own_t) / other.signal(t)
+        x, eps, _ = self.model.denoise(per_example(scale, z_t) * z_t, own_t)
+        return jnp.asarray(self.target.encode(other, x, eps, t))
 
 
 def check_denoiser(model: Any, name: str = "model") -> None:

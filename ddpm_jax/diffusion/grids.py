@@ -1,55 +1,62 @@
-"""Which timesteps a sampler, or a strided bound, visits: T = t_0 > t_1 > ... > t_K = 0.
+"""Which times a sampler, or a bound, visits: t_0 > t_1 > ... > t_{K-1}, and then clean data.
 
-A grid chooses K real numbers.  They are rounded to timesteps and moved apart if rounding makes them equal, so a grid of
-K steps has K steps.  With K = T every grid is the whole chain.
+A grid chooses K real numbers.  In a chain they are rounded to timesteps and moved apart if rounding makes them equal, so
+a grid of K steps has K steps.  With K = T every grid is the whole chain.  In a continuous process they are the times.
+`Uniform` and `Quadratic` leave out the clean end, from which a sampler gains little; `Linspace`, `LogSnr` and `Karras`
+visit it, as a tight bound needs.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-import jax.core
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
-from ddpm_jax.diffusion.arrays import Whole
-from ddpm_jax.diffusion.process import Process, check_process
+from ddpm_jax.devices.float64 import in_float64
+from ddpm_jax.diffusion.arrays import Whole, is_known
+from ddpm_jax.diffusion.process import Process, check_process, require_chain
+from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import check_fields, require, require_int
 
-__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform", "tail"]
+__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform", "steps_of", "tail"]
 __all__ += ["times_before"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A rule for the timesteps; subclasses give `places`."""
+    """A rule for the times; subclasses give `places`."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
         """The times at which the steps begin.
 
         Args:
             process: the forward process.
-            num_steps: the number of steps, in 1..T.
+            num_steps: the number of steps, in 1..T for a chain.
 
         Returns:
-            float [num_steps], falling, in 1..T; `times` rounds them.
+            float [num_steps], falling, between the ends of the process; `times` rounds them in a chain.
         """
         raise NotImplementedError
 
-    def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
-        """The timesteps of `num_steps` steps.
+    def times(self, process: Process, num_steps: Whole | None) -> Shaped[np.ndarray, " times"]:
+        """The times of `num_steps` steps.
 
         Args:
             process: the forward process.
-            num_steps: the number of steps; None for all T.
+            num_steps: the number of steps; None for all T of a chain.
 
         Returns:
-            int32 [num_steps + 1], falling, the last one 0.
+            int32 for a chain, float32 for a continuous process, [num_steps + 1], falling, the last one `process.clean`.
 
         Raises:
-            ValueError: num_steps is not in 1..T.
+            ValueError: num_steps is not in 1..T, or is None for a continuous process.
         """
         check_process(process)
-        length = process.num_steps
+        if not process.is_chain:
+            count = require_int("num_steps", num_steps, 1, "a number of steps, as the process has none of its own")
+            return np.append(self.places(process, count), process.clean).astype(np.float32)
+        length = process.last
         expected = f"1 to {length}, the number of steps of the process"
         count = length if num_steps is None else require_int("num_steps", num_steps, 1, expected)
         require("num_steps", count, count <= length, expected)
@@ -66,7 +73,12 @@ class Uniform(Grid):
     """Even steps in t."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return np.linspace(process.num_steps, 0, num_steps + 1)[:-1]
+        return np.linspace(process.last, _origin(process), num_steps + 1)[:-1]
+
+
+def _origin(process: Process) -> float:
+    """Where the time begins to count: clean data in a chain, the clean end of a continuous process."""
+    return 0.0 if process.is_chain else process.first
 
 
 @dataclass(frozen=True)
@@ -85,15 +97,18 @@ class Leading(Grid):
         require_int("offset", self.offset, 0)
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return 1.0 + self.offset + np.arange(num_steps)[::-1] * (process.num_steps // num_steps)
+        return 1.0 + self.offset + np.arange(num_steps)[::-1] * (require_chain(process, "Leading") // num_steps)
 
 
 @dataclass(frozen=True)
 class Linspace(Grid):
-    """Even steps from T to 1, both of which are visited: what diffusers calls linspace."""
+    """Even steps in t from the noisy to the clean end, both of which are visited: what diffusers calls linspace."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return 1.0 + np.rint(np.linspace(0, process.num_steps - 1, num_steps))[::-1]
+        above = np.linspace(0, process.last - process.first, num_steps)[::-1]
+        if num_steps == 1:
+            above = np.array([process.last - process.first])
+        return process.first + (np.rint(above) if process.is_chain else above)
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,8 @@ class Quadratic(Grid):
     """Even steps in the square root of t: shorter towards the data (Song et al. 2021, 2010.02502, appendix D.2)."""
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        return process.num_steps * np.linspace(1, 0, num_steps + 1)[:-1] ** 2
+        start = _origin(process)
+        return start + (process.last - start) * np.linspace(1, 0, num_steps + 1)[:-1] ** 2
 
 
 @dataclass(frozen=True)
@@ -120,9 +136,9 @@ class LogSnr(Grid):
         require("log_snr_min", self.log_snr_min, self.log_snr_min < np.inf, "a number")
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        log_snr = _log_snr(process)
-        first = min(max(self.log_snr_min, log_snr[-1]), log_snr[0])
-        return _at(log_snr, np.linspace(first, log_snr[0], num_steps))
+        clean, noisy = _log_snr_ends(process)
+        first = min(max(self.log_snr_min, noisy), clean)
+        return _at(process, np.linspace(first, clean, num_steps))
 
 
 @dataclass(frozen=True)
@@ -146,57 +162,65 @@ class Karras(Grid):
         require("sigma_max", self.sigma_max, self.sigma_max > self.sigma_min, f"more than sigma_min, {self.sigma_min}")
 
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
-        log_snr = _log_snr(process)
-        own_min, own_max = np.exp(-log_snr[[0, -1]] / 2)
+        own_min, own_max = np.exp(-0.5 * np.array(_log_snr_ends(process)))
         ends = [min(max(sigma, own_min), own_max) for sigma in (self.sigma_max, self.sigma_min)]
         root = np.linspace(ends[0] ** (1 / self.rho), ends[1] ** (1 / self.rho), num_steps)
-        return _at(log_snr, -2 * self.rho * np.log(root))
+        return _at(process, -2 * self.rho * np.log(root))
 
 
 @dataclass(frozen=True)
 class Given(Grid):
-    """Any timesteps, falling; the 0 at the end may be left out.  num_steps must be None or their number."""
+    """Any times, falling; the 0 at the end of a chain may be left out.  num_steps must be None or their number."""
 
     timesteps: Any
-    """Whole numbers, falling, in 1..T (or 0 at the end); kept as a tuple."""
+    """Whole numbers in 1..T (or 0 at the end) for a chain, real ones for a continuous process; kept as a tuple."""
 
     def __post_init__(self) -> None:
         try:
             times = np.asarray(self.timesteps)
         except ValueError:  # lists of different lengths
             times = np.array(None)
-        whole = times.ndim == 1 and times.size > 0 and np.issubdtype(times.dtype, np.integer)
-        holds = whole and bool(np.all(np.diff(times) < 0) and times[-1] >= 0 and times[0] > 0)
-        require("timesteps", self.timesteps, holds, "whole numbers, falling, none below 0")
-        object.__setattr__(self, "timesteps", tuple(int(time) for time in times if time > 0))
+        numbers = times.ndim == 1 and times.size > 0 and times.dtype.kind in "iuf"
+        holds = numbers and bool(np.all(np.diff(times) < 0) and times[-1] >= 0 and times[0] > 0)
+        require("timesteps", self.timesteps, holds, "numbers, falling, none below 0")
+        object.__setattr__(self, "timesteps", tuple(time for time in times.tolist() if time > 0))
 
-    def times(self, process: Process, num_steps: Whole | None) -> Int[np.ndarray, " times"]:
+    def times(self, process: Process, num_steps: Whole | None) -> Shaped[np.ndarray, " times"]:
         check_process(process)
-        first, count = self.timesteps[0], len(self.timesteps)
-        require("timesteps", first, first <= process.num_steps, f"at most {process.num_steps}, the process's last step")
+        times, count = np.array(self.timesteps), len(self.timesteps)
+        require("timesteps", times[0], times[0] <= process.last, f"at most {process.last}, the process's last step")
         require("num_steps", num_steps, num_steps in (None, count), f"None, or {count}, the number of timesteps given")
-        return np.array((*self.timesteps, 0), np.int32)
+        process.check_time(times, "timesteps")
+        return np.append(times, process.clean).astype(np.int32 if process.is_chain else np.float32)
 
 
-def tail(times: Int[np.ndarray, " times"], t: int) -> Int[np.ndarray, " rest"]:
-    """The chain that starts at t and then visits the `times` below t."""
-    return np.concatenate([[t], times[times < t]]).astype(np.int32)
+def steps_of(process: Process, times: Shaped[np.ndarray, " times"]) -> Step:
+    """The steps from each of the times to the next, float32 [steps], for a scan."""
+    return process.step(times[:-1], times[1:], times_before(times, times[:-1]))
 
 
-def times_before(times: Int[np.ndarray, " times"], t: Int[np.ndarray, " steps"]) -> Int[np.ndarray, " steps"]:
-    """For each t, the nearest of the chain's `times` above it, from which the chain came to t; t itself if there is
-    none."""
+def tail(times: Shaped[np.ndarray, " times"], t: float) -> Shaped[np.ndarray, " rest"]:
+    """The times of a sampler that starts at t and then visits the `times` below t."""
+    return np.concatenate([[t], times[times < t]]).astype(times.dtype)
+
+
+def times_before(times: Shaped[np.ndarray, " times"], t: Shaped[np.ndarray, " steps"]) -> Shaped[np.ndarray, " steps"]:
+    """For each t, the nearest of the `times` above it, from which a sampler came to t; t itself if there is none."""
     place = np.searchsorted(-times, -t)  # how many are above t
-    return np.where(place > 0, times[place - 1], t).astype(np.int32)
+    return np.where(place > 0, times[place - 1], t).astype(times.dtype)
 
 
-def _log_snr(process: Process) -> Float[np.ndarray, " T"]:
-    """log snr of t = 1..T in float64, falling."""
-    if isinstance(process.snr, jax.core.Tracer):
+def _log_snr_ends(process: Process) -> tuple[float, float]:
+    """log SNR at the clean and at the noisy end."""
+    if not is_known(*jax.tree.leaves(process)):
         raise ValueError("this grid depends on the process's numbers: build the process outside the jitted function")
-    return np.log(np.asarray(process.snr, np.float64)[1:])
+    clean, noisy = in_float64(process.log_snr, [process.first, process.last])
+    return float(clean), float(noisy)
 
 
-def _at(log_snr: Float[np.ndarray, " T"], values: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
-    """The (real) t at which log snr takes each of the values."""
-    return np.interp(-values, -log_snr, np.arange(1, len(log_snr) + 1))
+def _at(process: Process, log_snr: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+    """The (real) t at which log SNR takes each of the values."""
+    if not process.is_chain:
+        return in_float64(process.time, log_snr)
+    times = np.arange(1, process.last + 1)
+    return np.interp(-log_snr, -np.asarray(process.log_snr(times), np.float64), times)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.devices.functions import as_pytree
-from ddpm_jax.diffusion.arrays import Batch, PerExample, Timesteps, Whole, lookup, per_example
+from ddpm_jax.diffusion.arrays import Batch, PerExample, Time, Whole, lookup, per_example
 from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.targets import Eps, convert
 from ddpm_jax.errors import as_int, require, short_repr
@@ -41,7 +41,7 @@ class Guided:
     scale: Any
     interval: tuple[int, int] | None = flax.struct.field(pytree_node=False)
 
-    def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
+    def __call__(self, z_t: Batch, t: Time) -> Float[Array, "batch *out"]:
         """The guided output; if no t of the batch lies in the interval, the null network is not evaluated."""
         model, null_model = self.model, self.null_model
         conditional, of_variance = model.output(z_t, t)
@@ -114,7 +114,8 @@ def _same_process(a: Denoiser, b: Denoiser) -> bool:
     leaves = jax.tree.leaves((a.process, b.process))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return True
-    return a.process.num_steps == b.process.num_steps and all(
+    same = jax.tree.structure(a.process) == jax.tree.structure(b.process)
+    return same and all(
         np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a.process, b.process)), strict=True)
     )
 
@@ -138,7 +139,7 @@ class Steered:
     log_likelihood: Any
     scale: Any
 
-    def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
+    def __call__(self, z_t: Batch, t: Time) -> Float[Array, "batch *out"]:
         """The output whose score has the gradient added."""
         if lies_explicitly(z_t):
             return evaluate_automatically(self, z_t, t)

@@ -1,16 +1,17 @@
 r"""The exact likelihood of the probability flow: the deterministic ODE whose marginals are those of the chain.
 
     dz/dt = signal'(t) x(z, t) + noise'(t) eps(z, t)                   x, eps predicted at z; the flow of z_t
-    log p(z_0) = log N(z_T; 0, I) + int_0^T div(dz/dt) dt              along it, from z_0 to z_T
+    log p(z_0) = log N(z_T; 0, S_T I) + int_0^T div(dz/dt) dt          along it, from z_0 to z_T
 
-(Song et al. 2021, arXiv 2011.13456, equations 13 and 39, here for any path of signal and noise: between timesteps
-both follow the smooth curves through their tables.)  The divergence is the trace of a Jacobian: exactly, one product
+(Song et al. 2021, arXiv 2011.13456, equations 13 and 39, here for any process: between the timesteps of a chain
+signal and noise follow the smooth curves through their tables.)  The divergence is the trace of a Jacobian: exactly, one product
 with it for each element of x, or by Hutchinson's estimator, v . (Jacobian v) with E[v v^T] = I, at the cost of one.
 The network is evaluated in full float32 (`ddpm_jax.devices.precision`).
 
-A network has not seen t < 1, so by default the flow ends there, at z_1, and x = z_1 / signal_1: what is measured is
-the model's density of data with noise of standard deviation noise_1 / signal_1, which is 0.010 for the linear and 0.006
-for the cosine process of 1000 steps, where an 8-bit level is 0.008 wide.
+A network has not seen earlier times than the clean end, t = 1 of a chain, so by default the flow ends there, and
+x = z_1 / signal_1.  What is measured is the model's density of data with noise of standard deviation
+noise_1 / signal_1, which is 0.010 for the linear and 0.006 for the cosine process of 1000 steps, and 0.0013 where log
+SNR is 13.3.  An 8-bit level is 0.008 wide.
 Discrete data are given uniform noise of a level's width first; -log2 of the density at x + noise, minus log2 of
 the levels' number per unit, bounds the bits of the levels from above (Theis et al. 2016, arXiv 1511.01844).
 """
@@ -26,6 +27,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.devices.axes import rows_of, with_automatic_axes
+from ddpm_jax.devices.float64 import in_float64
 from ddpm_jax.devices.precision import quoted
 from ddpm_jax.diffusion.arrays import (
     Batch,
@@ -33,13 +35,14 @@ from ddpm_jax.diffusion.arrays import (
     PerExample,
     Whole,
     as_data,
-    curve,
     example_keys,
+    is_known,
     lookup,
 )
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.gaussian import Normal
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.errors import require, require_int, require_number
 
 __all__ = ["Likelihood", "log_likelihood", "velocity"]
@@ -65,14 +68,13 @@ def velocity(model: Denoiser, z: Batch, t: Float[Array, ""]) -> Float[Array, "ba
     Args:
         model: the denoiser.
         z: the latent, float32 [batch, ...].
-        t: a real time in (0, T], for all examples.
+        t: a real time, for all examples.
 
     Returns:
         float32, shaped like z.
     """
     prediction = model.denoise(z, jnp.full(z.shape[:1], t))
-    tables = (model.process.signal, model.process.noise)
-    signal_rate, noise_rate = (jax.jvp(partial(curve, table), (t,), (jnp.ones_like(t),))[1] for table in tables)
+    signal_rate, noise_rate = model.process.rates(t)
     return signal_rate * prediction.x + noise_rate * prediction.eps
 
 
@@ -84,7 +86,7 @@ def log_likelihood(
     *,
     trace: Literal["hutchinson", "exact"] = "hutchinson",
     bins: Whole | None = PIXEL_LEVELS,
-    t_min: float = 1.0,
+    end: float | None = None,
     tolerance: float = 1e-5,
     max_steps: Whole = 4096,
     first_index: Whole = 0,
@@ -95,11 +97,12 @@ def log_likelihood(
 
     Args:
         key: the key; the noise and the probe of an example are a function of (key, its number).
-        model: the denoiser; its clipping is ignored, and predict is also called with real t, [batch] float32.
+        model: the denoiser; its clipping is ignored, and predict is called with real t, [batch] float32.
         x: the data, float32 [batch, ...].
         trace: Hutchinson's estimate, which is unbiased, or the exact trace, whose cost grows with the elements of x.
         bins: the number of levels of the data, which are dequantised uniformly; None for continuous data.
-        t_min: the time at which the flow ends, in (0, T]; below 1 only for functions that are right at such times.
+        end: the log SNR at which the flow ends; None for that of the clean end, t = 1 of a chain.  A chain takes more
+            only for functions that are right at real t below 1.
         tolerance: the integrator's relative and absolute tolerance of each step, in (0, 1).
         max_steps: the largest number of steps.
         first_index: the number of the first example, as in `sample`.
@@ -111,14 +114,13 @@ def log_likelihood(
         ValueError: an argument has the wrong type, shape or range.
     """
     check_arguments(key, model, first_index)
-    last = model.process.num_steps
+    process = model.process
     require("trace", trace, trace in ("hutchinson", "exact"), '"hutchinson" or "exact"')
     if bins is not None:
         bins = require_int("bins", bins, 2, "None or at least 2")
     max_steps = require_int("max_steps", max_steps, 1)
-    require_number("t_min", t_min, f"more than 0, less than {last}")
     require_number("tolerance", tolerance, "more than 0, less than 1")
-    require("t_min", t_min, 0 < t_min < last, f"more than 0, less than {last}")
+    t_min = jnp.float32(process.first) if end is None else _time_of(process, end)
     require("tolerance", tolerance, 0 < tolerance < 1, "more than 0, less than 1")
     x = as_data(x, scaled=True).astype(jnp.float32)
     options = {"exact": trace == "exact", "bins": bins, "max_steps": max_steps}
@@ -129,6 +131,17 @@ def log_likelihood(
 
     args = (key, model.unclipped, x, first_index, t_min, tolerance)
     return Likelihood(*with_automatic_axes(partial(_log_likelihood, **options), args, x, placed))
+
+
+def _time_of(process: Process, end: float) -> Array:
+    """The time at which log SNR is `end`."""
+    require_number("end", end, "None or a log SNR")
+    earliest = 0.0 if process.is_chain else process.first
+    ends = in_float64(process.log_snr, [earliest, process.last]) if is_known(*jax.tree.leaves(process)) else None
+    if ends is not None:
+        lowest, highest = float(ends[1]), float(ends[0])
+        require("end", end, lowest < end <= highest, f"None or more than {lowest:.4g}, at most {highest:.4g}")
+    return jnp.float32(process.time(end, earliest))
 
 
 @partial(jax.jit, static_argnames=("exact", "bins", "max_steps"))
@@ -164,7 +177,7 @@ def _log_likelihood(
         diffrax.ODETerm(flow),
         diffrax.Dopri5(),
         t0=jnp.float32(t_min),
-        t1=jnp.float32(process.num_steps),
+        t1=jnp.float32(process.last),
         dt0=None,
         y0=(signal * x, jnp.zeros(len(x), jnp.float32)),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=_largest),
@@ -172,7 +185,8 @@ def _log_likelihood(
         throw=False,
     )
     latent, divergence = (value[-1] for value in cast(tuple[Array, Array], solution.ys))
-    normal = Normal(jnp.zeros_like(latent), jnp.ones_like(latent)).log_prob(latent).reshape(len(x), -1).sum(1)
+    scale = jnp.hypot(process.signal(process.last), process.noise(process.last))
+    normal = Normal(jnp.zeros_like(latent), scale).log_prob(latent).reshape(len(x), -1).sum(1)
     log_prob = normal + divergence + dims * jnp.log(signal).reshape(())
     log_prob = jnp.where(solution.result == diffrax.RESULTS.successful, log_prob, jnp.nan)
     level = 0.0 if bins is None else math.log(2 / (bins - 1))  # log of a level's width

@@ -1,14 +1,14 @@
 r"""Mixtures of normals as data: many modes, and every quantity of diffusion in closed form.
 
     p(x)         = sum_k w_k N(x; m_k, s_k^2 I),    k = 1..K                                      `log_prob`, `sample`
-    p(z_t)       = sum_k w_k N(z_t; signal_t m_k, v_{k,t} I),    v_{k,t} = alpha_bar_t s_k^2 + 1 - alpha_bar_t
+    p(z_t)       = sum_k w_k N(z_t; signal_t m_k, v_{k,t} I),    v_{k,t} = signal_t^2 s_k^2 + noise_t^2
                                                                                                    `diffused`
     p(k | z_t)   proportional to w_k N(z_t; signal_t m_k, v_{k,t} I)                               `responsibilities`
     E[x | z_t]   = sum_k p(k | z_t) E[x | z_t, k]                                                  `denoiser`
     E[x | z_t,k] = m_k + signal_t s_k^2 / v_{k,t} (z_t - signal_t m_k)
     q(z_s | z_t) = sum_k p(k | z_t) N(z_s; a z_t + b E[x | z_t, k], (var + b^2 var[x | z_t, k]) I)    `reverse`
 
-with (a, b, var) those of q(z_s | z_t, x) (`forward.posterior_weights`).  The first line becomes the second because
+with (a, b, var) those of q(z_s | z_t, x) (`step`).  The first line becomes the second because
 z_t = signal_t x + noise_t eps is, given k, a sum of independent normals; the others are Bayes' rule.
 
 So the best possible network is known, `denoiser`: samplers, bounds and trained networks can be held against the truth.
@@ -30,7 +30,7 @@ from ddpm_jax.diffusion.arrays import (
     Batch,
     Key,
     PerExample,
-    Timesteps,
+    Time,
     Whole,
     as_data,
     lookup,
@@ -38,7 +38,7 @@ from ddpm_jax.diffusion.arrays import (
     root,
 )
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.forward import check_step, posterior_weights
+from ddpm_jax.diffusion.forward import before
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.diffusion.targets import X
@@ -134,37 +134,38 @@ class Mixture:
         spread = per_example(self.stds, self.means) ** 2 + (self.means - mean) ** 2
         return Normal(mean[0], root(_average(self.weights[None], spread[None])[0]))
 
-    def diffused(self, process: Process, t: Timesteps) -> "Mixture":
-        """p(z_t), for one t in 0..T."""
+    def diffused(self, process: Process, t: Time) -> "Mixture":
+        """p(z_t), for one t."""
         check_process(process)
         require("t", t, jnp.ndim(t) == 0, "one t for all")
         signal, var = _marginal_of(self, process, t, self.weights)
         return Mixture(self.weights, signal[0, 0] * self.means, jnp.sqrt(var[0]))
 
     def denoiser(self, process: Process) -> Denoiser:
-        """The best denoiser there is, E[x | z_t], with the target X(); it takes integer and real t."""
+        """The best denoiser there is, E[x | z_t], with the target X(); it takes real t, too."""
         check_process(process)
         return Denoiser(Partial(_expected_x, self, process), process, X())
 
-    def reverse(self, process: Process, z_t: Batch, t: Timesteps, s: Timesteps | None = None) -> "Mixture":
-        """q(z_s | z_t), without x: one mixture for each z_t of the batch; s = 0 gives p(x | z_t).
+    def reverse(self, process: Process, z_t: Batch, t: Time, s: Time | None = None) -> "Mixture":
+        """q(z_s | z_t), without x: one mixture for each z_t of the batch; `process.clean` gives p(x | z_t).
 
         Args:
             process: the forward process.
             z_t: the latent at time t, float32 [batch, ...].
-            t: int32, [batch] or one for all, in 1..T.
-            s: like t, in 0..t-1; None for t - 1.
+            t: [batch] or one for all; in 1..T for a chain.
+            s: like t, before it; None for t - 1, in a chain.
 
         Returns:
             A mixture whose parts have the batch as their first axis: `jax.vmap` over it reads one mixture at a time, as
             in jax.vmap(Mixture.moments)(q).
         """
-        check_step(process, t, s)
+        check_process(process)
         z_t = jnp.asarray(z_t)
+        step = process.step(t, before(process, t) if s is None else s)
         x, x_var, k = _given_component(self, process, z_t, t)
-        a, b, var = posterior_weights(process, t, s, z_t)
-        means = (a * z_t)[:, None] + jnp.expand_dims(b, 1) * x
-        flat_b, flat_var = (jnp.reshape(part, (-1, 1)) for part in (b, var))
+        wide = step.like(z_t)
+        means = (wide.a * z_t)[:, None] + jnp.expand_dims(wide.b, 1) * x
+        flat_b, flat_var = (jnp.reshape(part, (-1, 1)) for part in (step.b, step.var))
         return Mixture(k, means, jnp.broadcast_to(root(flat_var + flat_b**2 * x_var), k.shape))
 
     def modes(self, starts: Batch, steps: Whole = 200, apart: float = 1e-2) -> Float[np.ndarray, "modes ..."]:
@@ -207,14 +208,14 @@ def _average(weights: Array, values: Array) -> Array:
     return jnp.sum(weights.reshape(*weights.shape, *(1,) * (values.ndim - 2)) * values, axis=1)
 
 
-def _marginal_of(mixture: Mixture, process: Process, t: Timesteps, like: Batch) -> tuple[Array, Array]:
+def _marginal_of(mixture: Mixture, process: Process, t: Time, like: Batch) -> tuple[Array, Array]:
     """(signal_t, v_{k,t}) shaped to broadcast against [batch, K]; [1, 1] and [1, K] for one t."""
     # At a real t the noise is the curve, as in the probability flow, and its square the variance.
     signal, noise = (lookup(table, t, like).reshape(-1, 1) for table in (process.signal, process.noise))
     return signal, signal**2 * mixture.stds[None] ** 2 + noise**2
 
 
-def _given_component(mixture: Mixture, process: Process, z_t: Array, t: Timesteps) -> tuple[Array, Array, Array]:
+def _given_component(mixture: Mixture, process: Process, z_t: Array, t: Time) -> tuple[Array, Array, Array]:
     """(E[x | z_t, k] [batch, K, ...], var[x | z_t, k] [batch, K], p(k | z_t) [batch, K])."""
     signal, var = _marginal_of(mixture, process, t, z_t)
 
@@ -228,7 +229,7 @@ def _given_component(mixture: Mixture, process: Process, z_t: Array, t: Timestep
     return x, x_var, jax.nn.softmax(_log_joint(mixture.weights, residual, jnp.sqrt(var)), axis=1)
 
 
-def _expected_x(mixture: Mixture, process: Process, z_t: Batch, t: Timesteps) -> Float[Array, "batch ..."]:
+def _expected_x(mixture: Mixture, process: Process, z_t: Batch, t: Time) -> Float[Array, "batch ..."]:
     """E[x | z_t]."""
     x, _, k = _given_component(mixture, process, jnp.asarray(z_t), t)
     return _average(k, x)

@@ -3,7 +3,8 @@
     SquaredError   w(t) || target(x, eps, t) - predict(z_t, t) ||^2 / D      z_t = signal_t x + noise_t eps
                    (Ho et al. 2020, equations 12 and 14), D the number of elements of x
     FullBound      T times the t-th term of the variational bound, bits for each element: its mean over t, and the
-                   prior's term, which has no parameters, are the bound itself
+                   prior's term, which has no parameters, are the bound itself.  For a continuous process, the limit of
+                   infinitely many steps, without the term of the step to clean data
     Hybrid         SquaredError + vlb_weight FullBound, the mean's gradient stopped in the second, which so teaches the
                    variance alone (Nichol & Dhariwal 2021, equation 16)
 
@@ -17,10 +18,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Whole, as_data, check_timesteps, stream
-from ddpm_jax.diffusion.bound import bits_per_dim, term_of
+from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Time, Whole, as_data, stream
+from ddpm_jax.diffusion.bound import bits_per_dim, rate_of, term_of
 from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
 from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.forward import diffuse
@@ -33,14 +34,14 @@ __all__ = ["Draws", "FullBound", "Hybrid", "Objective", "SquaredError", "draw", 
 
 
 class Draws(NamedTuple):
-    """What is random in the loss of a batch: timesteps in 1..T and noise."""
+    """What is random in the loss of a batch: times, [batch], and noise."""
 
-    t: Int[Array, " batch"]
+    t: Time
     eps: Float[Array, "batch *dims"]
 
 
 def draw(key: Key, process: Process, shape: tuple[Whole, ...]) -> Draws:
-    """The random numbers of the loss of a batch: t uniform on 1..T for each example, and eps ~ N(0, I).
+    """The random numbers of the loss of a batch: t uniform for each example, and eps ~ N(0, I).
 
     Args:
         key: the key.
@@ -48,7 +49,7 @@ def draw(key: Key, process: Process, shape: tuple[Whole, ...]) -> Draws:
         shape: (batch, ...), that of the data.
 
     Returns:
-        t, int32 [batch], and eps, float32 of `shape`.
+        t, [batch], int32 in 1..T for a chain, float32 for a continuous process; and eps, float32 of `shape`.
 
     Raises:
         ValueError: an argument has the wrong type, or a size is not at least 1.
@@ -56,7 +57,7 @@ def draw(key: Key, process: Process, shape: tuple[Whole, ...]) -> Draws:
     require_key(key)
     check_process(process)
     shape = require_shape("shape", shape, "(batch, ...) with every size at least 1")
-    t, _ = UniformTimesteps().draw(stream(key, "t"), (), process.num_steps, shape[0])
+    t, _ = UniformTimesteps().draw(stream(key, "t"), (), process, shape[0])
     return Draws(t, draw_noise(key, shape))
 
 
@@ -81,11 +82,11 @@ class Objective:
             float32 [batch].
 
         Raises:
-            ValueError: an argument has the wrong type or shape, or a t is outside 1..T.
+            ValueError: an argument has the wrong type or shape, or a t is out of range.
         """
         check_denoiser(model)
         require("draws", draws, isinstance(draws, Draws), "Draws(t, eps), such as those of draw(key, process, x.shape)")
-        check_timesteps(draws.t, 1, model.process.num_steps)
+        model.process.check_time(draws.t)
         x = as_data(x, scaled=True)
         z_t = diffuse(model.process, x, draws.t, draws.eps)
         return self.losses(model.unclipped, *model.output(z_t, draws.t), x, z_t, draws)
@@ -130,7 +131,7 @@ class SquaredError(Objective):
 
 @dataclass(frozen=True)
 class FullBound(Objective):
-    """T times the t-th term of the bound, in bits for each element."""
+    """T times the t-th term of the bound, in bits for each element; for a continuous process, that of the limit."""
 
     bins: int | None = PIXEL_LEVELS
     """The number of levels of the data, as in `bound`; None for continuous data."""
@@ -144,8 +145,10 @@ class FullBound(Objective):
         self, model: Denoiser, output: Batch, of_variance: Batch | None, x: Batch, z_t: Batch, draws: Draws
     ) -> PerExample:
         prediction = model.read(output, of_variance, z_t, draws.t)
-        nats = term_of(model, prediction, x, z_t, draws.t, draws.t - 1, self.bins)
-        return model.process.num_steps * bits_per_dim(nats, x)
+        process, t = model.process, jnp.asarray(draws.t)
+        if not process.is_chain:
+            return (process.last - process.first) * bits_per_dim(rate_of(model, prediction, x, t), x)
+        return process.last * bits_per_dim(term_of(model, prediction, x, z_t, process.step(t, t - 1), self.bins), x)
 
 
 @dataclass(frozen=True)

@@ -1,69 +1,294 @@
-"""The forward process, as every formula sees it: tables over t = 0..T, index 0 clean.
+r"""Forward processes: what becomes of data x as noise is added, over a time t from clean to noise.
 
-    z_t = signal_t x + noise_t eps,   eps ~ N(0, I)
+    z_t = signal(t) x + noise(t) eps,   eps ~ N(0, I),     SNR(t) = signal(t)^2 / noise(t)^2, falling
 
-`schedule` builds the one kind of process that there is, a chain of T steps with signal^2 + noise^2 = 1.
+A process is any pair of functions.  `schedule` builds chains of T steps, with signal^2 + noise^2 = 1.  Here are the
+processes in continuous time.  Each needs two functions, and one of your own needs no more:
+
+    @dataclass(frozen=True)
+    class Circular(Continuous):
+        first: float = 0.001
+        last: float = 0.999
+        def signal(self, t): return jnp.cos(jnp.pi / 2 * t)
+        def noise(self, t): return jnp.sin(jnp.pi / 2 * t)
+
+The time of a continuous process runs from `first` to `last`, and SNR(first) is finite: one more step follows, to clean
+data, with mean x predicted and standard deviation noise / signal of the time at which it begins.  The noisy end is
+N(0, S I), S = signal^2 + noise^2, which a VarianceExploding process has far from 1.
+
+Sources: Kingma et al. 2021 (arXiv 2107.00630), variance preserving, with linear log SNR; Hoogeboom et al. 2023
+(2301.11093), cosine; Karras et al. 2022 (2206.00364), variance exploding; Liu et al. 2022 (2209.03003) and Lipman et
+al. 2022 (2210.02747), rectified flow.
 """
 
-from typing import Any, Protocol, runtime_checkable
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import Table
-from ddpm_jax.errors import short_repr
+from ddpm_jax.devices.float64 import in_float64
+from ddpm_jax.diffusion.arrays import Time, check_times, is_known
+from ddpm_jax.diffusion.step import Step
+from ddpm_jax.errors import check_fields, require, require_int, short_repr
 
-__all__ = ["Process", "check_process"]
+__all__ = ["Continuous", "Process", "RectifiedFlow", "VarianceExploding", "VariancePreserving", "check_process"]
+
+Values = Float[Array, "..."]
 
 
-@runtime_checkable
-class Process(Protocol):
-    """The tables of a forward process, each float32 [T+1]; a pytree, so that jitted functions take it as an
-    argument."""
+class Process:
+    """A forward process: a pytree, so that jitted functions take it as an argument.
 
-    @property
-    def num_steps(self) -> int:
-        """T, the number of steps."""
-        ...
+    t is a number or an array, whole numbers for a chain and real ones for a continuous process; results have its shape.
+    """
 
-    @property
-    def beta(self) -> Table:
-        """The variance of one step, q(z_t | z_{t-1}); 0 at t = 0."""
-        ...
+    first: Any = 0.0
+    """The clean end of t: the smallest time at which a network is evaluated."""
+    last: Any = 1.0
+    """The noisy end of t."""
+    clean: Any = -math.inf
+    """The time that stands for clean data."""
+    is_chain = False
+    """Whether time is discrete."""
 
-    @property
-    def alpha_bar(self) -> Table:
-        """signal^2: the share of the data's variance left after t steps."""
-        ...
-
-    @property
-    def noise_var(self) -> Table:
-        """1 - alpha_bar, computed without cancellation."""
-        ...
-
-    @property
-    def signal(self) -> Table:
+    def signal(self, t: Time) -> Values:
         """The factor on x."""
-        ...
+        raise NotImplementedError
 
-    @property
-    def noise(self) -> Table:
+    def noise(self, t: Time) -> Values:
         """The factor on eps."""
-        ...
+        raise NotImplementedError
+
+    def snr(self, t: Time) -> Values:
+        """The signal-to-noise ratio, signal^2 / noise^2."""
+        return (self.signal(t) / self.noise(t)) ** 2
+
+    def log_snr(self, t: Time) -> Values:
+        """log SNR."""
+        return 2 * (jnp.log(self.signal(t)) - jnp.log(self.noise(t)))
+
+    def rates(self, t: Time) -> tuple[Values, Values]:
+        """(signal'(t), noise'(t)), at a real t."""
+        t = jnp.asarray(t, jnp.result_type(float))
+        return tuple(jax.jvp(curve, (t,), (jnp.ones_like(t),))[1] for curve in (self.signal, self.noise))  # pyright: ignore
+
+    def log_snr_rate(self, t: Time) -> Values:
+        """-d log SNR / dt, which is positive, at a real t."""
+        t = jnp.asarray(t, jnp.result_type(float))
+        return -jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
+
+    def time(self, log_snr: Values, earliest: float | None = None) -> Values:
+        """The real t at which log SNR takes a value, or the nearest end: the inverse of `log_snr`, by bisection.
+
+        Args:
+            log_snr: the values.
+            earliest: the clean end of the search; None for `first`.
+        """
+        target = jnp.asarray(log_snr, jnp.result_type(float))
+        ends = (self.first if earliest is None else earliest, self.last)
+        low, high = (jnp.full(target.shape, end, target.dtype) for end in ends)
+
+        def halve(_: int, ends: tuple[Values, Values]) -> tuple[Values, Values]:
+            middle = (ends[0] + ends[1]) / 2
+            early = self.log_snr(middle) > target
+            return jnp.where(early, middle, ends[0]), jnp.where(early, ends[1], middle)
+
+        low, high = jax.lax.fori_loop(0, 30 if target.dtype == jnp.float32 else 60, halve, (low, high))
+        return jnp.where(target <= self.log_snr(high), high, low)
+
+    def label(self, t: Time) -> Values:
+        """What a network is given for t: about 0 to 1000, the range that its sinusoidal embedding resolves."""
+        raise NotImplementedError
+
+    def input_scale(self, t: Time) -> Values:
+        """What a network's input is multiplied by."""
+        return jnp.ones(jnp.shape(t))
+
+    def share(self, t: Time) -> Values:
+        """Where t lies between the clean end, 0, and the noisy end, 1."""
+        raise NotImplementedError
+
+    def at_share(self, share: Values) -> Time:
+        """The time at a share of 0 to 1; each timestep of a chain has the same part of it."""
+        raise NotImplementedError
+
+    def step(self, t: Time, s: Time, u: Time | None = None) -> Step:
+        """The step from t to s.
+
+        Args:
+            t: the time at which it begins.
+            s: the time at which it ends, before t; `clean` for clean data.
+            u: for a chain, the time before t in it, in t..T, which counts in the last step; None for even steps.
+
+        Raises:
+            ValueError: a time is out of range.
+        """
+        raise NotImplementedError
+
+    def check_time(self, t: Any, name: str = "t", clean: bool = False) -> None:
+        """Raise ValueError unless t lies between the ends; a traced t is not checked.
+
+        Args:
+            t: the time, one or [batch].
+            name: its name in messages.
+            clean: whether it may be clean data.
+        """
+        raise NotImplementedError
+
+
+class Continuous(Process):
+    """A process in real time; subclasses are frozen dataclasses that give `signal` and `noise`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        jax.tree_util.register_static(cls)
+
+    def build(self) -> "Continuous":
+        """The process itself, after a check of its ends; an experiment builds its schedule in this way."""
+        require("last", self.last, self.first < self.last, f"more than first, which is {self.first}")
+        ends = in_float64(lambda t: (self.signal(t), self.noise(t)), np.array([self.first, self.last]))
+        for name, values in zip(("signal", "noise"), ends, strict=True):
+            require(f"{type(self).__name__}.{name}", values, values.shape == (2,), "an elementwise function of t")
+        (signal, end), (noise, _) = ends[0], ends[1]
+        positive = all(map(math.isfinite, (*ends[0], *ends[1]))) and min(signal, noise, ends[1][1]) > 0 and end >= 0
+        falls = positive and end / ends[1][1] < signal / noise
+        require(str(self), (ends[0].tolist(), ends[1].tolist()), falls, "signal and noise that are finite, and SNR falling")
+        return self
 
     @property
-    def snr(self) -> Table:
-        """The signal-to-noise ratio, alpha_bar / (1 - alpha_bar); infinite at t = 0."""
-        ...
+    def num_steps(self) -> None:
+        """None: a continuous process has no steps of its own."""
+        return None
+
+    def label(self, t: Time) -> Values:
+        return 1000.0 * self.share(t)
+
+    def share(self, t: Time) -> Values:
+        return (jnp.asarray(t) - self.first) / (self.last - self.first)
+
+    def at_share(self, share: Values) -> Time:
+        return self.first + (self.last - self.first) * share
+
+    def step(self, t: Time, s: Time, u: Time | None = None) -> Step:
+        self.check_time(t)
+        self.check_time(s, "s", clean=True)
+        if is_known(t, s):
+            # The times that a network sees are float32; their numbers follow from these in float64.
+            t, s = (np.asarray(time, np.float32) for time in (t, s))
+            require("s", s, np.all(s < t), f"times before t, {short_repr(t)}")
+            parts = in_float64(self._step, t, s)
+        else:
+            parts = self._step(t, s)
+        numbers = (jnp.asarray(part, jnp.float32) for part in parts)
+        t, s = (jnp.asarray(time, jnp.float32) for time in (t, s))
+        # Any function of t that differs from 0, which is the number of the draw at the noisy end.
+        return Step(t, s, *numbers, draw=1 + jax.lax.bitcast_convert_type(t, jnp.uint32))
+
+    def _step(self, t: Time, s: Time) -> tuple[Values, ...]:
+        """The numbers of a `Step`."""
+        clean = s == self.clean
+        before = jnp.where(clean, self.first, s)
+        signal, noise = self.signal(t), self.noise(t)
+        gap = jnp.where(clean, jnp.inf, self.log_snr(before) - self.log_snr(t))
+        ends = jnp.where(clean, 1.0, self.signal(before)), jnp.where(clean, 0.0, self.noise(before))
+        return signal, noise, *ends, gap, (noise / signal) ** 2
+
+    def check_time(self, t: Any, name: str = "t", clean: bool = False) -> None:
+        check_times(t, self.first, self.last, name, self.clean if clean else None)
 
 
-EXPECTED_PROCESS = "expected a process, such as Linear(num_steps=1000).build()"
+@dataclass(frozen=True)
+class VariancePreserving(Continuous):
+    """signal^2 + noise^2 = 1, between two log SNRs."""
+
+    log_snr_max: float = 13.3
+    """log SNR at the clean end."""
+    log_snr_min: float = -5.0
+    """log SNR at the noisy end."""
+    shape: str = "linear"
+    """"linear": log SNR linear in t.  "cosine": noise / signal = tan of an angle that is linear in t."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require("log_snr_max", self.log_snr_max, self.log_snr_max > self.log_snr_min, f"more than {self.log_snr_min}")
+        require("shape", self.shape, self.shape in ("linear", "cosine"), '"linear" or "cosine"')
+
+    def log_snr(self, t: Time) -> Values:
+        if self.shape == "linear":
+            return self.log_snr_max + (self.log_snr_min - self.log_snr_max) * t
+        ends = [math.atan(math.exp(-end / 2)) for end in (self.log_snr_max, self.log_snr_min)]
+        return -2 * jnp.log(jnp.tan(ends[0] + (ends[1] - ends[0]) * t))
+
+    def signal(self, t: Time) -> Values:
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+    def noise(self, t: Time) -> Values:
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+
+@dataclass(frozen=True)
+class VarianceExploding(Continuous):
+    """signal = 1, and the logarithm of noise = sigma linear in t (EDM)."""
+
+    sigma_min: float = 0.002
+    """sigma at the clean end."""
+    sigma_max: float = 80.0
+    """sigma at the noisy end."""
+    sigma_data: float = 0.5
+    """The standard deviation of the data, for `input_scale`."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require("sigma_min", self.sigma_min, 0 < self.sigma_min < self.sigma_max, f"0 to sigma_max, {self.sigma_max}")
+        require("sigma_data", self.sigma_data, self.sigma_data > 0, "more than 0")
+
+    def signal(self, t: Time) -> Values:
+        return jnp.ones_like(t)
+
+    def noise(self, t: Time) -> Values:
+        return self.sigma_min * jnp.exp(math.log(self.sigma_max / self.sigma_min) * t)
+
+    def input_scale(self, t: Time) -> Values:
+        return 1 / jnp.hypot(self.noise(t), self.sigma_data)
+
+
+@dataclass(frozen=True)
+class RectifiedFlow(Continuous):
+    """A straight line from x to eps: signal = 1 - t, noise = t."""
+
+    first: float = 0.001
+    """The clean end, more than 0."""
+    last: float = 0.999
+    """The noisy end; at 1 it holds nothing of x, so the target cannot be Eps or Score."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require("first", self.first, 0 < self.first < self.last, f"more than 0, less than last, {self.last}")
+        require("last", self.last, self.last <= 1, "at most 1")
+
+    def signal(self, t: Time) -> Values:
+        return 1 - jnp.asarray(t)
+
+    def noise(self, t: Time) -> Values:
+        return jnp.asarray(t)
+
+
+EXPECTED_PROCESS = "expected a process, such as Linear(num_steps=1000).build() or RectifiedFlow()"
 
 
 def check_process(process: Any) -> None:
-    """Raise ValueError unless `process` has the tables of a process."""
+    """Raise ValueError unless `process` is a process."""
     if not isinstance(process, Process):
         advice = " (call its build())" if hasattr(process, "build") else ""
         raise ValueError(f"process is {short_repr(process)}; {EXPECTED_PROCESS}{advice}")
-    if jax.tree_util.all_leaves([process]):
-        name = type(process).__name__
-        raise ValueError(f"process is a {name}, which is no pytree; expected one, such as a flax.struct.dataclass")
+
+
+def require_chain(process: Process, name: str) -> int:
+    """T, the number of steps of a chain; ValueError for a continuous process, which `name` does not take."""
+    check_process(process)
+    require("process", process, process.is_chain, f"a chain, such as Linear().build(), for {name}")
+    return require_int("num_steps", process.last, 1)

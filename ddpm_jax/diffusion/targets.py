@@ -1,33 +1,40 @@
-"""What the network predicts: reparameterizations of one unknown, as given z_t each determines the others.
+r"""What the network predicts: A x + B eps, for a pair (A, B) of functions of t.
 
-    z_t = signal_t x + noise_t eps
+    z_t    = signal_t x + noise_t eps
+    output = A_t x + B_t eps
 
-    Eps    eps                                         Ho et al. 2020, equation 14
-    X      x                                           equation 8 with the mean written in x
-    V      v = signal_t eps - noise_t x                Salimans & Ho 2022 (arXiv 2202.00512), section 4
-    Mean   the mean of q(z_{t-1} | z_t, x)             Ho et al. 2020, equation 8
-    Score  grad log q(z_t | x) = -eps / noise_t        Song et al. 2021 (2011.13456), equation 7
+    Eps       (0, 1)                         eps                              Ho et al. 2020, equation 14
+    X         (1, 0)                         x                                equation 8 with the mean written in x
+    V         (-noise, signal)               v = signal eps - noise x         Salimans & Ho 2022 (arXiv 2202.00512)
+    Score     (0, -1 / noise)                grad log q(z_t | x)              Song et al. 2021 (2011.13456), equation 7
+    Mean      (signal_s, a noise_t)          the mean of q(z_s | z_t, x), s = t - 1    Ho et al. 2020, equation 8
+    Velocity  (signal', noise')              dz_t / dt, flow matching         Lipman et al. 2022 (2210.02747)
+    Edm       (noise, -sigma_data^2 signal) / (sigma_data h),  h = hypot(noise, sigma_data signal)
+                                             F of Karras et al. 2022 (2206.00364), equation 8
 
-A target is a pair of pure functions: `encode` says what the network is asked for, `decode` reads its
-answer as a pair (x, eps).  They are inverse to each other.  t in 1..T throughout.
+Two equations in two unknowns: a network's output and z_t determine x and eps.  With D = signal B - noise A,
 
-At a given z_t each target is affine in x, so its squared error is that of x times a factor that depends
-on t alone, `error_ratio`; weightings of the error of x are carried over to any target by it.
+    x = (B z_t - noise output) / D,     eps = (signal output - A z_t) / D                                     `decode`
+
+At a given z_t the squared error of the output is that of x times (D / noise)^2, `error_ratio`, so weightings of the
+error of x carry over to every target.  D is 0 for Eps and Score at SNR 0: there the output says nothing of x.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.devices.axes import take
-from ddpm_jax.diffusion.arrays import Batch, Timesteps, check_shape, check_timesteps, lookup
-from ddpm_jax.diffusion.forward import diffuse, noise_between, posterior_weights
+from ddpm_jax.diffusion.arrays import Batch, Time, check_shape, is_known, lookup, per_example
+from ddpm_jax.diffusion.forward import before
 from ddpm_jax.diffusion.process import Process, check_process
-from ddpm_jax.errors import require
+from ddpm_jax.errors import check_fields, require
 
-__all__ = ["Eps", "Mean", "Prediction", "Score", "Target", "V", "X", "convert"]
+__all__ = ["Edm", "Eps", "Mean", "Prediction", "Score", "Target", "V", "Velocity", "X", "check_target", "convert"]
+
+Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
 
 
 class Prediction(NamedTuple):
@@ -41,141 +48,157 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """A pair of functions between (x, eps) and what the network outputs, all [batch, ...]."""
+    """A pair (A, B) of functions of t; subclasses give `pair`."""
 
-    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
+    def pair(self, process: Process, t: Time) -> Pair:
+        """(A, B).
+
+        Args:
+            process: the forward process.
+            t: the time, one or [batch].
+
+        Returns:
+            Two float32 arrays, shaped like t.
+        """
+        raise NotImplementedError
+
+    def determinant(self, process: Process, t: Time) -> Float[Array, "..."]:
+        """D = signal B - noise A; arguments as in `pair`."""
+        a, b = self.pair(process, t)
+        return process.signal(t) * b - process.noise(t) * a
+
+    def encode(self, process: Process, x: Batch, eps: Batch, t: Time) -> Batch:
         """What the network should output at z_t = diffuse(x, t, eps).
 
         Args:
             process: the forward process.
             x: the data, float32 [batch, ...].
             eps: the noise, shaped like x.
-            t: int32, [batch] or one for all, in 1..T.
+            t: [batch] or one for all; in 1..T for a chain.
 
         Returns:
             float32, shaped like x.
         """
-        raise NotImplementedError
+        check_shape("eps", eps, "x", x)
+        a, b = (per_example(part, x) for part in self.pair(process, t))
+        return a * x + b * eps
 
-    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Time) -> Prediction:
         """The x and eps for an output of the network; the inverse of `encode`.
 
         Args:
             process: the forward process.
             output: the output at z_t, shaped like z_t.
             z_t: float32 [batch, ...].
-            t: int32, [batch] or one for all, in 1..T.
+            t: [batch] or one for all; in 1..T for a chain.
 
         Returns:
             Prediction(x, eps, None).
         """
-        raise NotImplementedError
+        check_shape("output", output, "z_t", z_t)
+        signal, noise = lookup(process.signal, t, z_t), lookup(process.noise, t, z_t)
+        a, b = (per_example(part, z_t) for part in self.pair(process, t))
+        d = per_example(self.determinant(process, t), z_t)
+        return Prediction((b * z_t - noise * output) / d, (signal * output - a * z_t) / d)
 
-    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        """|error of the output|^2 / |error of the decoded x|^2.
-
-        Args:
-            process: the forward process.
-            t: int32, in 1..T.
-
-        Returns:
-            float32, shaped like t.
-        """
-        raise NotImplementedError
+    def error_ratio(self, process: Process, t: Time) -> Float[Array, "..."]:
+        """|error of the output|^2 / |error of the decoded x|^2, float32, shaped like t; arguments as in `pair`."""
+        return (self.determinant(process, t) / process.noise(t)) ** 2
 
 
 @dataclass(frozen=True)
 class Eps(Target):
     """The noise."""
 
-    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        return eps
-
-    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        check_shape("output", output, "z_t", z_t)
-        x = (jnp.asarray(z_t) - lookup(process.noise, t, z_t) * output) / lookup(process.signal, t, z_t)
-        return Prediction(x, jnp.asarray(output))
-
-    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        return take(process.snr, t)
+    def pair(self, process: Process, t: Time) -> Pair:
+        return jnp.zeros(jnp.shape(t)), jnp.ones(jnp.shape(t))
 
 
 @dataclass(frozen=True)
 class X(Target):
     """The data."""
 
-    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        return x
-
-    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        return Prediction(jnp.asarray(output), noise_between(process, z_t, output, t))
-
-    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.ones_like(take(process.snr, t))
+    def pair(self, process: Process, t: Time) -> Pair:
+        return jnp.ones(jnp.shape(t)), jnp.zeros(jnp.shape(t))
 
 
 @dataclass(frozen=True)
 class V(Target):
-    """The velocity: the direction in which z moves as (signal, noise) turns along the unit circle."""
+    """The direction in which z moves as (signal, noise) turns around the origin."""
 
-    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        check_shape("eps", eps, "x", x)
-        return lookup(process.signal, t, x) * eps - lookup(process.noise, t, x) * x
-
-    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        check_shape("output", output, "z_t", z_t)
-        signal, noise = lookup(process.signal, t, z_t), lookup(process.noise, t, z_t)
-        return Prediction(signal * z_t - noise * output, noise * z_t + signal * output)
-
-    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        return 1 / take(process.noise_var, t)
-
-
-@dataclass(frozen=True)
-class Mean(Target):
-    """The mean of q(z_{t-1} | z_t, x); at t = 1 that is x itself.
-
-    Sampling and the bound read the output as an x, clip it if clipping is on, and take the mean that belongs to the
-    clipped x, as for every target.  The published code for this target keeps the network's output as the mean, and
-    clips only the x that it reports: `clip=NoClipping()` gives that.
-    """
-
-    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        a, b, _ = posterior_weights(process, t, None, x)
-        return a * diffuse(process, x, t, eps) + b * x
-
-    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        a, b, _ = posterior_weights(process, t, None, z_t)
-        x = (jnp.asarray(output) - a * z_t) / b
-        return Prediction(x, noise_between(process, z_t, x, t))
-
-    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        _, b, _ = posterior_weights(process, t, None, take(process.snr, t))
-        return b**2
+    def pair(self, process: Process, t: Time) -> Pair:
+        return -process.noise(t), process.signal(t)
 
 
 @dataclass(frozen=True)
 class Score(Target):
     """The score, the gradient of log q(z_t | x) with respect to z_t."""
 
-    def encode(self, process: Process, x: Batch, eps: Batch, t: Timesteps) -> Batch:
-        return -eps / lookup(process.noise, t, x)
-
-    def decode(self, process: Process, output: Batch, z_t: Batch, t: Timesteps) -> Prediction:
-        return Eps().decode(process, -lookup(process.noise, t, z_t) * output, z_t, t)
-
-    def error_ratio(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        return take(process.snr, t) / take(process.noise_var, t)
+    def pair(self, process: Process, t: Time) -> Pair:
+        return jnp.zeros(jnp.shape(t)), -1 / process.noise(t)
 
 
-def convert(process: Process, output: Batch, z_t: Batch, t: Timesteps, source: Target, target: Target) -> Batch:
+@dataclass(frozen=True)
+class Mean(Target):
+    """The mean of q(z_{t-1} | z_t, x), in a chain; at t = 1 that is x itself.
+
+    Sampling and the bound read the output as an x, clip it if clipping is on, and take the mean that belongs to the
+    clipped x, as for every target.  The published code for this target keeps the network's output as the mean, and
+    clips only the x that it reports: `clip=NoClipping()` gives that.
+    """
+
+    def pair(self, process: Process, t: Time) -> Pair:
+        step = process.step(t, before(process, t))
+        return step.signal_s, step.a * step.noise_t
+
+    def determinant(self, process: Process, t: Time) -> Float[Array, "..."]:
+        step = process.step(t, before(process, t))
+        return -step.noise_t * step.b  # the difference of the general formula would leave few digits
+
+
+@dataclass(frozen=True)
+class Velocity(Target):
+    """dz_t / dt along the line of fixed x and eps: eps - x for `RectifiedFlow`."""
+
+    def pair(self, process: Process, t: Time) -> Pair:
+        return process.rates(t)
+
+
+@dataclass(frozen=True)
+class Edm(Target):
+    """EDM's F: x and eps mixed so that its variance is 1 at every t, for data of this standard deviation."""
+
+    sigma_data: float = 0.5
+    """The standard deviation of the data."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require("sigma_data", self.sigma_data, 0 < self.sigma_data < float("inf"), "more than 0")
+
+    def pair(self, process: Process, t: Time) -> Pair:
+        signal, noise = process.signal(t), process.noise(t)
+        h = jnp.hypot(noise, self.sigma_data * signal)
+        return noise / (self.sigma_data * h), -self.sigma_data * signal / h
+
+
+def check_target(target: Target, process: Process) -> None:
+    """Raise ValueError if x does not follow from the output at the noisy end, with the targets from which it does."""
+    if not is_known(*(leaf for leaf in jax.tree.leaves(process))) or float(process.signal(process.last)) > 0:
+        return
+    if float(target.determinant(process, process.last)) == 0:
+        working = [one for one in (X(), V(), Edm(), Velocity()) if float(one.determinant(process, process.last)) != 0]
+        names = ", ".join(str(one) for one in working)
+        raise ValueError(f"target is {target}, but z_t at t = {process.last} holds nothing of x; expected one of {names}")
+
+
+def convert(process: Process, output: Batch, z_t: Batch, t: Time, source: Target, target: Target) -> Batch:
     """The output of a network trained for `source`, as a network trained for `target` would give it.
 
     Args:
         process: the forward process.
         output: the network's output at z_t, float32 [batch, ...].
         z_t: the latent at time t, shaped like output.
-        t: int32, [batch] or one for all, in 1..T.
+        t: [batch] or one for all; in 1..T for a chain.
         source: the target of the network.
         target: the target to convert to.
 
@@ -188,7 +211,6 @@ def convert(process: Process, output: Batch, z_t: Batch, t: Timesteps, source: T
     check_process(process)
     require("source", source, isinstance(source, Target), "a Target, such as Eps()")
     require("target", target, isinstance(target, Target), "a Target, such as V()")
-    check_shape("output", output, "z_t", z_t)
-    check_timesteps(t, 1, process.num_steps)
+    process.check_time(t)
     x, eps, _ = source.decode(process, output, z_t, t)
     return target.encode(process, x, eps, t)

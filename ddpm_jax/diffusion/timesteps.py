@@ -1,9 +1,17 @@
-"""How the timesteps of a training batch are drawn, and the weight of each, which keeps the mean of the loss.
+"""How the times of a training batch are drawn, and the weight of each.
 
-    t ~ p(t),   weight = 1 / (T p(t)),   E_p[ weight loss_t ] = (1 / T) sum_t loss_t   whatever p
+    chain         t ~ p(t) on 1..T,   weight = 1 / (T p(t)),                 E_p[weight loss_t] = (1 / T) sum_t loss_t
+    continuous    t ~ p(t),           weight = 1 / ((last - first) p(t)),    E_p[weight loss_t] = the mean over t
+
+With this weight the mean of the loss stays that of uniform times, whatever p: p only changes its variance.
+`LogitNormal` and `LogNormalSigma` take the weight 1 instead, unless asked to keep the mean: as in the papers, the
+density is then a part of the loss's weighting.
 
 A rule may remember losses: its memory is a tree of arrays in the training state, so it is saved, restored and the same
 on any number of devices.
+
+Sources: Ho et al. 2020; Kingma et al. 2021 (arXiv 2107.00630); Nichol & Dhariwal 2021; Karras et al. 2022 (2206.00364);
+Esser et al. 2024 (2403.03206).
 """
 
 from dataclasses import dataclass
@@ -13,66 +21,137 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Int
 
-from ddpm_jax.diffusion.arrays import Key, PerExample
+from ddpm_jax.diffusion.arrays import Key, PerExample, Time
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.errors import check_fields, require, require_int
 
-__all__ = ["LossAwareTimesteps", "LossHistory", "StratifiedTimesteps", "TimestepRule", "UniformTimesteps", "strata"]
+__all__ = ["LogNormalSigma", "LogitNormal", "LossAwareTimesteps", "LossHistory", "StratifiedTimesteps", "TimestepRule"]
+__all__ += ["UniformTimesteps", "strata"]
+
+# The parts of a continuous process whose losses LossAwareTimesteps remembers.
+BINS = 100
 
 
 @dataclass(frozen=True)
 class TimestepRule:
-    """A rule for drawing t in 1..T; subclasses give `draw`, and the other two if they keep a memory."""
+    """A rule for drawing t; subclasses give `draw`, and the other two if they keep a memory."""
 
-    def start(self, num_steps: int) -> Any:
-        """The memory before the first step, for a chain of num_steps = T steps."""
+    def start(self, process: Process) -> Any:
+        """The memory before the first step."""
         return ()
 
-    def draw(self, key: Key, memory: Any, num_steps: int, batch: int) -> tuple[Int[Array, " batch"], PerExample]:
-        """Draw the timesteps of a batch.
+    def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
+        """Draw the times of a batch.
 
         Args:
             key: the key.
             memory: what `start` or `update` returned.
-            num_steps: T.
+            process: the forward process.
             batch: the number of examples.
 
         Returns:
-            (t, int32 [batch], weight, float32 [batch]).
+            (t, [batch]: int32 in 1..T for a chain, float32 for a continuous process; weight, float32 [batch]).
         """
         raise NotImplementedError
 
-    def update(self, memory: Any, t: Int[Array, " batch"], losses: PerExample) -> Any:
+    def update(self, memory: Any, process: Process, t: Time, losses: PerExample) -> Any:
         """The memory after a step.
 
         Args:
             memory: the memory before it.
-            t: the timesteps of the batch, int32 [batch].
+            process: the forward process.
+            t: the times of the batch, [batch].
             losses: the losses of the examples, float32 [batch], not weighted.
         """
         return memory
 
+    def check(self, process: Process) -> None:
+        """Raise ValueError unless the rule fits the process."""
+
 
 @dataclass(frozen=True)
 class UniformTimesteps(TimestepRule):
-    """Each timestep equally likely, each example's independent (Ho et al. 2020, algorithm 1)."""
+    """Each time equally likely, each example's independent (Ho et al. 2020, algorithm 1).  Keeps the mean."""
 
-    def draw(self, key: Key, memory: Any, num_steps: int, batch: int) -> tuple[Int[Array, " batch"], PerExample]:
-        return jax.random.randint(key, (batch,), 1, num_steps + 1), jnp.ones(batch)
+    def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
+        if process.is_chain:
+            return jax.random.randint(key, (batch,), 1, process.last + 1), jnp.ones(batch)
+        return process.at_share(jax.random.uniform(key, (batch,))), jnp.ones(batch)
 
 
 @dataclass(frozen=True)
 class StratifiedTimesteps(TimestepRule):
-    """Each timestep equally likely, those of a batch evenly spread: t/T = (u + i / batch) mod 1, one u for all.
+    """Each time equally likely, those of a batch evenly spread: share (u + i / batch) mod 1, one u for all.
 
-    A loss of less variance at no cost (Kingma et al. 2021, arXiv 2107.00630, appendix I.1).
+    A loss of less variance at no cost (Kingma et al. 2021, appendix I.1).  Keeps the mean.
     """
 
-    def draw(self, key: Key, memory: Any, num_steps: int, batch: int) -> tuple[Int[Array, " batch"], PerExample]:
-        place = (jax.random.uniform(key) + jnp.arange(batch) / batch) % 1.0
-        t = 1 + jnp.floor(num_steps * place).astype(jnp.int32)
-        return jnp.minimum(t, num_steps), jnp.ones(batch)
+    def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
+        return process.at_share((jax.random.uniform(key) + jnp.arange(batch) / batch) % 1.0), jnp.ones(batch)
+
+
+@dataclass(frozen=True)
+class LogitNormal(TimestepRule):
+    """logit of (t - first) / (last - first) normal, for rectified flow (Esser et al. 2024, section 3.1)."""
+
+    mean: float = 0.0
+    """More than 0 draws more times near the noise."""
+    std: float = 1.0
+    """The standard deviation of the logit."""
+    keep_mean: bool = False
+    """Whether the loss is reweighted to the mean over t; if not, the density is a part of the weighting."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require("std", self.std, self.std > 0, "more than 0")
+
+    def check(self, process: Process) -> None:
+        _require_continuous(self, process)
+
+    def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
+        y = self.mean + self.std * jax.random.normal(key, (batch,))
+        share = jax.nn.sigmoid(y)
+        density = norm.pdf(y, self.mean, self.std) / (share * (1 - share))
+        return process.at_share(share), 1 / density if self.keep_mean else jnp.ones(batch)
+
+
+@dataclass(frozen=True)
+class LogNormalSigma(TimestepRule):
+    """log sigma normal, sigma = noise / signal, cut at the ends of the process (Karras et al. 2022, table 1)."""
+
+    mean: float = -1.2
+    """The mean of log sigma; EDM's for images in [-1, 1]."""
+    std: float = 1.2
+    """The standard deviation of log sigma."""
+    keep_mean: bool = False
+    """Whether the loss is reweighted to the mean over t; if not, the density is a part of the weighting."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require("std", self.std, self.std > 0, "more than 0")
+
+    def check(self, process: Process) -> None:
+        _require_continuous(self, process)
+
+    def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
+        ends = jnp.array([process.first, process.last], jnp.float32)
+        low, high = (-process.log_snr(ends) / 2 - self.mean) / self.std
+        y = jax.random.truncated_normal(key, low, high, (batch,))
+        t = process.time(-2 * (self.mean + self.std * y))
+        if not self.keep_mean:
+            return t, jnp.ones(batch)
+        log_sigma_rate = process.log_snr_rate(t) / 2
+        density = norm.pdf(y) / (norm.cdf(high) - norm.cdf(low)) / self.std * log_sigma_rate
+        return t, 1 / ((process.last - process.first) * density)
+
+
+def _require_continuous(rule: TimestepRule, process: Process) -> None:
+    """Raise ValueError for a chain."""
+    expected = "UniformTimesteps(), StratifiedTimesteps() or LossAwareTimesteps() for a chain"
+    require("timesteps", rule, not process.is_chain, expected)
 
 
 @flax.struct.dataclass
@@ -88,7 +167,8 @@ class LossHistory:
 @dataclass(frozen=True)
 class LossAwareTimesteps(TimestepRule):
     """p(t) in proportion to sqrt(E[loss_t^2]), over the last losses of each timestep: for the bound, whose terms differ
-    in size by orders of magnitude (Nichol & Dhariwal 2021, equation 18).  Uniform until every timestep has enough.
+    in size by orders of magnitude (Nichol & Dhariwal 2021, equation 18).  Uniform until every timestep has enough.  Keeps
+    the mean.  For a continuous process, a timestep is one of 100 equal parts of t.
     """
 
     length: int = 10
@@ -101,8 +181,9 @@ class LossAwareTimesteps(TimestepRule):
         require_int("length", self.length, 1)
         require("uniform_share", self.uniform_share, 0 < self.uniform_share <= 1, "more than 0, at most 1")
 
-    def start(self, num_steps: int) -> LossHistory:
-        return LossHistory(jnp.zeros((num_steps, self.length)), jnp.zeros(num_steps, jnp.int32))
+    def start(self, process: Process) -> LossHistory:
+        bins = process.last if process.is_chain else BINS
+        return LossHistory(jnp.zeros((bins, self.length)), jnp.zeros(bins, jnp.int32))
 
     def probabilities(self, memory: LossHistory) -> Float[Array, " T"]:
         """p(t) for t = 1..T."""
@@ -112,21 +193,24 @@ class LossAwareTimesteps(TimestepRule):
         aware = size / jnp.where(known, size.sum(), 1.0)
         return jnp.where(known, (1 - self.uniform_share) * aware + self.uniform_share * even, even)
 
-    def draw(
-        self, key: Key, memory: LossHistory, num_steps: int, batch: int
-    ) -> tuple[Int[Array, " batch"], PerExample]:
+    def draw(self, key: Key, memory: LossHistory, process: Process, batch: int) -> tuple[Time, PerExample]:
         p = self.probabilities(memory)
         edges = jnp.cumsum(p)
         index = jnp.searchsorted(edges, edges[-1] * jax.random.uniform(key, (batch,)), side="right")
-        index = jnp.minimum(index, num_steps - 1)
-        return index + 1, 1 / (num_steps * p[index])
+        index = jnp.minimum(index, len(p) - 1)
+        weight = 1 / (len(p) * p[index])
+        if process.is_chain:
+            return index + 1, weight
+        return process.at_share((index + jax.random.uniform(jax.random.fold_in(key, 1), (batch,))) / BINS), weight
 
-    def update(self, memory: LossHistory, t: Int[Array, " batch"], losses: PerExample) -> LossHistory:
+    def update(self, memory: LossHistory, process: Process, t: Time, losses: PerExample) -> LossHistory:
         """The losses written over the oldest ones, in the order of the batch."""
-        row, place = self._places(memory.count, t - 1)
+        bins = len(memory.count)
+        index = t - 1 if process.is_chain else jnp.clip((process.share(t) * bins).astype(jnp.int32), 0, bins - 1)
+        row, place = self._places(memory.count, index)
         return LossHistory(
             memory.losses.at[row, place].set(losses, mode="drop"),
-            memory.count.at[t - 1].add(1),
+            memory.count.at[index].add(1),
         )
 
     def _places(

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import take
-from ddpm_jax.diffusion.arrays import Timesteps
-from ddpm_jax.diffusion.forward import posterior_weights, time_before
-from ddpm_jax.diffusion.process import Process
+from ddpm_jax.diffusion.arrays import Time
+from ddpm_jax.diffusion.process import Process, require_chain
 from ddpm_jax.diffusion.targets import Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import check_fields, require
@@ -29,7 +28,7 @@ class Weighting:
 
     of_x: ClassVar[bool] = False
 
-    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
+    def __call__(self, process: Process, t: Time) -> Float[Array, "..."]:
         """The weight of each timestep, shaped like t."""
         raise NotImplementedError
 
@@ -38,8 +37,8 @@ class Weighting:
 class Simple(Weighting):
     """1 for every timestep: L_simple (Ho et al. 2020, equation 14)."""
 
-    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.ones_like(take(process.snr, t))
+    def __call__(self, process: Process, t: Time) -> Float[Array, "..."]:
+        return jnp.ones(jnp.shape(t))
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class MinSnr(Weighting):
         check_fields(self)
         require("gamma", self.gamma, self.gamma > 0, "more than 0")
 
-    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        return jnp.minimum(take(process.snr, t), self.gamma)
+    def __call__(self, process: Process, t: Time) -> Float[Array, "..."]:
+        return jnp.minimum(process.snr(t), self.gamma)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ class Vlb(Weighting):
 
     Exactly KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t)) per element for t >= 2 with FixedSmall, where it is also
     (snr_{t-1} - snr_t) / 2 (Kingma et al. 2021, arXiv 2107.00630, equation 13); up to what does not depend on the
-    network with FixedLarge; at t = 1, that of the density p(x | z_1).
+    network with FixedLarge; at t = 1, that of the density p(x | z_1).  For a continuous process, -SNR'(t) / 2, the limit
+    of infinitely many steps (equation 17), whatever the variance.
     """
 
     variance: Variance = FixedSmall()
@@ -77,11 +77,11 @@ class Vlb(Weighting):
         fixed = isinstance(self.variance, Variance) and not self.variance.learned
         require("variance", self.variance, fixed, "FixedSmall() or FixedLarge()")
 
-    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        t = jnp.asarray(t)
-        like = take(process.snr, t)
-        _, b, _ = posterior_weights(process, t, t - 1, like)
-        return b**2 / (2 * self.variance(process, t, t - 1, time_before(process, t, t - 1), like))
+    def __call__(self, process: Process, t: Time) -> Float[Array, "..."]:
+        if not process.is_chain:
+            return 0.5 * process.snr(t) * process.log_snr_rate(t)
+        step = process.step(t, jnp.asarray(t) - 1)
+        return step.b**2 / (2 * self.variance(step))
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class P2(Weighting):
         require("gamma", self.gamma, 0 <= self.gamma < float("inf"), "0 or more")
         require("k", self.k, 0 < self.k < float("inf"), "more than 0")
 
-    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        snr = take(process.snr, t)
+    def __call__(self, process: Process, t: Time) -> Float[Array, "..."]:
+        snr = process.snr(t)
         return snr / (self.k + snr) ** self.gamma
 
 
@@ -124,19 +124,20 @@ class Weights(Weighting):
         require("values", self.values, holds, "a list of T numbers, each finite and 0 or more")
         object.__setattr__(self, "values", tuple(values.tolist()))
 
-    def __call__(self, process: Process, t: Timesteps) -> Float[Array, "..."]:
-        if len(self.values) != process.num_steps:
-            raise ValueError(f"there are {len(self.values)} weights; the process has {process.num_steps} steps")
+    def __call__(self, process: Process, t: Time) -> Float[Array, "..."]:
+        num_steps = require_chain(process, "Weights")
+        if len(self.values) != num_steps:
+            raise ValueError(f"there are {len(self.values)} weights; the process has {num_steps} steps")
         return take(jnp.asarray((0.0, *self.values), jnp.float32), t)
 
 
-def weights(weighting: Weighting, process: Process, t: Timesteps, target: Target) -> Float[Array, "..."]:
+def weights(weighting: Weighting, process: Process, t: Time, target: Target) -> Float[Array, "..."]:
     """The weights on the squared error of a network's output.
 
     Args:
         weighting: the weighting.
         process: the forward process.
-        t: int32, in 1..T.
+        t: the time, one or [batch]; in 1..T for a chain.
         target: what the network predicts.
 
     Returns:

@@ -1,9 +1,12 @@
-"""The sinusoidal embedding of a timestep (Vaswani et al. 2017, as in Ho et al. 2020, appendix B)."""
+"""What a network sees of t: a label, and its sinusoidal embedding (Vaswani et al. 2017; Ho et al. 2020, appendix B)."""
 
 import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from ddpm_jax.diffusion.arrays import Batch, Time, per_example
+from ddpm_jax.diffusion.process import Process
 
 
 def timestep_embedding(
@@ -21,3 +24,17 @@ def timestep_embedding(
     halves = [jnp.sin(angle), jnp.cos(angle)]
     embedding = jnp.concatenate(halves[::-1] if cos_first else halves, axis=1)
     return jnp.pad(embedding, ((0, 0), (0, size % 2)))
+
+
+def seen(process: Process | None, z_t: Batch, t: Time) -> tuple[Float[Array, "batch *dims"], Float[Array, " batch"]]:
+    """(z_t, t) as a network sees them: scaled, and as a label, which counts the timesteps of a chain from 0.
+
+    Args:
+        process: the forward process; None for any chain.
+        z_t: the latent, float32 [batch, ...].
+        t: [batch] or one for all.
+    """
+    t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
+    if process is None:
+        return jnp.asarray(z_t), t - 1
+    return per_example(process.input_scale(t), z_t) * z_t, process.label(t)

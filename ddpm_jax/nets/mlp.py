@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.diffusion.arrays import Batch, Key, Timesteps
+from ddpm_jax.diffusion.arrays import Batch, Key, Time
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.errors import check_fields, require_int, require_key, require_shape
 from ddpm_jax.nets.blocks import silu
-from ddpm_jax.nets.embed import timestep_embedding
+from ddpm_jax.nets.embed import seen, timestep_embedding
 from ddpm_jax.nets.init import initialise
 from ddpm_jax.nets.layers import dense
 from ddpm_jax.nets.network import Network
@@ -56,9 +57,18 @@ class Mlp(Network):
         batch, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
         return initialise(key, jax.eval_shape(_Mlp(self).init, key, batch, t)["params"])
 
-    def bind(self, params: Any) -> "BoundMlp":
-        """predict(z_t, t) with these parameters."""
-        return BoundMlp(params, self)
+    @property
+    def takes_process(self) -> bool:
+        return True
+
+    def bind(self, params: Any, process: Process | None = None) -> "BoundMlp":
+        """predict(z_t, t) with these parameters.
+
+        Args:
+            params: what `init` returned, or what training made of it.
+            process: the forward process; None for any chain.
+        """
+        return BoundMlp(params, process, self)
 
 
 @flax.struct.dataclass(eq=False)  # compared and hashed by identity, as functions are
@@ -66,24 +76,23 @@ class BoundMlp:
     """predict(z_t, t) with parameters: a function, and a pytree that a jitted function takes as an argument."""
 
     params: Any
+    process: Process | None
     spec: Mlp = flax.struct.field(pytree_node=False)
 
-    def __call__(self, z_t: Batch, t: Timesteps) -> Float[Array, "batch *out"]:
-        """The output at z_t; t in 1..T, [batch] or one for all."""
+    def __call__(self, z_t: Batch, t: Time) -> Float[Array, "batch *out"]:
+        """The output at z_t; t is [batch] or one for all."""
         if lies_explicitly(z_t):
             return evaluate_automatically(self, z_t, t)
-        t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
-        return jnp.asarray(_Mlp(self.spec).apply({"params": self.params}, jnp.asarray(z_t), t))
+        return jnp.asarray(_Mlp(self.spec).apply({"params": self.params}, *seen(self.process, z_t, t)))
 
 
 class _Mlp(nn.Module):
     spec: Mlp
 
     @nn.compact
-    def __call__(self, z: Array, t: Array) -> Array:
+    def __call__(self, z: Array, label: Array) -> Array:
         width = self.spec.width
-        # As in the U-Net, the network's own clock starts at 0.
-        e = dense(width, "embedding_0", "float32")(timestep_embedding(t - 1, width))
+        e = dense(width, "embedding_0", "float32")(timestep_embedding(label, width))
         e = dense(width, "embedding_1", "float32")(silu(e))
         flat = z.reshape(len(z), -1)
         angles = [flat * 2.0**octave for octave in range(self.spec.waves)]

@@ -33,6 +33,14 @@ class Network(Protocol):
         """Whether `bind` takes a dropout key in training."""
         return False
 
+    @property
+    def takes_process(self) -> bool:
+        """Whether `bind` takes the process, whose `label` and `input_scale` say what the network sees of t and z_t.
+
+        A network without it sees t and z_t as they are.
+        """
+        return False
+
     def init(self, key: Key, shape: tuple[int, ...], /) -> Any:
         """Fresh parameters: a pytree of float32 arrays.
 
@@ -49,6 +57,7 @@ class Network(Protocol):
             params: what `init` returned, or what training made of it.
             labels: int32 [batch], if num_classes is not None.
             dropout_key: a key, if is_random, in training.
+            process: the forward process, if takes_process.
         """
         ...
 

@@ -23,11 +23,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
-from ddpm_jax.diffusion.arrays import Images, Key, Timesteps, check_timesteps, stream, type_of_array
+from ddpm_jax.diffusion.arrays import Images, Key, Time, check_timesteps, stream, type_of_array
+from ddpm_jax.diffusion.process import Process
 from ddpm_jax.errors import check_fields, require, require_int, require_key, require_shape
 from ddpm_jax.nets import blocks
 from ddpm_jax.nets.blocks import AttentionBlock, Downsample, Norms, ResBlock, Upsample, norm, silu
-from ddpm_jax.nets.embed import timestep_embedding
+from ddpm_jax.nets.embed import seen, timestep_embedding
 from ddpm_jax.nets.init import initialise
 from ddpm_jax.nets.layers import conv, dense
 
@@ -147,13 +148,24 @@ class UNet:
             warnings.warn(f"{message}; those of this network have {', '.join(map(str, heights))}", stacklevel=2)
         return initialise(key, parameter_shapes(self, sizes))
 
-    def bind(self, params: Params, labels: Labels | None = None, dropout_key: Key | None = None) -> "BoundNet":
+    @property
+    def takes_process(self) -> bool:
+        return True
+
+    def bind(
+        self,
+        params: Params,
+        labels: Labels | None = None,
+        dropout_key: Key | None = None,
+        process: Process | None = None,
+    ) -> "BoundNet":
         """predict(z_t, t) with these parameters.
 
         Args:
             params: the parameters, as `init` returns them.
             labels: int [batch], in 0..num_classes-1 or `null_label`, for a class-conditional network.
             dropout_key: the key of dropout and of label dropout, in training; None for neither.
+            process: the forward process; None for any chain.
 
         Raises:
             ValueError: labels are missing, or given to an unconditional network, or out of range.
@@ -167,7 +179,7 @@ class UNet:
                 raise ValueError(f"num_classes is {self.num_classes}; bind expects labels, [batch] integers, 0..{last}")
             check_timesteps(labels, 0, last, "labels")
             labels = jnp.asarray(labels)
-        return BoundNet(params, labels, dropout_key, self)
+        return BoundNet(params, labels, dropout_key, process, self)
 
     def check_shape(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError unless height and width halve evenly from level to level."""
@@ -209,10 +221,11 @@ class BoundNet:
     params: Params
     labels: Labels | None
     dropout_key: Any
+    process: Process | None
     spec: UNet = flax.struct.field(pytree_node=False)
 
-    def __call__(self, z_t: Images, t: Timesteps) -> Float[Array, "batch height width out"]:
-        """The output at z_t, float32, with `out_multiplier` times its channels; t in 1..T, [batch] or a scalar."""
+    def __call__(self, z_t: Images, t: Time) -> Float[Array, "batch height width out"]:
+        """The output at z_t, float32, with `out_multiplier` times its channels; t is [batch] or a scalar."""
         if lies_explicitly(z_t):
             return evaluate_automatically(self, z_t, t)
         self.spec.check_shape(z_t.shape[1:])
@@ -220,8 +233,8 @@ class BoundNet:
             raise ValueError(f"there are {len(self.labels)} labels for a batch of {len(z_t)}")
         module = self.spec._module(z_t.shape[-1], self.dropout_key is not None)
         rngs = {} if self.dropout_key is None else {"dropout": self.dropout_key}
-        t = jnp.broadcast_to(jnp.asarray(t), z_t.shape[:1])
-        return jnp.asarray(module.apply({"params": self.params}, z_t, t, self._seen_labels(), rngs=rngs))
+        z, label = seen(self.process, z_t, t)
+        return jnp.asarray(module.apply({"params": self.params}, z, label, self._seen_labels(), rngs=rngs))
 
     def _seen_labels(self) -> Labels | None:
         """The labels; in training, some of them replaced by the null label."""
@@ -240,11 +253,11 @@ class _UNet(nn.Module):
     training: bool
 
     @nn.compact
-    def __call__(self, z: Images, t: Timesteps, labels: Labels | None) -> Array:
+    def __call__(self, z: Images, label: Time, labels: Labels | None) -> Array:
         spec, levels = self.spec, len(self.spec.channel_multipliers)
         remat = nn.remat if spec.remat else lambda block: block
         res_block, attention_block = remat(ResBlock), remat(AttentionBlock)
-        embedding = self._embedding(t, labels)
+        embedding = self._embedding(label, labels)
         norms = Norms(spec.norm_groups, spec.min_group_size, spec.norm_epsilon)
 
         def block(h: Array, level: int, name: str) -> Array:
@@ -286,11 +299,10 @@ class _UNet(nn.Module):
         h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype, wide=True)(h)
         return blocks.from_patches(h, spec.patch_size)
 
-    def _embedding(self, t: Timesteps, labels: Labels | None) -> Array:
-        """The embedding of t, and of the class, that every block sees: float32 [batch, 4 channels]."""
+    def _embedding(self, label: Time, labels: Labels | None) -> Array:
+        """The embedding of the time's label, and of the class, that every block sees: float32 [batch, 4 channels]."""
         spec, size = self.spec, 4 * self.spec.channels
-        # The published weights count timesteps from 0: this is the only place where t is shifted.
-        embedding = timestep_embedding(jnp.asarray(t) - 1, spec.channels, spec.frequency_shift, spec.cos_first)
+        embedding = timestep_embedding(jnp.asarray(label), spec.channels, spec.frequency_shift, spec.cos_first)
         embedding = dense(size, "embedding_0", spec.dtype, wide=True)(embedding)
         embedding = dense(size, "embedding_1", spec.dtype, wide=True)(silu(embedding))
         if labels is not None:

@@ -6,16 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import per_example
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """z_s ~ N(mean of q(z_s | z_t, x predicted), var I); the last step, to s = 0, adds no noise."""
+    """z_s ~ N(mean of q(z_s | z_t, x predicted), var I); the last step, to clean data, adds no noise."""
 
     def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        p = model.normal(now.prediction, now.z_t, now.t, now.s, now.u)
-        last = per_example(now.s == 0, now.z_t)
-        return jnp.where(last, p.mean, p.mean + p.std * now.noise), memory
+        p = model.normal(now.prediction, now.z_t, now.step)
+        return jnp.where(now.step.is_last, p.mean, p.mean + p.std * now.noise), memory

@@ -17,9 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import Batch, lookup, per_example
+from ddpm_jax.diffusion.arrays import Batch, root
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.forward import posterior
 from ddpm_jax.diffusion.grids import Grid, Quadratic
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
@@ -42,20 +41,14 @@ class DpmSolver(Sampler):
 
     def start(self, z: Batch) -> Any:
         # An infinitely long step before the first: the line through both predictions is then level.
-        return jnp.zeros_like(z), jnp.full(z.shape[:1], jnp.inf)
+        return jnp.zeros_like(z), jnp.float32(jnp.inf)
 
     def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, s, x = now.z_t, now.t, now.s, now.prediction.x
-        process = model.process
-        x_before, length_before = memory
-        last = s == 0
-        log_snr_s = jnp.log(jnp.where(last, process.snr[t], process.snr[s]))
-        length = 0.5 * (log_snr_s - jnp.log(process.snr[t]))  # of the step in lambda; 0 for the last one
-        slope = per_example(length / (2 * length_before), z_t)
-        d = x + slope * (x - x_before)
+        step, x, (x_before, length_before) = now.step, now.prediction.x, memory
+        # The first step has no other before it.  The last one, and one from SNR 0, are infinitely long in lambda.
+        length = jnp.where(jnp.isfinite(step.gap), 0.5 * step.gap, 0.0)
+        d = x + length / (2 * length_before) * (x - x_before)
+        after = x, jnp.where(length > 0, length, jnp.inf)
         if self.sde:
-            q = posterior(process, z_t, d, t, s)
-            return q.mean + q.std * now.noise, (x, length)
-        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (t, s))
-        ratio = lookup(process.noise, s, z_t) / lookup(process.noise, t, z_t)
-        return ratio * z_t + (signal_s - signal_t * ratio) * d, (x, length)
+            return step.a * now.z_t + step.b * d + root(step.var) * now.noise, after
+        return step.deterministic(now.z_t, d), after

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import lookup, per_example
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Grid, Quadratic
 from ddpm_jax.sampling.sampler import Sampler, StepInput
@@ -44,19 +43,14 @@ class ExponentialHeun(Sampler):
         return False
 
     def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, s, x = now.z_t, now.t, now.s, now.prediction.x
-        process = model.process
-        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (t, s))
-        ratio = lookup(process.noise, s, z_t) / lookup(process.noise, t, z_t)
-        ddim = ratio * z_t + (signal_s - signal_t * ratio) * x
+        step, x = now.step, now.prediction.x
+        ddim = step.deterministic(now.z_t, x)
 
         def corrected() -> Array:
-            noisy = jnp.maximum(s, 1)  # at s = 0 the result is not used, but must be finite
-            h = 0.5 * (jnp.log(process.snr[noisy]) - jnp.log(process.snr[t]))
-            weight = jnp.where(s > 0, phi(h), 0.0)
-            return ddim + signal_s * per_example(weight, z_t) * (model.denoise(ddim, noisy).x - x)
+            weight = step.signal_s * phi(0.5 * step.gap)
+            return ddim + weight * (model.denoise(ddim, now.s).x - x)
 
-        return jax.lax.cond(jnp.any(s > 0), corrected, lambda: ddim), memory
+        return jax.lax.cond(step.is_last, lambda: ddim, corrected), memory
 
 
 def phi(h: Float[Array, "..."]) -> Float[Array, "..."]:

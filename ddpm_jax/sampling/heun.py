@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
-from ddpm_jax.diffusion.arrays import lookup
+from ddpm_jax.diffusion.arrays import is_known
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Grid, Karras
 from ddpm_jax.diffusion.process import Process
@@ -45,12 +44,12 @@ class Heun(Sampler):
 
     extra_evaluations: ClassVar[int] = 1
 
-    def times(self, process: Process) -> Int[np.ndarray, " times"]:
+    def times(self, process: Process) -> Shaped[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0.  Warns if a step between them may multiply errors."""
         times = super().times(process)
-        if isinstance(process.signal, jax.core.Tracer):
+        if not is_known(*jax.tree.leaves(process)):
             return times
-        signal, noise = (np.asarray(table, np.float64)[times[:-1]] for table in (process.signal, process.noise))
+        signal, noise = (np.asarray(of(times[:-1]), np.float64) for of in (process.signal, process.noise))
         gains = signal[1:] * -np.diff(noise / signal) / 2
         if gains.size and gains.max() > LARGEST_GAIN:
             k = int(gains.argmax())
@@ -66,15 +65,11 @@ class Heun(Sampler):
         return False
 
     def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
-        z_t, t, s, (x, eps, _) = now.z_t, now.t, now.s, now.prediction
-        process = model.process
-        signal_t, signal_s = (lookup(process.signal, time, z_t) for time in (t, s))
-        noise_t, noise_s = (lookup(process.noise, time, z_t) for time in (t, s))
-        euler = signal_s * x + noise_s * eps
+        step, (x, eps, _) = now.step, now.prediction
+        euler = step.signal_s * x + step.noise_s * eps
 
         def corrected() -> Array:
-            eps_there = model.denoise(euler, jnp.maximum(s, 1)).eps
-            heun = euler + 0.5 * (noise_s - signal_s * noise_t / signal_t) * (eps_there - eps)
-            return jnp.where(noise_s > 0, heun, euler)
+            eps_there = model.denoise(euler, now.s).eps
+            return euler + 0.5 * (step.noise_s - step.signal_s * step.noise_t / step.signal_t) * (eps_there - eps)
 
-        return jax.lax.cond(jnp.any(s > 0), corrected, lambda: euler), memory
+        return jax.lax.cond(step.is_last, lambda: euler, corrected), memory

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Shaped
 
 from ddpm_jax.devices.axes import with_automatic_axes
 from ddpm_jax.diffusion.arrays import (
@@ -21,22 +21,21 @@ from ddpm_jax.diffusion.arrays import (
     Whole,
     as_data,
     example_keys,
-    lookup,
     normals,
     type_of_array,
 )
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
-from ddpm_jax.diffusion.forward import diffuse, step_var
 from ddpm_jax.diffusion.grids import times_before
+from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import require, require_int, require_part
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 Mask = Bool[type_of_array, "..."]
 
 
-def repaint_times(times: Int[np.ndarray, " times"], jump: int, resamples: int) -> Int[np.ndarray, " walk"]:
-    """The walk over `times` that goes down each stretch of `jump` steps `resamples` times, then takes the step to 0."""
-    places, last = [0], len(times) - 2  # there is no way back from 0
+def repaint_times(times: Shaped[np.ndarray, " times"], jump: int, resamples: int) -> Shaped[np.ndarray, " walk"]:
+    """The walk over `times` that goes down each stretch of `jump` steps `resamples` times, then takes the last one."""
+    places, last = [0], len(times) - 2  # there is no way back from clean data
     for begin in range(0, last, jump):
         end = min(begin + jump, last)
         down, up = list(range(begin + 1, end + 1)), list(range(end - 1, begin - 1, -1))
@@ -91,33 +90,40 @@ def inpaint(
     require_part("sampler", sampler, Sampler, "a Sampler, such as Ancestral()")
     memory = jax.tree.leaves(jax.eval_shape(sampler.start, x))
     require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
-    times = sampler.times(model.process)
+    process = model.process
+    times = sampler.times(process)
     walk = repaint_times(times, jump, resamples)
-    args = (key, model, x, mask, first_index, jnp.asarray(walk), jnp.asarray(times_before(times, walk[:-1])))
+    falls = walk[1:] < walk[:-1]
+    # A move up draws from q(z_t | z_s), s < t: the numbers of the step t -> s.
+    steps = process.step(np.maximum(walk[:-1], walk[1:]), np.minimum(walk[:-1], walk[1:]), _before(times, walk))
+    args = (key, model, x, mask, first_index, jnp.asarray(falls), steps)
     return with_automatic_axes(partial(_inpaint, sampler=sampler), args, x, lambda spec: spec)
+
+
+def _before(times: Shaped[np.ndarray, " times"], walk: Shaped[np.ndarray, " walk"]) -> Shaped[np.ndarray, " moves"]:
+    """For each move, the one of the times above its upper end."""
+    return times_before(times, np.maximum(walk[:-1], walk[1:]))
 
 
 @partial(jax.jit, static_argnames="sampler")
 def _inpaint(
-    key: Key, model: Denoiser, x: Array, mask: Array, first_index: Any, walk: Array, before: Array, *, sampler: Sampler
+    key: Key, model: Denoiser, x: Array, mask: Array, first_index: Any, falls: Array, steps: Step, *, sampler: Sampler
 ) -> Array:
-    keys, process = example_keys(key, first_index, len(x)), model.process
+    keys = example_keys(key, first_index, len(x))
 
-    def down(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        unknown, _ = sampler.step(model, StepInput(z, t, s, model.denoise(z, t), noises[0], u), ())
-        return jnp.where(mask, diffuse(process, x, s, noises[1]), unknown)
+    def down(z: Array, step: Step, noises: tuple[Array, Array]) -> Array:
+        prediction = model.denoise(z, jnp.full(len(z), step.t))
+        unknown, _ = sampler.step(model, StepInput(z, step, prediction, noises[0]), ())
+        return jnp.where(mask, step.signal_s * x + step.noise_s * noises[1], unknown)
 
-    def up(z: Array, u: Array, t: Array, s: Array, noises: tuple[Array, Array]) -> Array:
-        signal = lookup(process.signal, s, x) / lookup(process.signal, t, x)
-        return signal * z + jnp.sqrt(step_var(process, s, t, x)) * noises[0]
+    def up(z: Array, step: Step, noises: tuple[Array, Array]) -> Array:
+        return step.signal_t / step.signal_s * z + jnp.sqrt(step.forward_var) * noises[0]
 
-    def step(z: Array, item: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
-        index, u, t, s = item
-        falls = s < t
-        u, t, s = (jnp.full(len(x), time) for time in (u, t, s))
+    def move(z: Array, item: tuple[Array, Array, Step]) -> tuple[Array, None]:
+        index, fall, step = item
         noises = (normals(keys, 2 * index, x.shape), normals(keys, 2 * index + 1, x.shape))
-        return jax.lax.cond(falls, down, up, z, u, t, s, noises), None
+        return jax.lax.cond(fall, down, up, z, step, noises), None
 
-    moves = len(walk) - 1
-    start = normals(keys, 2 * moves, x.shape)
-    return jax.lax.scan(step, start, (jnp.arange(moves), before, walk[:-1], walk[1:]))[0]
+    moves = len(falls)
+    start = jnp.hypot(steps.signal_t[0], steps.noise_t[0]) * normals(keys, 2 * moves, x.shape)
+    return jax.lax.scan(move, start, (jnp.arange(moves), falls, steps))[0]

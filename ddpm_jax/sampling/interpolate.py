@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.arrays import Batch, Key, Time, Whole, as_data, example_keys, normals
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.forward import diffuse
-from ddpm_jax.errors import as_int, as_numbers, require
-from ddpm_jax.sampling.sampler import Sampler, sample
+from ddpm_jax.errors import as_numbers, require
+from ddpm_jax.sampling.sampler import Sampler, as_time, sample
 
 
 def interpolate(
@@ -24,7 +24,7 @@ def interpolate(
     sampler: Sampler,
     x_a: Batch,
     x_b: Batch,
-    t: Whole,
+    t: Time,
     weights: Float[np.ndarray, " weights"],
     *,
     shared_noise: bool = True,
@@ -38,7 +38,7 @@ def interpolate(
         sampler: the sampler.
         x_a: the images at w = 0, float32 [batch, ...].
         x_b: the images at w = 1, shaped like x_a.
-        t: how far both are diffused, in 1..T; a small t mixes pixels, a large t mixes content.
+        t: how far both are diffused, in 1..T for a chain; a small t mixes pixels, a large t mixes content.
         weights: numbers in [0, 1].
         shared_noise: whether both images get the same noise.
         first_index: the number of the first pair in the sequence of `key`.
@@ -51,9 +51,7 @@ def interpolate(
     """
     check_arguments(key, model, first_index)
     process = model.process
-    level = as_int(t)
-    require("t", t, level is not None and 1 <= level <= process.num_steps, f"1 to {process.num_steps}")
-    assert level is not None
+    level = as_time(process, t)
     x_a, x_b = as_data(x_a, "x_a", scaled=True), as_data(x_b, "x_b", scaled=True)
     if x_a.shape != x_b.shape:
         raise ValueError(f"x_b has shape {x_b.shape}; expected that of x_a, {x_a.shape}")
@@ -62,8 +60,9 @@ def interpolate(
     require("weights", weights, in_range, "a list of numbers from 0 to 1")
     keys = example_keys(key, first_index, len(x_a))
 
-    # The sampler draws with the indices 0..T.
-    eps_a, eps_b = (normals(keys, process.num_steps + 1 + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
+    # The sampler draws with the numbers 0..T, and in continuous time with more than 2^29.
+    first = process.last + 1 if process.is_chain else 1
+    eps_a, eps_b = (normals(keys, first + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
     images = []
     for w in levels.tolist():
         eps = eps_a if shared_noise else ((1 - w) * eps_a + w * eps_b) / np.hypot(1 - w, w)

@@ -1,6 +1,7 @@
 """From data to the noise that DDIM turns into it (Song et al. 2021, arXiv 2010.02502, section 5.4).
 
-(signal, noise) is a point of the unit circle.  A step of DDIM turns it by the angle delta from t to s, and z with it
+Divided by its standard deviation hypot(signal, noise), z follows the process whose (signal, noise) is a point of the unit
+circle.  A step of DDIM turns it by the angle delta from t to s, and z with it
 (Salimans & Ho 2022, arXiv 2202.00512, appendix D), v = signal eps - noise x as everywhere:
 
     z_s = cos(delta) z_t - sin(delta) v(z_t, t)        so        z_t = (z_s + sin(delta) v(z_t, t)) / cos(delta)
@@ -19,15 +20,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import with_automatic_axes
-from ddpm_jax.diffusion.arrays import Batch, Whole, as_data, lookup
+from ddpm_jax.diffusion.arrays import Batch, Whole, as_data
 from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
+from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import require, require_int
 from ddpm_jax.sampling.ddim import Ddim
 from ddpm_jax.sampling.sampler import Sampler
 
 
 def invert(model: Denoiser, sampler: Sampler, x: Batch, *, iterations: Whole = 1) -> Float[Array, "batch *dims"]:
-    """z_T, or z at the first of the sampler's times, from which `sampler` without clipping draws x.
+    """z at the noisy end, or the first of the sampler's times, from which `sampler` without clipping draws x.
 
     Args:
         model: the denoiser; its clipping is ignored.
@@ -46,27 +48,24 @@ def invert(model: Denoiser, sampler: Sampler, x: Batch, *, iterations: Whole = 1
     deterministic = isinstance(sampler, Ddim) and sampler.eta == 0
     require("sampler", sampler, deterministic, "a Ddim with eta=0: a sampler that adds noise cannot be inverted")
     iterations = require_int("iterations", iterations, 1)
-    times = sampler.times(model.process)[::-1]
+    steps = sampler.steps(model.process, sampler.times(model.process))
     x = as_data(x, scaled=True).astype(jnp.float32)
     run = partial(_invert, iterations=iterations)
-    return with_automatic_axes(run, (model.unclipped, x, jnp.asarray(times)), x, lambda spec: spec)
+    return with_automatic_axes(run, (model.unclipped, x, steps), x, lambda spec: spec)
 
 
 @partial(jax.jit, static_argnames="iterations")
-def _invert(model: Denoiser, x: Array, times: Array, *, iterations: int) -> Array:
-    process = model.process
-
-    def step(z_s: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        s, t = (jnp.full(len(x), time) for time in pair)
-        (signal_s, noise_s), (signal_t, noise_t) = (
-            (lookup(process.signal, time, x), lookup(process.noise, time, x)) for time in (s, t)
-        )
+def _invert(model: Denoiser, x: Array, steps: Step, *, iterations: int) -> Array:
+    def back(z_s: Array, step: Step) -> tuple[Array, None]:
+        scale_t, scale_s = jnp.hypot(step.signal_t, step.noise_t), jnp.hypot(step.signal_s, step.noise_s)
+        signal_t, noise_t = step.signal_t / scale_t, step.noise_t / scale_t
+        signal_s, noise_s = step.signal_s / scale_s, step.noise_s / scale_s
         sin, cos = noise_t * signal_s - signal_t * noise_s, signal_t * signal_s + noise_t * noise_s
 
         def substitute(_: Any, z_t: Array) -> Array:
-            prediction = model.denoise(z_t, t)
-            return (z_s + sin * (signal_t * prediction.eps - noise_t * prediction.x)) / cos
+            x, eps, _ = model.denoise(scale_t * z_t, jnp.full(len(z_t), step.t))
+            return (z_s / scale_s + sin * (signal_t * eps - noise_t * x)) / cos
 
-        return jax.lax.fori_loop(0, iterations, substitute, z_s), None
+        return scale_t * jax.lax.fori_loop(0, iterations, substitute, z_s / scale_s), None
 
-    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+    return jax.lax.scan(back, x, steps, reverse=True)[0]

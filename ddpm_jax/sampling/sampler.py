@@ -1,8 +1,8 @@
-"""What a sampler is, and the loop that runs one: a `lax.scan` over pairs of timesteps (t, s), s < t.
+"""What a sampler is, and the loop that runs one: a `lax.scan` over steps t -> s.
 
-    z_T ~ N(0, I);   for T = t_0 > t_1 > ... > t_K = 0:   z_{t_k} = step(z_{t_{k-1}});   x = z_0
+    z ~ N(0, S I) at the noisy end t_0;   for t_0 > t_1 > ... > t_K:   z_{t_k} = step(z_{t_{k-1}});   x = z_{t_K}
 
-Memory does not grow with the number of steps.  Each image has its own key, and each of its draws its own
+with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of steps.  Each image has its own key, and each of its draws its own
 timestep: image i depends on (key, i) only, whatever the batch.
 """
 
@@ -16,32 +16,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Shaped
 
 from ddpm_jax.devices.axes import is_explicit, spec_of, with_automatic_axes
 from ddpm_jax.devices.compiler import jit
-from ddpm_jax.diffusion.arrays import Batch, Key, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.arrays import Batch, Key, Time, Whole, as_data, example_keys, normals
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
-from ddpm_jax.diffusion.grids import Grid, Uniform, tail, times_before
+from ddpm_jax.diffusion.grids import Grid, Uniform, steps_of, tail
 from ddpm_jax.diffusion.process import Process
+from ddpm_jax.diffusion.step import Step
 from ddpm_jax.diffusion.targets import Prediction
-from ddpm_jax.errors import as_int, check_fields, require, require_int, require_part, require_shape
+from ddpm_jax.errors import check_fields, require, require_int, require_part, require_shape
 
 BATCH_SHAPE = "(batch, ...) with every size at least 1"
 
 
 class StepInput(NamedTuple):
-    """What one step of a sampler, from t to s < t, is computed from."""
+    """What one step of a sampler, from t to s, is computed from."""
 
     z_t: Float[Array, "batch *dims"]
-    t: Int[Array, " batch"]
-    s: Int[Array, " batch"]
+    step: Step
+    """The numbers of the step: signal_t, noise_t, signal_s, noise_s and those that follow from them, scalars."""
     prediction: Prediction
     """model.denoise(z_t, t)."""
     noise: Float[Array, "batch *dims"]
     """~ N(0, I); zeros if the sampler is not `stochastic`."""
-    u: Int[Array, " batch"] | None = None
-    """The time before t in the chain (t itself in the first step), for `Denoiser.normal`."""
+
+    @property
+    def t(self) -> Shaped[Array, " batch"]:
+        """The time at which the step begins."""
+        return jnp.full(len(self.z_t), self.step.t)
+
+    @property
+    def s(self) -> Shaped[Array, " batch"]:
+        """The time at which it ends."""
+        return jnp.full(len(self.z_t), self.step.s)
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,9 @@ class Sampler:
     """A grid of times and one step; subclasses are frozen dataclasses that give the step."""
 
     num_steps: int | None = None
-    """Number of steps; None: every timestep."""
+    """Number of steps; None: every timestep of a chain."""
     grid: Grid = Uniform()
-    """Which timesteps the steps visit."""
+    """Which times the steps visit."""
 
     extra_evaluations: ClassVar[int] = 0
     """Network evaluations of a step beyond the one at its beginning; the last step has none."""
@@ -62,9 +71,13 @@ class Sampler:
             require_int("num_steps", self.num_steps, 1, "None or a whole number, at least 1")
         require("grid", self.grid, isinstance(self.grid, Grid), "a Grid, such as Uniform() or Given((999, 500))")
 
-    def times(self, process: Process) -> Int[np.ndarray, " times"]:
-        """The timesteps visited: falling, the last one 0."""
+    def times(self, process: Process) -> Shaped[np.ndarray, " times"]:
+        """The times visited: falling, the last one `process.clean`."""
         return self.grid.times(process, self.num_steps)
+
+    def steps(self, process: Process, times: Shaped[np.ndarray, " times"]) -> Step:
+        """The steps between these times."""
+        return steps_of(process, times)
 
     def evaluations(self, process: Process) -> int:
         """The number of network evaluations for a batch."""
@@ -99,10 +112,10 @@ class Path:
     """The images of `sample`, and their path at `frames` times, evenly spread over the steps."""
 
     x: Float[Array, "batch *dims"]
-    t: Int[Array, " frames"]
+    t: Shaped[Array, " frames"]
     """The times of the frames, falling."""
     frames: Float[Array, "frames batch *dims"]
-    """z_t, from z_T to z_0 = x; or the x predicted at z_t, from the first step to the last."""
+    """z_t, from the noisy end to x; or the x predicted at z_t, from the first step to the last."""
 
 
 def sample(
@@ -111,7 +124,7 @@ def sample(
     sampler: Sampler,
     shape: tuple[Whole, ...],
     *,
-    start: tuple[Batch, Whole] | None = None,
+    start: tuple[Batch, Time] | None = None,
     first_index: Whole = 0,
     sharding: NamedSharding | None = None,
 ) -> Float[Array, "batch *dims"]:
@@ -124,8 +137,8 @@ def sample(
         model: the denoiser.
         sampler: the sampler.
         shape: (batch, ...), the shape of the result.
-        start: (z_t, t), where to begin instead of z_T ~ N(0, I): z_t of `shape`, and t in 1..T.  The sampler then
-            visits t and those of its times that are below t.
+        start: (z_t, t), where to begin instead of the noisy end: z_t of `shape`, and t, in 1..T for a chain.  The
+            sampler then visits t and those of its times that are below t.
         first_index: the number of the first image in the sequence of `key`.
         sharding: how the batch is placed on a mesh of devices; None for the default device.
 
@@ -136,8 +149,8 @@ def sample(
         ValueError: an argument has the wrong type or shape, or the sampler's times do not fit the process.
     """
     shape = _checked(key, model, shape, first_index)
-    z, times, before = _begin(model, sampler, shape, start, sharding)
-    return _placed_run((key, model, first_index, z, times, before, ()), sampler, shape, sharding)[0]
+    z, _, steps = _begin(model, sampler, shape, start, sharding)
+    return _placed_run((key, model, first_index, z, steps, ()), sampler, shape, sharding)[0]
 
 
 def sample_path(
@@ -148,7 +161,7 @@ def sample_path(
     frames: Whole,
     *,
     of: Literal["z", "x"] = "z",
-    start: tuple[Batch, Whole] | None = None,
+    start: tuple[Batch, Time] | None = None,
     first_index: Whole = 0,
     sharding: NamedSharding | None = None,
 ) -> Path:
@@ -166,13 +179,13 @@ def sample_path(
         ValueError: as in `sample`, or frames or of is out of range.
     """
     shape = _checked(key, model, shape, first_index)
-    z, times, before = _begin(model, sampler, shape, start, sharding)
+    z, times, steps = _begin(model, sampler, shape, start, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
     frames = require_int("frames", frames, 1)
     require("frames", frames, frames <= places, f"1 to {places}, as the sampler takes {len(times) - 1} steps")
     chosen = np.rint(np.linspace(0, places - 1, frames)).astype(np.int32)
-    x, path = _placed_run((key, model, first_index, z, times, before, chosen), sampler, shape, sharding, of)
+    x, path = _placed_run((key, model, first_index, z, steps, chosen), sampler, shape, sharding, of)
     return Path(x, jnp.asarray(times[chosen]), path)
 
 
@@ -188,27 +201,37 @@ def _begin(
     model: Denoiser,
     sampler: Sampler,
     shape: tuple[int, ...],
-    start: tuple[Batch, Whole] | None,
+    start: tuple[Batch, Time] | None,
     sharding: NamedSharding | None,
-) -> tuple[Batch | None, Int[np.ndarray, " times"], Int[np.ndarray, " steps"]]:
-    """(z to begin with or None, times, the time before each step's t); raises before anything is compiled."""
+) -> tuple[Batch | None, Shaped[np.ndarray, " times"], Step]:
+    """(z to begin with or None, times, steps); raises before anything is compiled."""
     require_part("sampler", sampler, Sampler, "a Sampler, such as Ddim(num_steps=50)")
     placed = sharding is None or isinstance(sharding, NamedSharding)
     require("sharding", sharding, placed, "None or a NamedSharding, such as mesh.by_example(mesh)")
     if sharding is not None and math.prod(shape[:1]) % _parts(sharding):
         raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
-    times = sampler.times(model.process)
+    process = model.process
+    times = sampler.times(process)
     if start is None:
-        return None, times, times_before(times, times[:-1])
+        return None, times, sampler.steps(process, times)
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
-    z, t = as_data(start[0], "z_t"), as_int(start[1])
-    in_chain = t is not None and 1 <= t <= model.process.num_steps
-    require("start", start[1], in_chain, f"(z_t, t) with a whole t in 1..{model.process.num_steps}")
-    assert t is not None
+    z, t = as_data(start[0], "z_t"), as_time(process, start[1], "start")
     if tuple(z.shape) != tuple(shape):
         raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
-    rest = tail(times, t)
-    return jnp.asarray(z, jnp.float32), rest, times_before(times, rest[:-1])
+    times = tail(times, t)
+    return jnp.asarray(z, jnp.float32), times, sampler.steps(process, times)
+
+
+def as_time(process: Process, t: Any, name: str = "t") -> float:
+    """One known time of the process as a number; ValueError for anything else."""
+    expected = f"one whole t in 1..{process.last}" if process.is_chain else f"one t in [{process.first}, {process.last}]"
+    try:
+        process.check_time(t)
+        holds = np.ndim(t) == 0 and not isinstance(t, bool)
+    except ValueError:
+        holds = False
+    require(name, t, holds, expected)
+    return np.asarray(t).item()
 
 
 def _parts(sharding: NamedSharding) -> int:
@@ -250,8 +273,7 @@ def _run(
     model: Denoiser,
     first_index: Any,
     z: Array | None,
-    times: Any,
-    before: Any,
+    steps: Step,
     chosen: Any,
     *,
     sampler: Sampler,
@@ -260,7 +282,7 @@ def _run(
     of: str = "z",
 ) -> tuple[Array, Array]:
     """(x, frames): the loop.  chosen: the places among the times that are kept, [frames]; () for none."""
-    keys = example_keys(key, first_index, shape[0])
+    keys, chosen = example_keys(key, first_index, shape[0]), jnp.asarray(chosen)
     count = len(chosen)
 
     def keep(frames: Array, place: Any, value: Array) -> Array:
@@ -270,24 +292,20 @@ def _run(
         slot = jnp.where(chosen[jnp.minimum(slot, count - 1)] == place, slot, count)
         return frames.at[slot].set(value, mode="drop")  # a place that was not chosen has the slot after the last
 
-    def step(carry: tuple[Array, Any, Array], item: tuple[Array, Array, Array, Array]) -> tuple[Any, None]:
-        z, memory, frames = carry
-        place, before, t, s = item
-        noise = normals(keys, t, shape) if sampler.stochastic else jnp.zeros_like(z)
-        before, t, s = (jnp.full(shape[:1], time) for time in (before, t, s))
-        now = StepInput(z, t, s, model.denoise(z, t), noise, before)
+    def move(carry: tuple[Array, Any, Array], item: tuple[Array, Step]) -> tuple[Any, None]:
+        (z, memory, frames), (place, step) = carry, item
+        noise = normals(keys, step.draw, shape) if sampler.stochastic else jnp.zeros_like(z)
+        now = StepInput(z, step, model.denoise(z, jnp.full(shape[:1], step.t)), noise)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
         z, memory = _checked_step(sampler, sampler.step(model, now, memory), z, memory)
         frames = keep(frames, place + 1, z) if of == "z" else frames
         return (z, memory, frames), None
 
-    times, chosen = jnp.asarray(times), jnp.asarray(chosen)
-    z = normals(keys, 0, shape) if z is None else z  # no step draws at t = 0, so this key is free for z_T
+    if z is None:  # no step draws with the number 0, so it is free for the noisy end
+        z = jnp.hypot(steps.signal_t[0], steps.noise_t[0]) * normals(keys, 0, shape)
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
-    assert z is not None
     frames = jnp.zeros((count, *shape), jnp.float32)
     frames = keep(frames, 0, z) if of == "z" else frames
-    steps = (jnp.arange(len(times) - 1), jnp.asarray(before), times[:-1], times[1:])
-    (x, _, frames), _ = jax.lax.scan(step, (z, sampler.start(z), frames), steps)
+    (x, _, frames), _ = jax.lax.scan(move, (z, sampler.start(z), frames), (jnp.arange(len(steps.t)), steps))
     return x, frames

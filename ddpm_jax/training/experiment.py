@@ -28,8 +28,9 @@ from ddpm_jax.diffusion.clipping import Clipping, NoClipping
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.guidance import guided
 from ddpm_jax.diffusion.objective import Hybrid, Objective, SquaredError
+from ddpm_jax.diffusion.process import Continuous
 from ddpm_jax.diffusion.schedule import Linear, Schedule
-from ddpm_jax.diffusion.targets import Eps, Target
+from ddpm_jax.diffusion.targets import Eps, Target, check_target
 from ddpm_jax.diffusion.timesteps import TimestepRule, UniformTimesteps
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.diffusion.weighting import Vlb
@@ -45,7 +46,6 @@ from ddpm_jax.training.step import Recipe
 SEEDS = "0 or more, less than 2^32"
 
 PARTS = {
-    "schedule": Schedule,
     "target": Target,
     "variance": Variance,
     "objective": Objective,
@@ -68,8 +68,8 @@ class Experiment:
     """The images to learn from: a Source."""
     net: Any
     """The network: a Network."""
-    schedule: Schedule = Linear()
-    """How much noise each step of the forward process adds."""
+    schedule: Schedule | Continuous = Linear()
+    """The forward process: how much noise there is at each time."""
     target: Target = Eps()
     """What the network predicts."""
     variance: Variance = FixedSmall()
@@ -113,6 +113,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        expected = "a Schedule, such as Linear(), or a Continuous process, such as RectifiedFlow()"
+        require_part("schedule", self.schedule, Schedule | Continuous, expected)
         for name, base in PARTS.items():
             part = getattr(self, name)
             kind, like = base.__name__, type(getattr(Experiment, name)).__name__
@@ -165,7 +167,9 @@ class Experiment:
         with jax.ensure_compile_time_eval():  # arrays rather than tracers, also inside a jitted function
             process = self.schedule.build()
         net, parts = self.net, (process, self.target, self.variance, self.clip)
-        model = Denoiser(net.bind(params) if labels is None else net.bind(params, labels=labels), *parts)
+        options = {"process": process} if net.takes_process else {}
+        given = {} if labels is None else {"labels": labels}
+        model = Denoiser(net.bind(params, **given, **options), *parts)
         if guidance is None:
             return model
         require_number("guidance", guidance, "a finite number; 1 for none")
@@ -174,7 +178,7 @@ class Experiment:
         require(
             "guidance", guidance, trained, "none, as the network has no null label: train one with label_dropout > 0"
         )
-        null = net.bind(params, labels=np.full_like(labels, net.null_label))
+        null = net.bind(params, labels=np.full_like(labels, net.null_label), **options)
         return guided(model, Denoiser(null, *parts), guidance)
 
     def recipe(self) -> Recipe:
@@ -214,7 +218,10 @@ class Experiment:
     def check_without_data(self, image_shape: tuple[int, ...]) -> None:
         """`check`, for data that are not there yet but have this shape."""
         self.net.check_shape(image_shape)
-        self.sampler.times(self.schedule.build())
+        process = self.schedule.build()
+        self.sampler.times(process)
+        self.timesteps.check(process)
+        check_target(self.target, process)
         self._check_variance()
         at_the_end = advice.of_average_at_the_end(self.ema, self.num_steps)
         for told in filter(None, (advice.of_schedule(self.schedule), at_the_end)):

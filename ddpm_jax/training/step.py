@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ddpm_jax.data.images import random_flip, to_unit
 from ddpm_jax.devices.compiler import compiler_options, sum_of_gradients, usual_promotion
@@ -48,7 +48,7 @@ class Recipe:
 
     def start(self, params: Any) -> TrainState:
         """The state before the first step."""
-        remembered = self.timesteps.start(self.process.num_steps)
+        remembered = self.timesteps.start(self.process)
         return new_state(params, self.update, remembered, len(self.ema.profiles))
 
     def model(self, params: Any, batch: dict[str, Array], key: Key) -> Denoiser:
@@ -58,6 +58,8 @@ class Recipe:
             options["labels"] = batch["label"]
         if self.net.is_random:
             options["dropout_key"] = stream(key, "dropout")
+        if self.net.takes_process:
+            options["process"] = self.process
         return Denoiser(self.net.bind(params, **options), self.process, self.target, self.variance)
 
     def losses(self, params: Any, batch: dict[str, Array], x: Array, draws: Draws, key: Key) -> Float[Array, " batch"]:
@@ -111,7 +113,7 @@ class Recipe:
         if self.flip:
             x = random_flip(stream(key, "flip"), x)
         draws_key = stream(key, "draws")
-        t, weight = self.timesteps.draw(stream(draws_key, "t"), state.timesteps, self.process.num_steps, len(x))
+        t, weight = self.timesteps.draw(stream(draws_key, "t"), state.timesteps, self.process, len(x))
         examples = batch, x, Draws(t, draw_noise(draws_key, x.shape)), weight
 
         take = self.gradient if self.accumulate == 1 else self.accumulated_gradient
@@ -127,18 +129,18 @@ class Recipe:
             updates, opt_state = self.update.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             averages = self.ema.update(state.ema_params, params, step)
-        timesteps = self.timesteps.update(state.timesteps, t, losses)
+        timesteps = self.timesteps.update(state.timesteps, self.process, t, losses)
         return TrainState(step, params, averages, opt_state, timesteps), {
             "loss": jnp.mean(weight * losses),
             "gradient_norm": optax.tree.norm(gradient),
             "parameter_norm": optax.tree.norm(params),
-            **by_quarter(losses, t, self.process.num_steps),
+            **by_quarter(losses, self.process.share(t)),
         }
 
 
-def by_quarter(losses: PerExample, t: Int[Array, " batch"], num_steps: int) -> dict[str, Float[Array, " 4"]]:
-    """The sum of the losses, and their number, in each quarter of t = 1..T."""
-    quarter = jax.nn.one_hot((t - 1) * 4 // num_steps, 4, dtype=jnp.float32)
+def by_quarter(losses: PerExample, share: PerExample) -> dict[str, Float[Array, " 4"]]:
+    """The sum of the losses, and their number, in each quarter of the times; share: from 0, clean, to 1."""
+    quarter = jax.nn.one_hot(jnp.minimum(jnp.floor(4 * share), 3).astype(jnp.int32), 4, dtype=jnp.float32)
     return {"quarter_sum": jnp.sum(losses[:, None] * quarter, 0), "quarter_count": jnp.sum(quarter, 0)}
 
 
