@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch, Time, check_shape, is_known, lookup, per_example
-from ddpm_jax.diffusion.forward import before
+from ddpm_jax.diffusion.forward import before, noise_between
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import check_fields, require
 
@@ -154,6 +154,10 @@ class Mean(Target):
     def determinant(self, process: Process, t: Time) -> Float[Array, "..."]:
         step = process.step(t, before(process, t))
         return -step.noise_t * step.b  # the difference of the general formula would leave few digits
+
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Time) -> Prediction:
+        x = super().decode(process, output, z_t, t).x
+        return Prediction(x, noise_between(process, z_t, x, t))  # the general formula would leave few digits of eps
 
 
 @dataclass(frozen=True)
