@@ -187,9 +187,11 @@ class Edm(Target):
 
 def check_target(target: Target, process: Process) -> None:
     """Raise ValueError if x does not follow from the output at the noisy end, with the targets from which it does."""
-    if not is_known(*(leaf for leaf in jax.tree.leaves(process))) or float(process.signal(process.last)) > 0:
+    if not is_known(*jax.tree.leaves(process)):
         return
-    if float(target.determinant(process, process.last)) == 0:
+    with jax.ensure_compile_time_eval():  # numbers rather than tracers, also inside a jitted function
+        if float(process.signal(process.last)) > 0 or float(target.determinant(process, process.last)) != 0:
+            return
         working = [one for one in (X(), V(), Edm(), Velocity()) if float(one.determinant(process, process.last)) != 0]
         names = ", ".join(str(one) for one in working)
         raise ValueError(f"target is {target}, but z_t at t = {process.last} holds nothing of x; expected one of {names}")
