@@ -21,7 +21,6 @@ leaves few digits of 1 - r for neighbours.
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -50,6 +49,8 @@ class Step:
     """The variance of p(x | z_t), for a step to clean data."""
     draw: Int[Array, "..."] | UInt32[Array, "..."]
     """The number of the noise that the step draws: a function of t."""
+    rise: tuple[Value, Value] | None = None
+    """(factor, std): what z is multiplied by, and the noise that is added, before the step; None for neither."""
 
     def like(self, z: Batch) -> "Step":
         """The step with its numbers shaped [batch, 1, ..., 1], or scalars, to broadcast against z."""
@@ -111,7 +112,3 @@ class Step:
         """
         return self.stretch * z_t + (self.signal_s - self.signal_t * self.stretch) * x
 
-
-def joined(steps: list[Step]) -> Step:
-    """Steps one after another, as one value for a scan."""
-    return jax.tree.map(lambda *parts: jnp.stack(parts), *steps)

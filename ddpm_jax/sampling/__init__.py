@@ -91,7 +91,8 @@ from ddpm_jax.sampling.inpaint import inpaint
 from ddpm_jax.sampling.interpolate import interpolate
 from ddpm_jax.sampling.invert import invert
 from ddpm_jax.sampling.sampler import Path, Sampler, StepInput, sample, sample_path
+from ddpm_jax.sampling.uni_pc import UniPc
 
-__all__ = ["Ancestral", "Ddim", "DpmSolver", "ExponentialHeun", "Heun", "Sampler", "StepInput"]
+__all__ = ["Ancestral", "Ddim", "DpmSolver", "ExponentialHeun", "Heun", "Sampler", "StepInput", "UniPc"]
 __all__ += ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform"]
 __all__ += ["Path", "inpaint", "interpolate", "invert", "sample", "sample_path"]

@@ -1,4 +1,4 @@
-"""Heun's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, algorithm 1).
+"""Heun's method on the probability-flow ODE (Karras et al. 2022, arXiv 2206.00364, algorithms 1 and 2).
 
 In y = z / signal and sigma = noise / signal the flow is dy / dsigma = eps.  Euler's step is DDIM; Heun's averages the
 eps at its two ends, a second evaluation, and is of second order:
@@ -6,13 +6,17 @@ eps at its two ends, a second evaluation, and is of second order:
     z'_s = signal_s x + noise_s eps                                              Euler, eps and x predicted at z_t
     z_s  = z'_s + signal_s (sigma_s - sigma_t) (eps' - eps) / 2                  eps' predicted at z'_s
 
-The last step, to s = 0, is Euler's.
+The last step, to clean data, is Euler's.
+
+With `churn`, each step first adds noise: it raises sigma by a factor 1 + gamma, gamma = min(churn / steps, sqrt(2) - 1),
+and then takes the longer step down.  In a chain the raised time is a whole one.
 
 The correction multiplies a difference of two eps, and so their errors, by signal_s (sigma_t - sigma_s) / 2.  EDM's grid
 keeps that below 1 from 9 steps on.  A grid that begins at sigma = 20,000, where cosine schedules end, does not, and the
 samples are useless; `times` warns.  `ExponentialHeun` takes the same two evaluations and is bounded on every grid.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,10 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from ddpm_jax.devices.float64 import in_float64
 from ddpm_jax.diffusion.arrays import is_known
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.grids import Grid, Karras
 from ddpm_jax.diffusion.process import Process
+from ddpm_jax.diffusion.step import Step
+from ddpm_jax.errors import require
 from ddpm_jax.sampling.sampler import Sampler, StepInput
 
 # `times` warns of a step that multiplies errors by more.  The whole chain of a cosine process has 15, which is
@@ -38,11 +45,26 @@ class Heun(Sampler):
     """Two network evaluations in each step but the last."""
 
     num_steps: int | None = 18
-    """Number of steps; None: every timestep."""
+    """Number of steps; None: every timestep of a chain."""
     grid: Grid = Karras()
-    """Which timesteps the steps visit."""
+    """Which times the steps visit."""
+    churn: float = 0.0
+    """How much noise is added along the way; 0 for none.  EDM's S_churn."""
+    churn_min: float = 0.0
+    """The smallest sigma at which noise is added; EDM's S_tmin."""
+    churn_max: float | None = None
+    """The largest sigma at which noise is added, None for any; EDM's S_tmax."""
+    churn_noise: float = 1.0
+    """The standard deviation of the added noise, which would be 1 for an exact network; EDM's S_noise."""
 
     extra_evaluations: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("churn", "churn_min", "churn_noise"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
+        holds = self.churn_max is None or self.churn_max > self.churn_min
+        require("churn_max", self.churn_max, holds, f"None or more than churn_min, {self.churn_min}")
 
     def times(self, process: Process) -> Shaped[np.ndarray, " times"]:
         """The timesteps visited: falling, the last one 0.  Warns if a step between them may multiply errors."""
@@ -60,9 +82,23 @@ class Heun(Sampler):
             )
         return times
 
+    def steps(self, process: Process, times: Shaped[np.ndarray, " times"]) -> Step:
+        plain = super().steps(process, times)
+        if self.churn == 0:
+            return plain
+        low, high = in_float64(process.log_snr, times[:-1]), self.churn_max or math.inf
+        sigma = np.exp(-low / 2)
+        gamma = min(self.churn / len(sigma), math.sqrt(2) - 1) * ((sigma >= self.churn_min) & (sigma <= high))
+        raised = in_float64(process.time, low - 2 * np.log1p(gamma))
+        raised = np.where(gamma > 0, np.maximum(np.rint(raised) if process.is_chain else raised, times[:-1]), times[:-1])
+        steps = process.step(raised.astype(times.dtype), times[1:])
+        scale = steps.signal_t / plain.signal_t
+        added = jnp.sqrt(jnp.maximum(steps.noise_t**2 - (scale * plain.noise_t) ** 2, 0.0))
+        return steps.replace(draw=plain.draw, rise=(scale, self.churn_noise * added))
+
     @property
     def stochastic(self) -> bool:
-        return False
+        return self.churn > 0
 
     def step(self, model: Denoiser, now: StepInput, memory: Any) -> tuple[Float[Array, "batch *dims"], Any]:
         step, (x, eps, _) = now.step, now.prediction

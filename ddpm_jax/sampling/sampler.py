@@ -295,6 +295,8 @@ def _run(
     def move(carry: tuple[Array, Any, Array], item: tuple[Array, Step]) -> tuple[Any, None]:
         (z, memory, frames), (place, step) = carry, item
         noise = normals(keys, step.draw, shape) if sampler.stochastic else jnp.zeros_like(z)
+        if step.rise is not None:
+            z = step.rise[0] * z + step.rise[1] * noise
         now = StepInput(z, step, model.denoise(z, jnp.full(shape[:1], step.t)), noise)
         frames = keep(frames, place, now.prediction.x) if of == "x" else frames
         z, memory = _checked_step(sampler, sampler.step(model, now, memory), z, memory)
