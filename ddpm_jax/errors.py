@@ -19,7 +19,7 @@ class RunError(RuntimeError):
     """A run cannot start or continue; the message says why and what to do."""
 
 
-def require(field: str, value: object, holds: bool, expected: str) -> None:
+def require(field: str, value: object, holds: bool | np.bool_, expected: str) -> None:
     """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`."""
     if not holds:
         raise ValueError(f"{field} is {short_repr(value)}; expected {expected}")

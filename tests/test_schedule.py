@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import scipy.special
 
-from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear, Schedule, Sigmoid, from_betas, resample
+from ddpm_jax.diffusion.schedule import Betas, Chain, Cosine, Linear, ScaledLinear, Schedule, Sigmoid, from_betas, resample
 
-TABLES = ("beta", "alpha_bar", "noise_var", "signal", "noise", "snr")
+TABLES = ("beta", "alpha_bar", "noise_var", "signals", "noises", "snr")
+
+
+def tables_of(schedule: Chain) -> dict[str, np.ndarray]:
+    """The numbers of a chain at t = 0..T."""
+    t = np.arange(schedule.num_steps + 1)
+    return {name: np.asarray(schedule.snr(t) if name == "snr" else getattr(schedule, name)) for name in TABLES}
 
 
 def alpha_bar_of(betas: np.ndarray) -> np.ndarray:
@@ -24,12 +30,11 @@ def test_tables_hold_the_formulas_to_float32_precision(spec):
         "beta": spec.betas(),
         "alpha_bar": alpha_bar,
         "noise_var": 1 - alpha_bar,
-        "signal": np.sqrt(alpha_bar),
-        "noise": np.sqrt(1 - alpha_bar),
+        "signals": np.sqrt(alpha_bar),
+        "noises": np.sqrt(1 - alpha_bar),
         "snr": alpha_bar / (1 - alpha_bar),
     }
-    for name in TABLES:
-        table = np.asarray(getattr(schedule, name))
+    for name, table in tables_of(schedule).items():
         assert table.dtype == np.float32
         assert table.shape == (spec.num_steps + 1,)
         np.testing.assert_allclose(table[1:], expected[name].astype(np.float64), rtol=1e-6, err_msg=name)
@@ -37,13 +42,14 @@ def test_tables_hold_the_formulas_to_float32_precision(spec):
 
 def test_index_0_is_clean(spec):
     schedule = spec.build()
-    assert [float(np.asarray(getattr(schedule, name))[0]) for name in TABLES] == [0, 1, 0, 1, 0, math.inf]
+    assert [float(table[0]) for table in tables_of(schedule).values()] == [0, 1, 0, 1, 0, math.inf]
+    assert schedule.log_snr(0) == math.inf
 
 
 def test_data_is_lost_at_every_step(spec):
     schedule = spec.build()
     assert schedule.num_steps == spec.num_steps
-    beta, alpha_bar, noise_var, signal, noise, snr = (np.asarray(getattr(schedule, name)) for name in TABLES)
+    beta, alpha_bar, noise_var, signal, noise, snr = tables_of(schedule).values()
     assert np.all((beta[1:] > 0) & (beta[1:] < 1))
     assert np.all(np.diff(alpha_bar) < 0)
     assert np.all(np.diff(snr) < 0)
@@ -143,7 +149,8 @@ def test_your_own_schedule_gives_num_steps_and_betas():
         (lambda: Sigmoid(start=1.0, end=1.0), "start is 1 and end 1"),
         (lambda: Sigmoid(temperature=0.0), "temperature is 0"),
         (lambda: Sigmoid(max_beta=0.0), "max_beta is 0"),
-        (lambda: Betas((0.1, 1.0)), "beta at t = 2 is 1"),
+        (lambda: Betas((0.1, 1.1)), "beta at t = 2 is 1.1; every beta must lie strictly between 0 and 1, and only the last"),
+        (lambda: Betas((1.0, 0.1)), "beta at t = 1 is 1"),
         (lambda: Betas((0.0, 0.1)), "beta at t = 1 is 0"),
         (lambda: Betas((0.1, math.nan)), "beta at t = 2 is nan"),
         (lambda: Betas(()), r"shape \(0,\)"),

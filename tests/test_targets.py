@@ -40,7 +40,7 @@ class Chain:
         self.t = np.arange(1, spec.num_steps + 1)
         self.x, self.eps = np.random.default_rng(0).normal(size=(2, spec.num_steps)).astype(np.float32)
         self.z_t = diffuse(self.schedule, self.x, self.t, self.eps)
-        self.signal, self.noise = (np.asarray(a)[1:] for a in (self.schedule.signal, self.schedule.noise))
+        self.signal, self.noise = (np.asarray(a)[1:] for a in (self.schedule.signals, self.schedule.noises))
         self.outputs = encode_all(self.schedule, self.x, self.eps, self.t)
         self.ratios = [np.asarray(ratio) for ratio in ratios(self.schedule, self.t)]
 

@@ -5,21 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.diffusion import variance
 from ddpm_jax.diffusion.bound import bound, term
 from ddpm_jax.diffusion.clipping import Clip, NoClipping
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import diffuse, posterior
 from ddpm_jax.diffusion.grids import Given, Karras, Leading, Linspace, Quadratic, Uniform, times_before
 from ddpm_jax.diffusion.schedule import Betas, Chain, Cosine, Linear
+from ddpm_jax.diffusion.step import Step
 from ddpm_jax.diffusion.targets import Eps, Mean, Prediction, Score, V, X
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.sampling import Ancestral, inpaint, sample
 
 # Compiled whole: run eagerly, every operation is compiled by itself.
-small, large, learned, lower, upper = map(
-    jax.jit, (FixedSmall().__call__, FixedLarge().__call__, LearnedRange().__call__, variance.lower, variance.upper)
+small, large, learned, step_of = map(
+    jax.jit, (FixedSmall().__call__, FixedLarge().__call__, LearnedRange().__call__, Chain.step)
 )
+
+
+@jax.jit
+def ends_of(step: Step) -> tuple[jax.Array, jax.Array]:
+    """The smallest and the largest variance."""
+    return step.lower, step.upper
 
 
 def after(schedule: Chain, t: np.ndarray) -> np.ndarray:
@@ -44,9 +50,9 @@ def published(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_the_whole_chain_has_the_published_variances(spec):
     """FixedLarge is [posterior_var_2, beta_2, ..., beta_T], FixedSmall [posterior_var_2, posterior_var_2, ...]."""
     schedule, t = spec.build(), np.arange(1, spec.num_steps + 1)
-    like = np.zeros(t.shape, np.float32)
+    step = step_of(schedule, t, t - 1, after(schedule, t))
     for ours, theirs in zip((small, large), published(spec.betas()), strict=True):
-        np.testing.assert_allclose(ours(schedule, t, t - 1, after(schedule, t), like), theirs, rtol=2e-5)
+        np.testing.assert_allclose(ours(step), theirs, rtol=2e-5)
 
 
 def section_times(length: int, counts: tuple[int, ...]) -> tuple[int, ...]:
@@ -73,9 +79,9 @@ def test_a_strided_chain_has_the_published_variances_of_the_respaced_one(spec, g
         if len(times) == 2:  # a step without one before it: the published code has no answer
             continue
         later, t, s = (np.resize(a[::-1], 260) for a in (times_before(times, times[:-1]), times[:-1], times[1:]))
-        alpha_bar, like = whole[times[::-1]], np.zeros(260, np.float32)  # one shape: one program
+        alpha_bar, step = whole[times[::-1]], step_of(schedule, t, s, later)  # one shape: one program
         for ours, theirs in zip((small, large), published(1 - alpha_bar[1:] / alpha_bar[:-1]), strict=True):
-            np.testing.assert_allclose(ours(schedule, t, s, later, like)[: len(theirs)], theirs, rtol=1e-5)
+            np.testing.assert_allclose(ours(step)[: len(theirs)], theirs, rtol=1e-5)
 
 
 def test_the_variances_of_a_strided_chain_are_what_its_bound_and_its_samplers_read():
@@ -83,22 +89,30 @@ def test_the_variances_of_a_strided_chain_are_what_its_bound_and_its_samplers_re
     schedule, seen = Linear().build(), []
 
     class Spy(FixedSmall):
-        def __call__(self, schedule, t, earlier, later, z_t, share=None):
-            jax.debug.callback(lambda *times: seen.append(tuple(int(np.ravel(a)[0]) for a in times)), t, earlier, later)
-            return super().__call__(schedule, t, earlier, later, z_t, share)
+        def __call__(self, step, var_fraction=None):
+            def see(t, s, lower):
+                seen.append((int(t), int(s), float(np.ravel(lower)[0])))
+
+            jax.debug.callback(see, step.t, step.s, step.lower)
+            return super().__call__(step, var_fraction)
+
+    def same(steps, chain):
+        steps, last = sorted(set(seen)), [FixedSmall()(schedule.step(*one)) for one in sorted(chain)]
+        assert [one[:2] for one in steps] == [one[:2] for one in sorted(chain)]
+        np.testing.assert_allclose([one[2] for one in steps], last, rtol=1e-6)
 
     x, grid, spy = jnp.zeros((1, 2)), Given((21, 1)), Spy()
     chain = [(21, 1, 21), (1, 0, 21)]
     options = {"variance": spy}
     of_bound = bound(jax.random.key(0), Denoiser(zero, schedule, **options), x, grid=grid, bins=None)
     jax.effects_barrier()
-    assert sorted(set(seen)) == sorted(chain)
+    same(seen, chain)
     of_step = jax.jit(
         lambda later: term(Denoiser(zero, schedule, **options), x, 1, jnp.zeros_like(x), u=later, bins=None)
     )
     once, wrong = of_step(21), of_step(2)
     assert not np.allclose(once.nats, wrong.nats, rtol=0.05)
-    np.testing.assert_allclose(FixedSmall()(schedule, 1, 0, 21, x), 9.84e-5, rtol=1e-3)
+    np.testing.assert_allclose(FixedSmall()(schedule.step(1, 0, 21)), 9.84e-5, rtol=1e-3)
     assert of_bound.nats.shape == (2, 1)
     for draw in (
         lambda: sample(jax.random.key(0), Denoiser(zero, schedule, **options), Ancestral(grid=grid), (1, 2)),
@@ -109,22 +123,22 @@ def test_the_variances_of_a_strided_chain_are_what_its_bound_and_its_samplers_re
         seen.clear()
         jax.block_until_ready(draw())
         jax.effects_barrier()
-        assert sorted(set(seen)) == sorted(chain)
+        same(seen, chain)
     seen.clear()  # a chain begun between two of the grid's times comes from the one above
     start = (x, 5)
     jax.block_until_ready(
         sample(jax.random.key(0), Denoiser(zero, schedule, **options), Ancestral(grid=grid), (1, 2), start=start)
     )
     jax.effects_barrier()
-    assert sorted(set(seen)) == [(1, 0, 21), (5, 1, 21)]
+    same(seen, [(1, 0, 5), (5, 1, 21)])
 
 
 def test_a_chain_of_one_step_has_the_variance_of_that_step():
-    schedule, like = Linear(num_steps=20).build(), np.zeros((3, 2), np.float32)
+    schedule = Linear(num_steps=20).build()
     one_step = 1 - np.prod(1 - Linear(num_steps=20).betas())
     for rule in (small, large):
-        np.testing.assert_allclose(rule(schedule, 20, 0, 20, like), np.full((1, 1), one_step), rtol=1e-6)
-        np.testing.assert_allclose(rule(Betas((0.3,)).build(), 1, 0, 1, like), np.full((1, 1), 0.3), rtol=1e-6)
+        np.testing.assert_allclose(rule(schedule.step(20, 0, 20)), one_step, rtol=1e-6)
+        np.testing.assert_allclose(rule(Betas((0.3,)).build().step(1, 0, 1)), 0.3, rtol=1e-6)
 
 
 def test_no_chain_has_a_variance_of_0(spec):
@@ -136,8 +150,7 @@ def test_no_chain_has_a_variance_of_0(spec):
             times = grid.times(schedule, count)
             steps = times_before(times, times[:-1]), times[:-1], times[1:]
             u, t, s = (np.resize(a, spec.num_steps) for a in steps)  # one shape: one program
-            like = np.zeros(t.shape, np.float32)
-            least, most = np.asarray(lower(schedule, t, s, u, like)), np.asarray(upper(schedule, t, s, like))
+            least, most = map(np.asarray, ends_of(step_of(schedule, t, s, u)))
             assert np.all((least > 0) & (least <= 1) & (most > 0) & (most <= 1))
             assert np.all(least <= most * (1 + 1e-6))
 
@@ -146,10 +159,10 @@ def test_a_learned_variance_lies_between_the_ends_on_a_logarithmic_scale(spec):
     schedule, t = spec.build(), np.arange(1, spec.num_steps + 1)
     like = np.zeros(spec.num_steps, np.float32)
     for s in (t - 1, t // 2):
-        u = after(schedule, t)
-        ends = [np.asarray(end, np.float64) for end in (lower(schedule, t, s, u, like), upper(schedule, t, s, like))]
+        step = step_of(schedule, t, s, after(schedule, t))
+        ends = [np.asarray(end, np.float64) for end in ends_of(step)]
         for share in (0.0, 0.5, 1.0, 0.3):
-            got = learned(schedule, t, s, u, like, np.full_like(like, share))
+            got = learned(step, np.full_like(like, share))
             np.testing.assert_allclose(got, ends[0] ** (1 - share) * ends[1] ** share, rtol=2e-6)
 
 
@@ -160,43 +173,44 @@ def test_the_learned_ends_are_the_published_ones():
     like = np.zeros(t.shape, np.float32)
     ends = published(spec.betas())[0], spec.betas()
     for share, end in zip((0.0, 1.0), ends, strict=True):
-        got = learned(schedule, t, t - 1, after(schedule, t), like, np.full_like(like, share))
+        got = learned(step_of(schedule, t, t - 1, after(schedule, t)), np.full_like(like, share))
         np.testing.assert_allclose(got, end, rtol=2e-5)
 
 
 def test_the_variance_is_shaped_to_broadcast_against_images():
     schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 4, 4, 2), np.float32)
     each = np.array([1, 5, 8])
+    steps = step_of(schedule, each, each - 1, after(schedule, each)).like(z_t)
     for rule in (small, large):
-        assert rule(schedule, each, each - 1, after(schedule, each), z_t).shape == (3, 1, 1, 1)
-        assert rule(schedule, 5, 4, 6, z_t).shape == (1, 1, 1, 1)
-        one_by_one = [float(rule(schedule, t, t - 1, min(t + 1, 8), z_t)[0, 0, 0, 0]) for t in each]
-        together = rule(schedule, each, each - 1, after(schedule, each), z_t)[:, 0, 0, 0]
+        assert rule(steps).shape == (3, 1, 1, 1)
+        assert rule(step_of(schedule, 5, 4, 6).like(z_t)).shape == (1, 1, 1, 1)
+        one_by_one = [float(rule(step_of(schedule, t, t - 1, min(t + 1, 8)))) for t in each]
+        together = rule(steps)[:, 0, 0, 0]
         np.testing.assert_allclose(together, one_by_one, rtol=1e-6)
-    assert learned(schedule, each, each - 1, after(schedule, each), z_t, z_t).shape == z_t.shape
+    assert learned(steps, z_t).shape == z_t.shape
 
 
 def test_the_variance_has_finite_gradients():
     """Also where a batch mixes the last step with the others, and at shares that no network should give."""
     schedule, t = Cosine(num_steps=8).build(), np.arange(1, 9)
     like = np.zeros((8, 2), np.float32)
+    step = step_of(schedule, t, t - 1, after(schedule, t)).like(like)
 
     @jax.jit
     @jax.grad
     def gradient(share):
-        return jnp.log(LearnedRange()(schedule, t, t - 1, after(schedule, t), like, share)).sum()
+        return jnp.log(LearnedRange()(step, share)).sum()
 
-    ends = lower(schedule, t, t - 1, after(schedule, t), like), upper(schedule, t, t - 1, like)
-    ends = [np.log(np.asarray(end, np.float64)) for end in ends]
+    ends = [np.log(np.asarray(end, np.float64)) for end in ends_of(step)]
     for share in (-0.5, 0.0, 0.7, 1.5):
         got = gradient(jnp.full(like.shape, share))
         np.testing.assert_allclose(got, np.broadcast_to(ends[1] - ends[0], like.shape), rtol=1e-4, atol=1e-6)
 
 
 def test_a_learned_variance_needs_the_share():
-    schedule, z_t = Cosine(num_steps=8).build(), np.zeros((3, 2), np.float32)
+    step = Cosine(num_steps=8).build().step(3, 2, 4)
     with pytest.raises(ValueError, match="var_fraction is None; LearnedRange expects the network's"):
-        LearnedRange()(schedule, 3, 2, 4, z_t)
+        LearnedRange()(step)
 
 
 # The decoder.
@@ -226,10 +240,9 @@ def test_the_second_half_of_the_channels_is_the_spread(schedule):
 
         decoder = Denoiser(predict, schedule, Eps(), LearnedRange())
         prediction = decoder.denoise(z_t, t)
-        return prediction, decoder.normal(prediction, z_t, t, t - 1)
+        return prediction, decoder.normal(prediction, z_t, schedule.step(t, t - 1))
 
-    ends = lower(schedule, t, t - 1, after(schedule, t), z_t), upper(schedule, t, t - 1, z_t)
-    ends = [np.asarray(end) for end in ends]
+    ends = [np.asarray(end) for end in ends_of(step_of(schedule, t, t - 1, after(schedule, t)).like(z_t))]
     for spread, var in ((-1.0, ends[0]), (1.0, ends[1]), (0.0, np.sqrt(ends[0] * ends[1]))):
         prediction, p = normal(spread)
         np.testing.assert_allclose(p.std, np.broadcast_to(np.sqrt(var), z_t.shape), rtol=2e-6)
@@ -247,7 +260,7 @@ def test_the_decoder_with_the_right_answer_is_the_posterior(schedule, target):
     @jax.jit
     def both(s):
         decoder = Denoiser(lambda z_t, t: target.encode(schedule, x, eps, t), schedule, target, FixedSmall())
-        return decoder.normal(decoder.denoise(z_t, t), z_t, t, s), posterior(schedule, z_t, x, t, s)
+        return decoder.normal(decoder.denoise(z_t, t), z_t, schedule.step(t, s)), posterior(schedule, z_t, x, t, s)
 
     for s in (t - 1, t // 2):
         p, q = both(s)

@@ -191,7 +191,12 @@ def check_timesteps(t: Time, first: int, last: int, name: str = "t") -> None:
 
 
 def check_times(
-    t: Time, first: float, last: float, name: str = "t", clean: float | None = None, whole: bool = False
+    t: Time,
+    first: int | float,
+    last: int | float,
+    name: str = "t",
+    clean: int | float | None = None,
+    whole: bool = False,
 ) -> None:
     """Raise ValueError unless every t lies between first and last, or is `clean`; a traced t is not checked.
 

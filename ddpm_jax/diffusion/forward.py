@@ -35,7 +35,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ddpm_jax.diffusion.arrays import Batch, Key, Time, as_data, check_shape, check_time, lookup, root, type_of_array
+from ddpm_jax.diffusion.arrays import (
+    Batch,
+    Key,
+    Time,
+    as_data,
+    check_shape,
+    check_time,
+    check_times,
+    lookup,
+    root,
+    type_of_array,
+)
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.process import Process, check_process, require_chain
 from ddpm_jax.errors import require, require_key
@@ -126,7 +137,9 @@ def _factors(process: Process, z: Batch, t: Time, name: str, clean: bool = False
     """(signal_t, noise_t, z), the first two shaped to broadcast against z; ValueError if an argument is wrong."""
     check_process(process)
     z = as_data(z, name)
-    if not (process.is_chain and jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating)):
+    if process.is_chain and jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+        check_times(t, 0, process.last)
+    else:
         process.check_time(t, clean=clean and process.is_chain)
     return lookup(process.signal, t, z), lookup(process.noise, t, z), z
 

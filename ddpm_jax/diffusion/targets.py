@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ddpm_jax.diffusion.arrays import Batch, Time, check_shape, is_known, lookup, per_example
-from ddpm_jax.diffusion.forward import before
+from ddpm_jax.diffusion.forward import before, noise_between
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import check_fields, require
 
@@ -155,6 +155,10 @@ class Mean(Target):
         step = process.step(t, before(process, t))
         return -step.noise_t * step.b  # the difference of the general formula would leave few digits
 
+    def decode(self, process: Process, output: Batch, z_t: Batch, t: Time) -> Prediction:
+        x = super().decode(process, output, z_t, t).x
+        return Prediction(x, noise_between(process, z_t, x, t))  # the general formula would leave few digits of eps
+
 
 @dataclass(frozen=True)
 class Velocity(Target):
@@ -183,9 +187,11 @@ class Edm(Target):
 
 def check_target(target: Target, process: Process) -> None:
     """Raise ValueError if x does not follow from the output at the noisy end, with the targets from which it does."""
-    if not is_known(*(leaf for leaf in jax.tree.leaves(process))) or float(process.signal(process.last)) > 0:
+    if not is_known(*jax.tree.leaves(process)):
         return
-    if float(target.determinant(process, process.last)) == 0:
+    with jax.ensure_compile_time_eval():  # numbers rather than tracers, also inside a jitted function
+        if float(process.signal(process.last)) > 0 or float(target.determinant(process, process.last)) != 0:
+            return
         working = [one for one in (X(), V(), Edm(), Velocity()) if float(one.determinant(process, process.last)) != 0]
         names = ", ".join(str(one) for one in working)
         raise ValueError(f"target is {target}, but z_t at t = {process.last} holds nothing of x; expected one of {names}")
