@@ -21,14 +21,14 @@ from ddpm_jax.diffusion.arrays import example_keys, lookup
 from ddpm_jax.diffusion.bound import bits_per_dim, bound, discretised_log_prob, estimate, prior, term
 from ddpm_jax.diffusion.clipping import Clip, NoClipping
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.forward import diffuse, posterior_weights
+from ddpm_jax.diffusion.forward import diffuse
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.grids import Given, Karras, Quadratic, Uniform
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Cosine, Linear, from_betas
 from ddpm_jax.diffusion.targets import V, X
 from ddpm_jax.diffusion.timesteps import strata
-from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, lower, upper
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 
 MEAN = np.array([0.7, -0.3, 0.1], np.float32)  # Gaussian data: x ~ N(MEAN, diag VAR)
 VAR = np.array([0.25, 0.04, 0.9], np.float32)
@@ -157,10 +157,9 @@ def exact_decoder(schedule):
 
     def predict(z_t, t):
         x, var_x = gaussian_moments(schedule, z_t, t)
-        _, b, var = posterior_weights(schedule, t, t - 1, z_t)
-        later = jnp.minimum(t + 1, schedule.num_steps)
-        small, large = jnp.log(lower(schedule, t, t - 1, later, z_t)), jnp.log(upper(schedule, t, t - 1, z_t))
-        share = (jnp.log(var + b**2 * var_x) - small) / (large - small)
+        step = schedule.step(t, t - 1).like(z_t)
+        small, large = jnp.log(step.lower), jnp.log(step.upper)
+        share = (jnp.log(step.var + step.b**2 * var_x) - small) / (large - small)
         return jnp.concatenate([x, 2 * share - 1], axis=-1)
 
     return predict
@@ -333,13 +332,13 @@ def test_the_errors_of_x_and_of_the_noise_differ_by_snr(schedule, batch):
     x, t, eps = batch
     for clip in (NoClipping(), Clip()):
         got = network_term(schedule, x, t, eps, clip=clip)
-        np.testing.assert_allclose(got.eps_mse, np.asarray(schedule.snr)[t] * got.x_mse, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got.eps_mse, schedule.snr(t) * got.x_mse, rtol=1e-4, atol=1e-6)
 
 
 def test_clipping_changes_an_example_only_where_its_x_leaves_the_data_range(schedule, batch):
     x, t, eps = batch
     z = np.asarray(diffuse(schedule, x, t, eps))
-    predicted = (z - np.asarray(schedule.noise)[t, None] * 0.5 * np.tanh(z)) / np.asarray(schedule.signal)[t, None]
+    predicted = (z - np.asarray(schedule.noises)[t, None] * 0.5 * np.tanh(z)) / np.asarray(schedule.signals)[t, None]
     outside = (np.abs(predicted) > 1).any(1)
     assert 0 < outside.sum() < len(x)
     free, clipped = (network_term(schedule, x, t, eps, clip=clip) for clip in (Clip(-1e6, 1e6), Clip()))

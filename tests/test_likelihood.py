@@ -19,8 +19,13 @@ from ddpm_jax.diffusion.targets import V, X, convert
 from ddpm_jax.diffusion.variance import LearnedRange
 
 # For functions that are right below t = 1, too.  The same settings everywhere: compiled once for each shape.
-EXACT = {"trace": "exact", "bins": None, "t_min": 0.01}
+EXACT = {"trace": "exact", "bins": None}
 ONE_PROBE = {**EXACT, "trace": "hutchinson"}
+
+
+def end_at(schedule, t: float) -> float:
+    """log SNR at a real t."""
+    return float(schedule.log_snr(jnp.float32(t)))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,8 @@ ON_THE_LINE = np.linspace(-1.3, 1.1, 25, dtype=np.float32)[:, None]
 
 
 def line_likelihood(schedule, x=ON_THE_LINE, **options):
-    return log_likelihood(jax.random.key(0), MIXTURE.denoiser(schedule), x, **{**EXACT, **options})
+    options = {**EXACT, "end": end_at(schedule, 0.01), **options}
+    return log_likelihood(jax.random.key(0), MIXTURE.denoiser(schedule), x, **options)
 
 
 def test_it_is_the_density_of_a_mixture(schedule):
@@ -73,10 +79,10 @@ def test_where_the_chain_does_not_end_in_noise_that_is_what_is_missing():
     np.testing.assert_allclose(got.log_prob, mixture_log_prob(ON_THE_LINE) + mismatch, atol=1e-3)
 
 
-@pytest.mark.parametrize("t_min", [1.0, 20.0])
-def test_it_is_the_density_of_data_with_the_noise_of_t_min(schedule, t_min):
-    noise = float(schedule.noise[int(t_min)] / schedule.signal[int(t_min)])
-    got = line_likelihood(schedule, t_min=t_min, tolerance=1e-6)
+@pytest.mark.parametrize("t", [1, 20])
+def test_it_is_the_density_of_data_with_the_noise_of_its_end(schedule, t):
+    noise = float(schedule.noise(t) / schedule.signal(t))
+    got = line_likelihood(schedule, end=end_at(schedule, t), tolerance=1e-6)
     np.testing.assert_allclose(got.log_prob, mixture_log_prob(ON_THE_LINE, noise=noise), atol=1e-3)
 
 
@@ -116,7 +122,8 @@ def gaussian_x(schedule, var, axes, gain, z_t, t):
 def gaussian_likelihood(schedule, x, covariance=COVARIANCE, gain=1.0, **options):
     var, axes = np.linalg.eigh(covariance)
     predict = Partial(gaussian_x, schedule, jnp.asarray(var, jnp.float32), jnp.asarray(axes, jnp.float32), gain)
-    return log_likelihood(jax.random.key(0), Denoiser(predict, schedule, target=X()), x, **{**EXACT, **options})
+    options = {**EXACT, "end": end_at(schedule, 0.01), **options}
+    return log_likelihood(jax.random.key(0), Denoiser(predict, schedule, target=X()), x, **options)
 
 
 POINTS = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 16).astype(np.float32)
@@ -207,7 +214,7 @@ def test_images_and_a_learned_variance(schedule):
     got = log_likelihood(
         jax.random.key(0), Denoiser(Partial(iid_v, schedule), schedule, target=V(), variance=LearnedRange()), x
     )
-    noise = schedule.noise[1] / schedule.signal[1]
+    noise = schedule.noise(1) / schedule.signal(1)
     bits = -(scipy.stats.norm.logpdf(x, 0.1, np.sqrt(0.2 + noise**2)).mean((1, 2, 3)) + math.log(2 / 255)) / math.log(2)
     assert got.latent.shape == x.shape
     assert {value.dtype for value in (got.log_prob, got.bits_per_dim, got.latent)} == {np.dtype(np.float32)}
@@ -222,8 +229,9 @@ def test_images_and_a_learned_variance(schedule):
     [
         ({"trace": "none"}, 'trace is \'none\'; expected "hutchinson" or "exact"'),
         ({"bins": 1}, "bins is 1; expected None or at least 2"),
-        ({"t_min": 0.0}, "t_min is 0.0; expected more than 0, less than 1000"),
-        ({"t_min": 1000.0}, "t_min is 1000.0; expected more than 0, less than 1000"),
+        ({"end": math.inf}, "end is inf; expected None or a log SNR, a finite number"),
+        ({"end": -20.4}, "end is -20.4; expected None or more than -19.84$"),
+        ({"end": True}, "end is True; expected None or a log SNR"),
         ({"tolerance": 0.0}, "tolerance is 0.0; expected more than 0, less than 1"),
     ],
 )

@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.forward import diffuse, posterior
 from ddpm_jax.diffusion.schedule import Chain, Cosine, Linear, Schedule
 from ddpm_jax.diffusion.targets import Prediction, X
-from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance, upper
+from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance
 from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, Heun, Sampler, StepInput, sample, sample_path
 
 MEAN, VAR = 0.7, 0.25  # the data: x ~ N(MEAN, VAR)
@@ -54,7 +54,7 @@ def laters(t: np.ndarray) -> np.ndarray:
 def step_at(sampler: Sampler, variance: Variance, schedule: Chain, t, earlier, z, noise):
     """One step from each z, with the exact denoiser and without a memory of steps before."""
     decoder = Denoiser(exact(schedule), schedule, X(), variance)
-    return sampler.step(decoder, StepInput(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(decoder, StepInput(z, schedule.step(t, earlier), decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 def all_steps(sampler: Sampler, schedule: Chain, z: float, noise: float, variance: Variance = SMALL) -> np.ndarray:
@@ -146,14 +146,14 @@ def test_ddim_keeps_the_digits_of_its_coefficients(spec, eta):
         for place, theirs in enumerate(expected):
             x, eps, noise = (jnp.full(t.shape, float(place == i)) for i in range(3))
             step = jax.jit(Ddim(num_steps, eta=eta).step)
-            ours, _ = step(decoder, StepInput(jnp.zeros(t.shape), t, s, Prediction(x, eps), noise), ())
+            ours, _ = step(decoder, StepInput(jnp.zeros(t.shape), schedule.step(t, s), Prediction(x, eps), noise), ())
             np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_ddim_converges_to_the_probability_flow_with_first_order():
     """The flow carries quantiles: z_0 = MEAN + sqrt(VAR / var(z_T)) (z_T - signal_T MEAN)."""
     schedule = Linear(num_steps=1000).build()
-    signal, alpha_bar = float(schedule.signal[-1]), float(schedule.alpha_bar[-1])
+    signal, alpha_bar = float(schedule.signals[-1]), float(schedule.alpha_bar[-1])
     exact = np.sqrt(VAR / (alpha_bar * VAR + 1 - alpha_bar))
     errors = []
     for num_steps in (25, 50, 100, 200):
@@ -276,8 +276,9 @@ def test_an_output_of_another_shape_is_an_error(schedule, key):
 
 def test_small_is_below_large():
     schedule = Linear(num_steps=20).build()
-    z, (t, s) = np.zeros(20, np.float32), grid(Ancestral(), schedule)
-    small, large = (np.asarray(jax.jit(variance)(schedule, t, s, laters(t), z)) for variance in (SMALL, LARGE))
+    t, s = grid(Ancestral(), schedule)
+    step = schedule.step(t, s, laters(t))
+    small, large = (np.asarray(jax.jit(variance)(step)) for variance in (SMALL, LARGE))
     assert np.all(small[:-1] < large[:-1])
     assert small[-1] == large[-1] > 0
 
@@ -302,11 +303,10 @@ def test_a_learned_variance_at_its_ends_is_the_fixed_one(key):
 
 def test_a_learned_variance_between_its_ends_is_their_geometric_mean(key):
     schedule = Cosine(num_steps=50).build()
-    z, (t, s) = jnp.zeros((50, 1)), grid(Ancestral(), schedule)
-    learned = jax.jit(LearnedRange())
-    middle, small = (learned(schedule, t, s, laters(t), z, jnp.full((50, 1), share)) for share in (0.5, 0.0))
-    large = jax.jit(upper)(schedule, t, s, z)
-    np.testing.assert_allclose(np.asarray(middle) ** 2, np.asarray(small) * np.asarray(large), rtol=1e-5)
+    t, s = grid(Ancestral(), schedule)
+    step, learned = schedule.step(t, s, laters(t)).like(jnp.zeros((50, 1))), jax.jit(LearnedRange())
+    middle, small = (learned(step, jnp.full((50, 1), share)) for share in (0.5, 0.0))
+    np.testing.assert_allclose(np.asarray(middle) ** 2, np.asarray(small) * np.asarray(step.upper), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_memory_does_not_grow_with_the_number_of_steps():
 def test_partly_noised_data_are_sampled_back_to_the_moments_of_theory(key):
     """The flow carries z_t ~ N(signal x, noise_var) to m + sqrt(v / var(z_t)) (z_t - signal m), m and v of the data."""
     schedule, t, x, count = Cosine(num_steps=250).build(), 100, -0.4, 12_000
-    signal, noise_var = float(schedule.signal[t]), float(schedule.noise_var[t])
+    signal, noise_var = float(schedule.signal(t)), float(schedule.noise_var[t])
     gain = np.sqrt(VAR / (signal**2 * VAR + noise_var))
     shape = (40, count // 40)
     z_t = diffuse(schedule, jnp.full(shape, x), t, jax.random.normal(jax.random.key(1), shape))
@@ -440,7 +440,7 @@ def test_partly_noised_data_are_sampled_back_to_the_moments_of_theory(key):
 
 @pytest.mark.parametrize("t", [0, -1, 21])
 def test_a_start_is_a_time_of_the_chain(schedule, key, t):
-    with pytest.raises(ValueError, match=rf"start is {t}; expected \(z_t, t\) with a whole t in 1..20"):
+    with pytest.raises(ValueError, match=rf"start\[1\] is {t}; expected one whole t in 1..20"):
         sample(
             key,
             Denoiser(shrink, schedule, clip=Clip()),

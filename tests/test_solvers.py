@@ -29,7 +29,7 @@ WEIGHTS, MEANS, STDS = np.array([0.3, 0.7]), np.array([-0.6, 0.5]), np.array([0.
 
 def mixture_x(schedule: Chain, z_t, t):
     """E[x | z_t] for data from the mixture, each element of z_t for itself."""
-    signal, noise_var = (lookup(table, t, z_t)[..., None] for table in (schedule.signal, schedule.noise_var))
+    signal, noise_var = (lookup(of, t, z_t)[..., None] for of in (schedule.signal, schedule.noise_var))
     var = signal**2 * STDS**2 + noise_var
     residual = z_t[..., None] - signal * MEANS
     logits = jnp.log(WEIGHTS) - 0.5 * residual**2 / var - 0.5 * jnp.log(var)
@@ -49,7 +49,7 @@ def mixture_cdf(z, signal: float = 1.0, noise_var: float = 0.0):
 
 def flow(schedule: Chain, z_t: np.ndarray, t: int) -> np.ndarray:
     """The x to which the probability flow carries each z_t, in float64."""
-    below = mixture_cdf(z_t, float(schedule.signal[t]), float(schedule.noise_var[t]))
+    below = mixture_cdf(z_t, float(schedule.signal(t)), float(schedule.noise_var[t]))
     return np.array([scipy.optimize.brentq(lambda x, p=p: mixture_cdf(x) - p, -5, 5, xtol=1e-12) for p in below])
 
 
@@ -151,7 +151,7 @@ def first_steps(sampler: Sampler, schedule: Chain, t, earlier, noise):
     """Each step of a chain from z = 0.3, as if it were the first: without a memory of others."""
     decoder = Denoiser(exact(schedule), schedule, X(), FixedSmall())
     z, noise = jnp.full(t.shape, 0.3), jnp.full(t.shape, noise)
-    return sampler.step(decoder, StepInput(z, t, earlier, decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(decoder, StepInput(z, schedule.step(t, earlier), decoder.denoise(z, t), noise), sampler.start(z))[0]
 
 
 def test_dpm_solver_without_its_memory_is_ddim_or_ancestral_sampling():
@@ -184,7 +184,7 @@ def test_the_exponential_form_is_exact_for_an_x_that_is_a_line_in_lambda(spec):
     s = np.array([1, 1, 200, 300, 699, 999, 500, 1])
     z = np.random.default_rng(0).normal(size=t.shape).astype(np.float32)
     decoder = Denoiser(jax.tree_util.Partial(on_a_line, schedule), schedule, X(), FixedSmall())
-    now = StepInput(jnp.asarray(z), t, s, decoder.denoise(z, t), jnp.zeros(t.shape))
+    now = StepInput(jnp.asarray(z), schedule.step(t, s), decoder.denoise(z, t), jnp.zeros(t.shape))
     got, _ = jax.jit(ExponentialHeun().step)(decoder, now, ())
     expected = noise[s - 1] * (z / noise[t - 1] + antiderivative(s) - antiderivative(t))
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)

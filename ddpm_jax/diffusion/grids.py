@@ -199,7 +199,7 @@ def steps_of(process: Process, times: Shaped[np.ndarray, " times"]) -> Step:
     return process.step(times[:-1], times[1:], times_before(times, times[:-1]))
 
 
-def tail(times: Shaped[np.ndarray, " times"], t: float) -> Shaped[np.ndarray, " rest"]:
+def tail(times: Shaped[np.ndarray, " times"], t: int | float) -> Shaped[np.ndarray, " rest"]:
     """The times of a sampler that starts at t and then visits the `times` below t."""
     return np.concatenate([[t], times[times < t]]).astype(times.dtype)
 
@@ -223,4 +223,6 @@ def _at(process: Process, log_snr: Float[np.ndarray, " steps"]) -> Float[np.ndar
     if not process.is_chain:
         return in_float64(process.time, log_snr)
     times = np.arange(1, process.last + 1)
-    return np.interp(-log_snr, -np.asarray(process.log_snr(times), np.float64), times)
+    with jax.ensure_compile_time_eval():  # numbers rather than tracers, also inside a jitted function
+        curve = np.asarray(process.log_snr(times), np.float64)
+    return np.interp(-log_snr, -curve, times)

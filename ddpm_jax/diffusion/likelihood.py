@@ -136,12 +136,14 @@ def log_likelihood(
 def _time_of(process: Process, end: float) -> Array:
     """The time at which log SNR is `end`."""
     require_number("end", end, "None or a log SNR")
+    require("end", end, math.isfinite(end), "None or a log SNR, a finite number")
     earliest = 0.0 if process.is_chain else process.first
     ends = in_float64(process.log_snr, [earliest, process.last]) if is_known(*jax.tree.leaves(process)) else None
     if ends is not None:
         lowest, highest = float(ends[1]), float(ends[0])
-        require("end", end, lowest < end <= highest, f"None or more than {lowest:.4g}, at most {highest:.4g}")
-    return jnp.float32(process.time(end, earliest))
+        most = f", at most {highest:.4g}" if math.isfinite(highest) else ""
+        require("end", end, lowest < end <= highest, f"None or more than {lowest:.4g}{most}")
+    return process.time(jnp.float32(end), earliest)
 
 
 @partial(jax.jit, static_argnames=("exact", "bins", "max_steps"))

@@ -81,7 +81,7 @@ class Process:
         t = jnp.asarray(t, jnp.result_type(float))
         return -jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
-    def time(self, log_snr: Values, earliest: float | None = None) -> Values:
+    def time(self, log_snr: Values | int | float, earliest: int | float | None = None) -> Values:
         """The real t at which log SNR takes a value, or the nearest end: the inverse of `log_snr`, by bisection.
 
         Args:

@@ -97,9 +97,11 @@ class Target:
         """
         check_shape("output", output, "z_t", z_t)
         signal, noise = lookup(process.signal, t, z_t), lookup(process.noise, t, z_t)
-        a, b = (per_example(part, z_t) for part in self.pair(process, t))
-        d = per_example(self.determinant(process, t), z_t)
-        return Prediction((b * z_t - noise * output) / d, (signal * output - a * z_t) / d)
+        d = self.determinant(process, t)
+        a, b = (per_example(part / d, z_t) for part in self.pair(process, t))
+        d = per_example(d, z_t)
+        # Divided first: the x of X() and the eps of Eps() are then exactly the output.
+        return Prediction(b * z_t - noise / d * output, signal / d * output - a * z_t)
 
     def error_ratio(self, process: Process, t: Time) -> Float[Array, "..."]:
         """|error of the output|^2 / |error of the decoded x|^2, float32, shaped like t; arguments as in `pair`."""

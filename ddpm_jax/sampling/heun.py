@@ -71,7 +71,8 @@ class Heun(Sampler):
         times = super().times(process)
         if not is_known(*jax.tree.leaves(process)):
             return times
-        signal, noise = (np.asarray(of(times[:-1]), np.float64) for of in (process.signal, process.noise))
+        with jax.ensure_compile_time_eval():  # numbers rather than tracers, also inside a jitted function
+            signal, noise = (np.asarray(of(times[:-1]), np.float64) for of in (process.signal, process.noise))
         gains = signal[1:] * -np.diff(noise / signal) / 2
         if gains.size and gains.max() > LARGEST_GAIN:
             k = int(gains.argmax())

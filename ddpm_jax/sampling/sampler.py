@@ -22,7 +22,7 @@ from ddpm_jax.devices.axes import is_explicit, spec_of, with_automatic_axes
 from ddpm_jax.devices.compiler import jit
 from ddpm_jax.diffusion.arrays import Batch, Key, Time, Whole, as_data, example_keys, normals
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
-from ddpm_jax.diffusion.grids import Grid, Uniform, steps_of, tail
+from ddpm_jax.diffusion.grids import Grid, Uniform, steps_of, tail, times_before
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.diffusion.targets import Prediction
@@ -215,14 +215,16 @@ def _begin(
     if start is None:
         return None, times, sampler.steps(process, times)
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
-    z, t = as_data(start[0], "z_t"), as_time(process, start[1], "start")
+    z, t = as_data(start[0], "z_t"), as_time(process, start[1], "start[1]")
     if tuple(z.shape) != tuple(shape):
         raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
-    times = tail(times, t)
-    return jnp.asarray(z, jnp.float32), times, sampler.steps(process, times)
+    rest = tail(times, t)
+    # The step before the last one may be of the whole grid, and begin above t.
+    last_var = process.step(rest[:-1], rest[1:], times_before(times, rest[:-1])).last_var
+    return jnp.asarray(z, jnp.float32), rest, sampler.steps(process, rest).replace(last_var=last_var)
 
 
-def as_time(process: Process, t: Any, name: str = "t") -> float:
+def as_time(process: Process, t: Any, name: str = "t") -> int | float:
     """One known time of the process as a number; ValueError for anything else."""
     expected = f"one whole t in 1..{process.last}" if process.is_chain else f"one t in [{process.first}, {process.last}]"
     try:
