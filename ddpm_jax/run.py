@@ -116,8 +116,9 @@ class Run:
         Args:
             key: the key; the draws of example i are a function of (key, i).
             source: the images.
-            num_steps: the number of steps of a strided chain; None for all T.
+            num_steps: the number of steps of a strided chain, or of a continuous process; None for all T of a chain.
             num_terms: the number of terms drawn for each example, for an unbiased estimate; None for all of them.
+                A continuous process needs either number.
             clip: the clipping; None for that of the experiment.
             chunk: examples at a time on each device; None for 256.
 

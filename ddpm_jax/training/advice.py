@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ddpm_jax.diffusion.process import Continuous
 from ddpm_jax.diffusion.schedule import PUBLISHED_STEPS, Linear, Schedule
 from ddpm_jax.training.average import Averaging, Ema
 
@@ -12,8 +13,18 @@ INITIAL_SHARE = 0.05
 REMAINING_VARIANCE = 0.01
 
 
-def of_schedule(spec: Schedule) -> str | None:
-    """That z_T keeps much of the data, alpha_bar_T > 0.01, though sampling starts at pure noise; with the remedies."""
+def of_schedule(spec: Schedule | Continuous) -> str | None:
+    """That z_T keeps much of the data, alpha_bar_T > 0.01, though sampling starts at pure noise; with the remedies.
+
+    For a continuous process, that its noisy end keeps such a share, signal^2 / (signal^2 + noise^2).
+    """
+    if isinstance(spec, Continuous):
+        process = spec.build()
+        snr = float(process.snr(process.last))
+        left = snr / (1 + snr)
+        told = f"schedule: z at t = {process.last:g} has {left:.2g} of its variance from the data, but sampling starts at "
+        remedy = f"pure noise; end with more noise, so that it is at most {REMAINING_VARIANCE}"
+        return told + remedy if left > REMAINING_VARIANCE else None
     left = float(spec.build().alpha_bar[-1])
     if left <= REMAINING_VARIANCE:
         return None
