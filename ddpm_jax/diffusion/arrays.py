@@ -211,8 +211,8 @@ def check_times(
         raise ValueError(f"{name} is {t}; expected {expected}") from None
     if not np.issubdtype(values.dtype, np.integer if whole else np.number):
         raise ValueError(f"{name} has dtype {values.dtype}; expected {expected}")
-    low, high = (first, last) if whole else (np.float32(first), np.float32(last))  # as a float32 t may round
-    outside = values[~((values >= low) & (values <= high) | (values == clean))]
+    rounded, low, high = (values, first, last) if whole else map(np.float32, (values, first, last))
+    outside = values[~((rounded >= low) & (rounded <= high) | (values == clean))]
     if outside.size:
         told = f"is outside {first}..{last}" if whole else f"is outside [{first:g}, {last:g}]"
         raise ValueError(f"{name} = {outside.flat[0]} {told}")

@@ -37,7 +37,7 @@ from ddpm_jax.errors import check_fields, require, require_int, short_repr
 
 __all__ = ["Continuous", "Process", "RectifiedFlow", "VarianceExploding", "VariancePreserving", "check_process"]
 
-Values = Float[Array, "..."]
+Values = Time  # one number for each t
 
 
 class Process:
@@ -92,7 +92,7 @@ class Process:
         ends = (self.first if earliest is None else earliest, self.last)
         low, high = (jnp.full(target.shape, end, target.dtype) for end in ends)
 
-        def halve(_: int, ends: tuple[Values, Values]) -> tuple[Values, Values]:
+        def halve(_: Any, ends: tuple[Values, Values]) -> tuple[Values, Values]:
             middle = (ends[0] + ends[1]) / 2
             early = self.log_snr(middle) > target
             return jnp.where(early, middle, ends[0]), jnp.where(early, ends[1], middle)

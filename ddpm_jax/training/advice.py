@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ddpm_jax.diffusion.process import Continuous
 from ddpm_jax.diffusion.schedule import PUBLISHED_STEPS, Linear, Schedule
 from ddpm_jax.training.average import Averaging, Ema
 
@@ -12,11 +13,18 @@ INITIAL_SHARE = 0.05
 REMAINING_VARIANCE = 0.01
 
 
-def of_schedule(spec: Schedule) -> str | None:
+def of_schedule(spec: Schedule | Continuous) -> str | None:
     """That z_T keeps much of the data, alpha_bar_T > 0.01, though sampling starts at pure noise; with the remedies."""
-    left = float(spec.build().alpha_bar[-1])
+    process = spec.build()
+    snr = float(process.snr(process.last))
+    left = snr / (1 + snr)  # the share of the data in the variance of z; alpha_bar_T of a chain
     if left <= REMAINING_VARIANCE:
         return None
+    if isinstance(spec, Continuous):
+        return (
+            f"schedule: z at the noisy end, t = {process.last}, keeps {left:.2g} of the data's variance, but sampling "
+            f"starts at pure noise; end at more noise, so that it is at most {REMAINING_VARIANCE}"
+        )
     told = f"schedule: z_T keeps {left:.2g} of the data's variance (alpha_bar_T), but sampling starts at pure noise"
     if not (isinstance(spec, Linear) and spec.beta_start is not None and spec.beta_end is not None):
         return f"{told}; take more steps or larger betas, so that it is at most {REMAINING_VARIANCE}"
