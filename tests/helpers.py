@@ -152,9 +152,9 @@ NETWORKS = {
 }
 
 
-def case(spec: UNet, batch: int, size: int):
+def case(spec: UNet, batch: int, size: int, seed: int = 0):
     """(loss of the parameters and the dtype, parameters): kernels that start at zero are not, as in training."""
-    keys = jax.random.split(jax.random.key(0), 6)
+    keys = jax.random.split(jax.random.key(seed), 6)
     params = spec.init(keys[0], (size, size, 3))
 
     def trained(path, leaf):
