@@ -270,7 +270,10 @@ def test_labels_beyond_the_null_label_are_an_error(droppable):
 # Shapes.
 
 
-@pytest.mark.parametrize(("channels", "image_channels"), [(2, 1), (5, 2), (24, 3), (50, 4)])
+@pytest.mark.parametrize(
+    ("channels", "image_channels"),
+    [(2, 1), (5, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((24, 3), (50, 4)))],
+)
 def test_any_number_of_channels_will_do(channels, image_channels):
     spec = UNet(channels=channels, channel_multipliers=(1, 3), num_res_blocks=1, attention_resolutions=(3,))
     image_shape = (6, 10, image_channels)
