@@ -86,8 +86,13 @@ def test_every_parameter_has_its_own_name_in_diffusers():
     ("spec", "image_shape", "count"),
     [
         (UNet(), (32, 32, 3), 35_746_307),
-        (UNet(out_multiplier=2), (32, 32, 3), 35_749_766),
-        (UNet(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0), (256, 256, 3), 113_673_219),
+        pytest.param(UNet(out_multiplier=2), (32, 32, 3), 35_749_766, marks=pytest.mark.slow),
+        pytest.param(
+            UNet(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0),
+            (256, 256, 3),
+            113_673_219,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_has_the_published_number_of_parameters(spec, image_shape, count):
