@@ -9,6 +9,7 @@ import optax
 import pytest
 from helpers import Factors
 
+from ddpm_jax.diffusion.forward import diffuse
 from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.schedule import Cosine
 from ddpm_jax.diffusion.targets import X
@@ -36,7 +37,7 @@ def test_it_learns_the_denoiser(recipe):
     t = jnp.repeat(jnp.arange(1, 21), 50)
     x = DATA.sample(jax.random.key(1), len(t))
     eps = jax.random.normal(jax.random.key(2), x.shape)
-    z_t = recipe.process.signal[t, None] * x + recipe.process.noise[t, None] * eps
+    z_t = diffuse(recipe.process, x, t, eps)
     best = DATA.denoiser(recipe.process).predict(z_t, t)
     learned = NET.bind(state.params)(z_t, t)
     assert float(losses[0]) > 0.15

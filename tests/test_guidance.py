@@ -384,7 +384,7 @@ def test_the_latent_between_two_images_has_the_noise_of_its_time(schedule, share
     t, weights = 120, [0.0, 0.3, 0.5, 1.0]
     x = np.asarray(between(schedule, t, weights, shared_noise=shared), np.float64)
     assert x.shape == (4, 20, 400)
-    std = float(schedule.noise[t] / schedule.signal[t])
+    std = float(schedule.noise(t) / schedule.signal(t))
     for w, drawn in zip(weights, x, strict=True):
         assert abs(drawn.mean() - (-0.6 * (1 - w) + 0.7 * w)) < 4 * std / np.sqrt(8000)
         assert abs(drawn.std() / std - 1) < 4 / np.sqrt(2 * 8000)
@@ -412,7 +412,7 @@ def test_the_ends_of_an_interpolation_are_the_images(schedule, key, shared):
         np.array([0.0, 1.0]),
         shared_noise=shared,
     )
-    np.testing.assert_allclose(ends, [x_a, x_b], atol=5 * float(schedule.noise[1]))
+    np.testing.assert_allclose(ends, [x_a, x_b], atol=5 * float(schedule.noise(1)))
     far = interpolate(
         key,
         Denoiser(predict, schedule, target=X(), clip=Clip()),
@@ -429,8 +429,8 @@ def test_the_ends_of_an_interpolation_are_the_images(schedule, key, shared):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"t": 0}, "t is 0; expected 1 to 200"),
-        ({"t": 201}, "t is 201; expected 1 to 200"),
+        ({"t": 0}, r"t is 0; expected one whole t in 1\.\.200"),
+        ({"t": 201}, r"t is 201; expected one whole t in 1\.\.200"),
         ({"x_b": jnp.zeros((2, 4))}, r"x_b has shape \(2, 4\); expected that of x_a, \(2, 3\)"),
         ({"weights": np.array([0.0, 1.1])}, "weights is .*; expected a list of numbers from 0 to 1"),
         ({"weights": np.array([])}, "weights is .*; expected a list"),

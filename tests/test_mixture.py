@@ -69,7 +69,7 @@ def test_samples_are_distributed_as_the_density():
 def test_bayes_rule_by_quadrature(schedule, t):
     """p(z_t) and E[x | z_t] are integrals of q(z_t | x) p(x) over x."""
     z = np.linspace(-2, 2, 9, dtype=np.float32)
-    signal, noise = float(schedule.signal[t]), float(schedule.noise[t])
+    signal, noise = float(schedule.signal(t)), float(schedule.noise(t))
     joint = scipy.stats.norm.pdf(z[:, None], signal * GRID, noise) * density(ON_THE_LINE, GRID)
     p = np.trapezoid(joint, GRID)
     np.testing.assert_allclose(ON_THE_LINE.diffused(schedule, t).log_prob(z), np.log(p), atol=2e-3, rtol=1e-4)
@@ -84,8 +84,8 @@ def test_the_reverse_step_is_bayes_rule(schedule, t, earlier):
     s = t - 1 if earlier is None else earlier
     z_s = ON_THE_LINE.diffused(schedule, s).sample(jax.random.key(2), 16)
     eps = jax.random.normal(jax.random.key(3), z_s.shape)
-    ratio = float(schedule.signal[t] / schedule.signal[s])
-    std = np.sqrt(float(forward.step_var(schedule, t, s, z_s)[0]))
+    ratio = float(schedule.signal(t) / schedule.signal(s))
+    std = np.sqrt(float(schedule.step(t, s).forward_var))
     z_t = ratio * z_s + std * eps
     reverse = ON_THE_LINE.reverse(schedule, z_t, t, earlier)
     left = jax.vmap(lambda q, y: q.log_prob(y[None])[0])(reverse, z_s) + ON_THE_LINE.diffused(schedule, t).log_prob(z_t)

@@ -184,8 +184,14 @@ def test_the_exponential_form_is_exact_for_an_x_that_is_a_line_in_lambda(spec):
     s = np.array([1, 1, 200, 300, 699, 999, 500, 1])
     z = np.random.default_rng(0).normal(size=t.shape).astype(np.float32)
     decoder = Denoiser(jax.tree_util.Partial(on_a_line, schedule), schedule, X(), FixedSmall())
-    now = StepInput(jnp.asarray(z), schedule.step(t, s), decoder.denoise(z, t), jnp.zeros(t.shape))
-    got, _ = jax.jit(ExponentialHeun().step)(decoder, now, ())
+
+    @jax.jit
+    @jax.vmap
+    def step(z, t, s):
+        now = StepInput(z[None], schedule.step(t, s), decoder.denoise(z[None], t), jnp.zeros(1))
+        return ExponentialHeun().step(decoder, now, ())[0][0]
+
+    got = step(z, t, s)
     expected = noise[s - 1] * (z / noise[t - 1] + antiderivative(s) - antiderivative(t))
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
 

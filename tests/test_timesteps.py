@@ -15,13 +15,14 @@ from ddpm_jax.diffusion.schedule import Linear
 from ddpm_jax.diffusion.timesteps import LossAwareTimesteps, LossHistory, StratifiedTimesteps, UniformTimesteps
 
 T = 7
+CHAIN = Linear(num_steps=T).build()
 RULES = (UniformTimesteps(), StratifiedTimesteps(), LossAwareTimesteps(length=3))
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def draw_many(rule, keys, memory, num_steps, batch):
+@partial(jax.jit, static_argnums=(0, 4))
+def draw_many(rule, keys, memory, process, batch):
     """(t, weight), [keys, batch]."""
-    return jax.vmap(lambda key: rule.draw(key, memory, num_steps, batch))(keys)
+    return jax.vmap(lambda key: rule.draw(key, memory, process, batch))(keys)
 
 
 update = jax.jit(lambda rule, *arguments: rule.update(*arguments), static_argnums=0)
@@ -43,7 +44,7 @@ def memory():
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_each_timestep_is_equally_likely_and_weighs_1(rule, keys):
     """Before anything is remembered; at each place in the batch."""
-    t, weight = draw_many(rule, keys, rule.start(T), T, 6)
+    t, weight = draw_many(rule, keys, rule.start(CHAIN), CHAIN, 6)
     np.testing.assert_allclose(weight, 1.0, rtol=1e-6)
     assert t.dtype == jnp.int32
     for column in np.asarray(t).T:
@@ -53,14 +54,14 @@ def test_each_timestep_is_equally_likely_and_weighs_1(rule, keys):
 
 
 def test_uniform_timesteps_are_those_of_the_loss(key):
-    t, _ = UniformTimesteps().draw(stream(key, "t"), (), 20, 64)
-    np.testing.assert_array_equal(t, draw(key, Linear(num_steps=20).build(), (64, 2)).t)
+    t, _ = UniformTimesteps().draw(stream(key, "t"), (), CHAIN, 64)
+    np.testing.assert_array_equal(t, draw(key, CHAIN, (64, 2)).t)
 
 
 @pytest.mark.parametrize(("num_steps", "batch"), [(7, 6), (1000, 32), (4, 12), (1, 3)])
 def test_a_stratified_batch_covers_the_steps_evenly(keys, num_steps, batch):
     """Each of `batch` equal parts of a circle of T steps holds one: any run of steps has its share, or nearly."""
-    t, _ = draw_many(StratifiedTimesteps(), keys[:200], (), num_steps, batch)
+    t, _ = draw_many(StratifiedTimesteps(), keys[:200], (), Linear(num_steps).build(), batch)
     t = np.sort(np.asarray(t), axis=1)
     assert t.min() >= 1
     assert t.max() <= num_steps
@@ -100,7 +101,7 @@ def test_draws_follow_the_probabilities_and_their_weights_keep_the_mean(keys, me
     """E[weight loss_t] = mean of loss_t over t, as a sum over t of p weight loss: for any loss."""
     rule = LossAwareTimesteps(length=3, uniform_share=share)
     p = np.asarray(probabilities(rule, memory), np.float64)
-    t, weight = (np.asarray(a).ravel() for a in draw_many(rule, keys, memory, T, 25))
+    t, weight = (np.asarray(a).ravel() for a in draw_many(rule, keys, memory, CHAIN, 25))
     counts = np.bincount(t - 1, minlength=T)
     assert scipy.stats.chisquare(counts, p / p.sum() * counts.sum()).pvalue > 1e-3
     np.testing.assert_allclose(weight * T * p[t - 1], 1.0, rtol=1e-5)
@@ -118,7 +119,7 @@ def test_the_loss_has_less_variance_where_the_terms_differ_in_size(keys, memory)
     losses = np.sqrt(np.mean(np.asarray(memory.losses, np.float64) ** 2, axis=1))
     estimates = []
     for rule in (UniformTimesteps(), LossAwareTimesteps(length=3)):
-        t, weight = (np.asarray(a) for a in draw_many(rule, keys, memory, T, 25))
+        t, weight = (np.asarray(a) for a in draw_many(rule, keys, memory, CHAIN, 25))
         estimates.append((weight * losses[t - 1]).mean(1))
     for estimate in estimates:
         error = estimate.std() / np.sqrt(len(keys))
@@ -130,11 +131,11 @@ def test_the_loss_has_less_variance_where_the_terms_differ_in_size(keys, memory)
 def test_the_last_losses_are_kept_like_a_loop_over_the_batch(length):
     """A deque of each timestep's last losses, one loss pushed after the other; repeats, more than it holds, too."""
     rng, rule = np.random.default_rng(0), LossAwareTimesteps(length=length)
-    memory, kept, count = rule.start(T), [deque(maxlen=length) for _ in range(T)], np.zeros(T, int)
+    memory, kept, count = rule.start(CHAIN), [deque(maxlen=length) for _ in range(T)], np.zeros(T, int)
     for step in range(12):
         t = rng.integers(1, T + 1, 16) if step % 3 else rng.integers(2, 4, 16)
         losses = rng.normal(size=16).astype(np.float32)
-        memory = update(rule, memory, jnp.asarray(t, jnp.int32), jnp.asarray(losses))
+        memory = update(rule, memory, CHAIN, jnp.asarray(t, jnp.int32), jnp.asarray(losses))
         for one, loss in zip(t, losses, strict=True):
             kept[one - 1].append(loss)
             count[one - 1] += 1
@@ -163,17 +164,18 @@ def test_no_place_is_written_twice_and_the_last_losses_of_a_batch_are(length):
 
 def test_the_oldest_loss_goes_first():
     rule = LossAwareTimesteps(length=3)
-    memory = rule.start(2)
+    process = Linear(num_steps=2).build()
+    memory = rule.start(process)
     for loss in range(1, 6):
-        memory = update(rule, memory, jnp.array([2]), jnp.array([float(loss)]))
+        memory = update(rule, memory, process, jnp.array([2]), jnp.array([float(loss)]))
     np.testing.assert_array_equal(memory.losses, [[0, 0, 0], [4, 5, 3]])
     np.testing.assert_array_equal(memory.count, [0, 5])
 
 
 @pytest.mark.parametrize("rule", RULES[:2], ids=str)
 def test_rules_without_a_memory_keep_none(rule):
-    assert rule.start(T) == ()
-    assert rule.update((), jnp.array([1]), jnp.array([1.0])) == ()
+    assert rule.start(CHAIN) == ()
+    assert rule.update((), CHAIN, jnp.array([1]), jnp.array([1.0])) == ()
 
 
 @pytest.mark.parametrize(

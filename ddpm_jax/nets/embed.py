@@ -3,7 +3,7 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from ddpm_jax.diffusion.arrays import Batch, Time, per_example
 from ddpm_jax.diffusion.process import Process
@@ -26,7 +26,7 @@ def timestep_embedding(
     return jnp.pad(embedding, ((0, 0), (0, size % 2)))
 
 
-def seen(process: Process | None, z_t: Batch, t: Time) -> tuple[Float[Array, "batch *dims"], Float[Array, " batch"]]:
+def seen(process: Process | None, z_t: Batch, t: Time) -> tuple[Float[Array, "batch *dims"], Shaped[Array, " batch"]]:
     """(z_t, t) as a network sees them: scaled, and as a label, which counts the timesteps of a chain from 0.
 
     Args:

@@ -134,7 +134,8 @@ def _our_steps(case: Steps) -> jax.Array:
 def _step(sampler: Sampler, target: Target, variance: Variance, clip: bool, schedule: Chain, *arrays: Any) -> jax.Array:
     t, s, z, output, noise = arrays
     decoder = Denoiser(lambda z_t, t: output, schedule, target, variance, Clip() if clip else NoClipping())
-    return sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noise), sampler.start(z))[0]
+    now = StepInput(z, schedule.step(t, s).like(z), decoder.denoise(z, t), noise)
+    return sampler.step(decoder, now, sampler.start(z))[0]
 
 
 _steps = jax.jit(_step, static_argnums=(0, 1, 2, 3))
@@ -153,8 +154,8 @@ def _scan(sde: bool, schedule: Chain, z: Any, begins: Any, ends: Any, noises: An
 
     def step(carry: Any, item: Any) -> Any:
         (z, memory), (t, s, noise) = carry, item
-        t, s = (jnp.full(len(z), time) for time in (t, s))
-        z, memory = sampler.step(decoder, StepInput(z, t, s, decoder.denoise(z, t), noise), memory)
+        now = StepInput(z, schedule.step(t, s), decoder.denoise(z, t), noise)
+        z, memory = sampler.step(decoder, now, memory)
         return (z, memory), z
 
     return jax.lax.scan(step, (z, sampler.start(z)), (begins, ends, noises))[1]
