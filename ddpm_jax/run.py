@@ -25,6 +25,7 @@ from ddpm_jax.diffusion.arrays import Key, Whole
 from ddpm_jax.diffusion.bound import bits_per_dim, bound, estimate
 from ddpm_jax.diffusion.clipping import Clipping
 from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.process import Continuous
 from ddpm_jax.errors import require, require_int, require_key
 from ddpm_jax.sampling import Sampler
 from ddpm_jax.storage import specs
@@ -32,6 +33,10 @@ from ddpm_jax.storage.paths import RunPath, is_remote, run_path
 from ddpm_jax.training import advice
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.generate import draw_images
+
+
+# The terms of an estimate of the bound of a continuous process, which has no steps of its own.
+TERMS_OF_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,8 @@ class Run:
             key: the key; the draws of example i are a function of (key, i).
             source: the images.
             num_steps: the number of steps of a strided chain, or of a continuous process; None for all T of a chain.
-            num_terms: the number of terms drawn for each example, for an unbiased estimate; None for all of them.
-                A continuous process needs either number.
+            num_terms: the number of terms drawn for each example, for an unbiased estimate; None for all T of a chain,
+                and 100 of the limit of a continuous process, if num_steps is None, too.
             clip: the clipping; None for that of the experiment.
             chunk: examples at a time on each device; None for 256.
 
@@ -149,6 +154,8 @@ class Run:
         start, labelled = require_int("start", start, 0), self.experiment.net.num_classes is not None
         experiment = self.experiment if clip is None else dataclasses.replace(self.experiment, clip=clip)
         require("num_terms", num_terms, num_terms is None or num_steps is None, "None where num_steps is given")
+        if num_terms is None and num_steps is None and isinstance(experiment.schedule, Continuous):
+            num_terms = TERMS_OF_LIMIT
 
         def bits(params: Any, key: Key, batch: dict[str, Any], first: Any) -> Any:
             model, x = experiment.model(params, batch["label"] if labelled else None), to_unit(batch["image"])

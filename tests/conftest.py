@@ -1,6 +1,7 @@
 """Shared by all tests: annotations are enforced, eight virtual devices are at hand, nothing is compiled twice."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -90,9 +91,16 @@ def tiny() -> Experiment:
 
 @pytest.fixture(scope="session")
 def finished(tiny, one, tmp_path_factory) -> Path:
-    """The folder of a run of `tiny`, never interrupted."""
+    """The folder of a run of `tiny`, never interrupted: trained once, and copied for each process of the tests."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
     folder = tmp_path_factory.mktemp("finished") / "run"
-    train(tiny, folder, one)
+    with (place / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "finished").exists():
+            train(tiny, place / "training", one)
+            (place / "training").rename(place / "finished")
+    shutil.copytree(place / "finished", folder)
     return folder
 
 

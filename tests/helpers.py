@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,10 @@ from ddpm_jax.diffusion import schedule
 from ddpm_jax.nets import Network
 from ddpm_jax.nets.init import ALMOST_ZERO_LAYERS
 from ddpm_jax.nets.unet import UNet
+from ddpm_jax.run import Run
 from ddpm_jax.storage import specs
 from ddpm_jax.storage.checkpoint import Checkpoints
+from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.resume import as_trees
 
 # Flags with which programs compile quickly, as conftest.py sets them.
@@ -152,9 +155,9 @@ NETWORKS = {
 }
 
 
-def case(spec: UNet, batch: int, size: int):
+def case(spec: UNet, batch: int, size: int, seed: int = 0):
     """(loss of the parameters and the dtype, parameters): kernels that start at zero are not, as in training."""
-    keys = jax.random.split(jax.random.key(0), 6)
+    keys = jax.random.split(jax.random.key(seed), 6)
     params = spec.init(keys[0], (size, size, 3))
 
     def trained(path, leaf):
@@ -205,6 +208,24 @@ class Factors(Network):
 
     def bind(self, params):
         return lambda z_t, t: params["factors"] * z_t
+
+
+@dataclass(frozen=True)
+class Labelled(Factors):
+    """And for ten classes, with a label that means none: each label adds its own to the output."""
+
+    num_classes: ClassVar[int] = 10
+    null_label: ClassVar[int] = 10
+
+    def bind(self, params, labels):
+        return lambda z_t, t: params["factors"] * z_t + 0.05 * jnp.asarray(labels, jnp.float32)[:, None, None, None]
+
+
+def run_of(experiment: Experiment, net: Network, mesh: Mesh) -> Run:
+    """A run as it is read from its folder, of another network with its first parameters."""
+    of = replace(experiment, net=net)
+    params = net.init(jax.random.key(0), of.image_shape)
+    return Run(of, of.num_steps, params, of.image_shape, mesh, of.ema.decay)
 
 
 def readable(figure):

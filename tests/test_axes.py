@@ -85,7 +85,7 @@ def same(ours, theirs):
 
 CASES = [  # the kind of axes, whether `jax.set_mesh` is used, whether the function is compiled, what is called
     ("explicit", False, False, ["diffuse", "loss"]),
-    ("explicit", True, True, ["diffuse", "real t", "weights", "gradient", "bound", "start"]),
+    ("explicit", True, True, ["real t", "weights", "gradient", "bound", "start"]),
     ("auto", True, True, ["diffuse", "weights"]),
     *(
         pytest.param(kind, context, compiled, [*FORMULAS, *LOOPS], marks=pytest.mark.slow)

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
-from helpers import fails
+from helpers import Factors, Labelled, fails, run_of
 
-from ddpm_jax import load_run
 from ddpm_jax.cli import main
 from ddpm_jax.cli.evaluate import choose_source
 from ddpm_jax.data import Arrays, Digits, Folder, Npz
@@ -40,8 +39,9 @@ ALL = Evaluation(metrics=evaluations.METRICS, num_samples=40, batch_size=16, bou
 
 
 @pytest.fixture(scope="module")
-def run(finished, one):
-    return load_run(finished, mesh=one)
+def run(tiny, one):
+    """Of a network that takes no time to compile."""
+    return run_of(tiny, Labelled(), one)
 
 
 @pytest.fixture(autouse=True)
@@ -172,8 +172,7 @@ def test_the_kernel_distance_knows_which_rows_are_not_independent(run, extractor
     given = []
     monkeypatch.setattr(scores, "kernel_distance", lambda *_, **options: given.append(options) or Kernel)
     if how == "unconditional":
-        net = dataclasses.replace(run.experiment.net, num_classes=None, label_dropout=0.0)
-        run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, net=net))
+        run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, net=Factors()))
     reference, held_out = (Reference(Digits(split=split), extractor) for split in ("train", "test"))
     for of in (reference, held_out):
         vars(of)["features"] = Features(np.zeros((len(of.source), 4)))

@@ -139,14 +139,19 @@ def compiled(experiment, mesh):
 
 
 @pytest.fixture(scope="module")
-def on(cut):
-    """on(data, fsdp): (the program, its state's shapes, the state after 20 steps, their losses)."""
+def compiled_on(cut):
+    """compiled_on(data, fsdp): (the compiled step, its plan)."""
+    return cache(lambda data, fsdp: compiled(cut, mesh_of(data, fsdp)))
+
+
+@pytest.fixture(scope="module")
+def on(cut, compiled_on):
+    """on(data, fsdp): (the state after 20 steps, their losses)."""
 
     @cache
     def after_20_steps(data, fsdp):
         mesh = mesh_of(data, fsdp)
-        program, plan = compiled(cut, mesh)
-        shapes = plan.state
+        program, plan = compiled_on(data, fsdp)
         used = plan.batch
         state = plan.fresh_state()
         stream, losses = batches(cut.data, cut.batch_size, cut.seed), []
@@ -154,7 +159,7 @@ def on(cut):
             batch = global_batch(mesh, numbers(next(stream)), cut.batch_size)
             state, metrics = program(state, {name: batch[name] for name in used}, jax.random.key(cut.seed))
             losses.append(float(metrics["loss"]))  # and so in step: virtual devices may not run far ahead
-        return program, shapes, jax.device_get(state), losses
+        return jax.device_get(state), losses
 
     return after_20_steps
 
@@ -164,7 +169,7 @@ def on(cut):
 )
 def test_any_mesh_gives_the_same_run(on, data, fsdp):
     """The batch over 8 devices, the state over 8, and 4 copies of it over 2 devices each; against 1 device."""
-    (*_, state, losses), (*_, expected, expected_losses) = on(data, fsdp), on(1, 1)
+    (state, losses), (expected, expected_losses) = on(data, fsdp), on(1, 1)
     np.testing.assert_allclose(losses, expected_losses, atol=1e-5)
     for ours, theirs in zip(*(jax.tree.leaves(tree) for tree in (state, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -194,25 +199,25 @@ def collectives(program) -> dict[str, list[list[tuple[int, ...]]]]:
     return found
 
 
-def test_data_parallel_steps_reduce_the_gradient_once(on):
-    program, shapes, *_ = on(8, 1)
+def test_data_parallel_steps_reduce_the_gradient_once(compiled_on):
+    program, plan = compiled_on(8, 1)
     found = collectives(program)
     assert found.keys() == {"all-reduce"}
     assert len(found["all-reduce"]) == 1
     moved = sum(map(math.prod, found["all-reduce"][0]))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(plan.state.params))
     assert parameters <= moved < parameters + 100  # and the sums that the metrics are made of
 
 
-def test_sharded_parameters_are_gathered_once_each(on):
+def test_sharded_parameters_are_gathered_once_each(compiled_on):
     """And are all that is gathered: no activation goes from device to device, and each device holds its part."""
-    program, shapes, *_ = on(1, 8)
+    program, plan = compiled_on(1, 8)
     found = collectives(program)
-    sharded = [leaf.shape for leaf in jax.tree.leaves(shapes.params) if leaf.sharding.spec != PartitionSpec()]
+    sharded = [leaf.shape for leaf in jax.tree.leaves(plan.state.params) if leaf.sharding.spec != PartitionSpec()]
     assert len(sharded) >= 4
     assert found.keys() == {"all-gather", "all-reduce"}
     assert sorted(shape for shapes in found["all-gather"] for shape in shapes) == sorted(sharded)
-    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(plan.state))
     assert program.memory_analysis().argument_size_in_bytes < whole / 2
 
 

@@ -40,7 +40,7 @@ REDUCED = {
 
 
 # Notes that train networks, or take seconds.
-LONG = ("many_modes", "without_the_target", "spectral", "perspectives", "objective", "brownian_limit")
+LONG = ("many_modes", "without_the_target", "spectral", "perspectives", "objective", "brownian_limit", "plinko")
 
 
 each_note = pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def width(element):
 
 def test_the_page_and_the_pictures(tmp_path, capsys):
     """A note is run as from the command line; its page holds the picture, the numbers and the derivation."""
-    small = replace(marginal.NOTE, measure=partial(marginal.measure, **REDUCED["marginal"]))
-    findings, seconds = small.run(tmp_path, Console())
+    small = replace(marginal.NOTE, measure=partial(findings, "marginal"))
+    found, seconds = small.run(tmp_path, Console())
     assert "holds" in capsys.readouterr().out
     wrong = Claim("one <is> two", 1.0, 2.0, 0.1, "not so")
-    text = page([Section(small, [*findings.claims, wrong], tmp_path / "marginal.png", seconds)])
+    text = page([Section(small, [*found.claims, wrong], tmp_path / "marginal.png", seconds)])
     assert text.count("data:image/png;base64,") == 1
     assert "one &lt;is&gt; two" in text
     assert text.count(">FAILS<") == 1
-    assert text.count(">holds<") == len(findings.claims)
+    assert text.count(">holds<") == len(found.claims)
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is fetched

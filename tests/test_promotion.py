@@ -110,9 +110,9 @@ def test_targets_variances_and_terms(target, variance):
 def test_forward():
     traced(lambda: forward.chain(KEY, SCHEDULE, X))
     for t in (T, 3):
-        forward.transition(SCHEDULE, X, t).sample(KEY)
-        forward.marginal(SCHEDULE, X, t)
-        forward.posterior(SCHEDULE, X, X, t).kl(forward.posterior(SCHEDULE, X, 0.5 * X, t, 0))
+        traced(lambda x, t=t: forward.transition(SCHEDULE, x, t).sample(KEY), X)
+        traced(lambda x, t=t: forward.marginal(SCHEDULE, x, t), X)
+        traced(lambda x, t=t: forward.posterior(SCHEDULE, x, x, t).kl(forward.posterior(SCHEDULE, x, x, t, 0)), X)
 
 
 WEIGHTINGS = [weighting.Simple(), weighting.MinSnr(5.0), weighting.Vlb(), weighting.P2()]

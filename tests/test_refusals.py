@@ -273,7 +273,7 @@ def test_the_environment(refused, monkeypatch, variables, message):
     refused(RUN, message)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nosuch"])
+@pytest.mark.parametrize("platform", [pytest.param("cuda", marks=pytest.mark.slow), "nosuch"])
 def test_a_device_that_is_not_there(world, platform):
     """In a process of its own, as JAX is asked once."""
     before = contents(world)

@@ -131,7 +131,9 @@ def test_ddim_with_eta_1_is_ancestral_sampling_with_the_small_variance(spec):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("spec", [Linear(), Cosine()], ids=lambda spec: type(spec).__name__)
+@pytest.mark.parametrize(
+    "spec", [Linear(), pytest.param(Cosine(), marks=pytest.mark.slow)], ids=lambda spec: type(spec).__name__
+)
 def test_ddim_keeps_the_digits_of_its_coefficients(spec, eta):
     """Those of x, eps and the noise, against float64: 1e-5 also where the factor on eps is a small difference."""
     schedule, alpha_bar = spec.build(), np.cumprod(np.append(1.0, 1 - spec.betas()))
@@ -469,7 +471,9 @@ def bend(theta, z_t, t):
     return jnp.tanh(theta * z_t + 0.01 * lookup(jnp.arange(101.0), t, z_t))
 
 
-@pytest.mark.parametrize("sampler", [Ancestral(num_steps=6), Ddim(6), DpmSolver(6), Heun(6)], ids=names)
+@pytest.mark.parametrize(
+    "sampler", [Ancestral(num_steps=6), pytest.param(Ddim(6), marks=pytest.mark.slow), DpmSolver(6), Heun(6)], ids=names
+)
 def test_samplers_can_be_jitted_vmapped_and_differentiated(chain, sampler):
     """Over keys or over where they start, and with respect to a parameter of the network."""
     many = jax.random.split(jax.random.key(1), 3)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import mesh_of
+from helpers import Labelled, mesh_of, run_of
 
 import ddpm_jax
 from ddpm_jax.data import Npz
@@ -31,7 +31,7 @@ from ddpm_jax.storage.checkpoint import Checkpoints
 from ddpm_jax.training.generate import draw_images
 from ddpm_jax.training.loop import train
 from ddpm_jax.training.optimizer import Adam
-from ddpm_jax.training.resume import check_resumable, start_state
+from ddpm_jax.training.resume import as_trees, check_resumable, start_state
 
 
 @cache
@@ -62,6 +62,7 @@ def test_a_run_is_a_function_of_its_seed(tiny):
     assert steps(dataclasses.replace(tiny, seed=1), 1, devices=1)[1][0] != first[0]
 
 
+@pytest.mark.slow  # below a network of one number learns, and test_committed_run.py trains a U-Net
 def test_training_learns(tiny):
     _, losses = steps(tiny, 60, devices=1)
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
@@ -171,16 +172,27 @@ def test_a_network_needs_no_more_than_init_and_bind(tiny, one, tmp_path):
     assert run.sample(jax.random.key(0), 2).shape == (2, 8, 8, 1)
 
 
-def test_samples_of_a_run_continue_each_other(finished, one, key):
-    run = ddpm_jax.load_run(str(finished), one)
+@pytest.fixture(scope="module")
+def labelled(tiny, one):
+    """A run whose network has classes and takes no time to compile."""
+    return run_of(tiny, Labelled(), one)
+
+
+def test_samples_of_a_run_continue_each_other(labelled, key):
+    run = labelled
     first, rest, together = run.sample(key, 3), run.sample(key, 5, first_index=3), run.sample(key, 8)
     np.testing.assert_allclose(np.concatenate([first, rest]), together, atol=1e-5)
     assert together.shape == (8, 8, 8, 1)
     assert np.abs(together).max() <= 1
 
 
-def test_the_network_of_a_run_is_the_averaged_one(finished, one):
-    run = ddpm_jax.load_run(finished, one)
+def test_the_network_of_a_run_is_the_averaged_one(finished, labelled, one):
+    averaged = as_trees(specs.load(finished / "experiment.json").plan(one).state)["ema"]
+    checkpoints = Checkpoints(finished / "checkpoints")
+    stored = checkpoints.restore(6, lambda about: {"ema": averaged})["ema"]["params"]
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, ddpm_jax.load_run(str(finished), one).params, stored)
+    run = labelled
     z, labels = jnp.ones((2, 8, 8, 1)), np.array([0, 1])
     model = run.model(labels)
     expected = run.experiment.net.bind(run.params, labels=labels)(z, 3)
@@ -190,12 +202,10 @@ def test_the_network_of_a_run_is_the_averaged_one(finished, one):
     assert (model.target, model.variance, model.clip) == parts
     guided = run.model(labels, guidance=1.0)
     np.testing.assert_allclose(guided.output(z, 3)[0], expected, atol=1e-5)
-    with pytest.raises(ValueError, match="num_classes is 10; bind expects labels"):
-        run.model()
 
 
-def test_labels_choose_the_class(finished, one, key):
-    run = ddpm_jax.load_run(finished, one)
+def test_labels_choose_the_class(labelled, key):
+    run = labelled
     in_turn, given = run.sample(key, 8), run.sample(key, 8, labels=np.array([0, 1, 2, 3, 4, 5, 7, 7]))
     np.testing.assert_array_equal(in_turn[:6], given[:6])
     assert np.any(in_turn[6] != given[6])
@@ -318,6 +328,7 @@ def test_what_is_remembered_of_the_losses_is_saved_and_found_again(learned, one,
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.slow  # test_variance.py samples with smaller networks
 def test_a_unet_with_a_variance_is_trained_and_sampled(tiny, learned, one):
     """Its output has the variance's channels, which the loss and the sampler take."""
     experiment = dataclasses.replace(learned, net=dataclasses.replace(tiny.net, out_multiplier=2))

@@ -86,8 +86,13 @@ def test_every_parameter_has_its_own_name_in_diffusers():
     ("spec", "image_shape", "count"),
     [
         (UNet(), (32, 32, 3), 35_746_307),
-        (UNet(out_multiplier=2), (32, 32, 3), 35_749_766),
-        (UNet(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0), (256, 256, 3), 113_673_219),
+        pytest.param(UNet(out_multiplier=2), (32, 32, 3), 35_749_766, marks=pytest.mark.slow),
+        pytest.param(
+            UNet(channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0),
+            (256, 256, 3),
+            113_673_219,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_has_the_published_number_of_parameters(spec, image_shape, count):
@@ -270,7 +275,10 @@ def test_labels_beyond_the_null_label_are_an_error(droppable):
 # Shapes.
 
 
-@pytest.mark.parametrize(("channels", "image_channels"), [(2, 1), (5, 2), (24, 3), (50, 4)])
+@pytest.mark.parametrize(
+    ("channels", "image_channels"),
+    [(2, 1), (5, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((24, 3), (50, 4)))],
+)
 def test_any_number_of_channels_will_do(channels, image_channels):
     spec = UNet(channels=channels, channel_multipliers=(1, 3), num_res_blocks=1, attention_resolutions=(3,))
     image_shape = (6, 10, image_channels)

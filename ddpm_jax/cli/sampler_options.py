@@ -18,6 +18,7 @@ SAMPLERS = {
     "dpm-solver": sampling.DpmSolver,
     "exponential-heun": sampling.ExponentialHeun,
     "heun": sampling.Heun,
+    "uni-pc": sampling.UniPc,
 }
 GRIDS = {
     "uniform": sampling.Uniform,

@@ -18,13 +18,22 @@ import jax.core
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, Shaped, UInt8, UInt32
 
 from ddpm_jax.devices.axes import take
 from ddpm_jax.errors import require, require_int, require_key
 
 __all__ = ["Batch", "Images", "Key", "Keys", "PerExample", "Pixels", "Predict", "Rows", "Table", "Time"]
-__all__ += ["Whole", "as_data", "check_first_index", "check_shape", "check_time", "check_times", "check_timesteps", "curve"]
+__all__ += [
+    "Whole",
+    "as_data",
+    "check_first_index",
+    "check_shape",
+    "check_time",
+    "check_times",
+    "check_timesteps",
+    "curve",
+]
 __all__ += ["example_keys", "lookup", "normals", "per_example", "root", "stream"]
 
 type_of_array = jax.Array | np.ndarray
@@ -211,8 +220,8 @@ def check_times(
         raise ValueError(f"{name} is {t}; expected {expected}") from None
     if not np.issubdtype(values.dtype, np.integer if whole else np.number):
         raise ValueError(f"{name} has dtype {values.dtype}; expected {expected}")
-    low, high = (first, last) if whole else (np.float32(first), np.float32(last))  # as a float32 t may round
-    outside = values[~((values >= low) & (values <= high) | (values == clean))]
+    rounded, low, high = (values, first, last) if whole else map(np.float32, (values, first, last))
+    outside = values[~((rounded >= low) & (rounded <= high) | (values == clean))]
     if outside.size:
         told = f"is outside {first}..{last}" if whole else f"is outside [{first:g}, {last:g}]"
         raise ValueError(f"{name} = {outside.flat[0]} {told}")
@@ -242,7 +251,7 @@ def example_keys(key: Key, first_index: Whole, batch: int) -> Keys:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
-def normals(keys: Keys, index: Int[Array, ""] | int, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
+def normals(keys: Keys, index: Integer[Array, ""] | int, shape: tuple[int, ...]) -> Float[Array, "batch *dims"]:
     """eps ~ N(0, I), a function of each example's key and the index.
 
     Args:

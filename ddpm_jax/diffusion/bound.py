@@ -12,7 +12,7 @@ A strided chain T = t_0 > t_1 > ... > t_K = 0 has the same bound with (t_{k-1}, 
 2021, section 4), and so has a grid of a continuous process, whose last step leads to clean data.  If its steps become
 infinitely many, the sum becomes an integral (Kingma et al. 2021, arXiv 2107.00630, equation 17), whatever the variance,
 
-    E_q int -SNR'(t) / 2 || x - x predicted at z_t ||^2 dt                                        `rate_of`, `estimate`
+    E_q int SNR / 2 || x - x predicted at z_t ||^2 d(log SNR)                                     `rate_of`, `estimate`
 
 Every number is the sum over an example's elements, [batch], in nats, unless it says otherwise.
 The network is evaluated in full float32 (`ddpm_jax.devices.precision`).
@@ -25,7 +25,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
@@ -55,6 +54,10 @@ from ddpm_jax.diffusion.timesteps import strata
 from ddpm_jax.errors import require, require_int
 
 __all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "rate_of", "term", "term_of"]
+
+
+# Where the integral over log SNR ends if the process ends in pure noise: the rest is below the rounding of float32.
+LOWEST_LOG_SNR = -30.0
 
 
 @flax.struct.dataclass
@@ -126,19 +129,15 @@ def term_of(
 
 
 def rate_of(model: Denoiser, prediction: Prediction, x: Batch, t: Time) -> PerExample:
-    """-SNR'(t) / 2 ||x - x predicted||^2: nats per unit of t in the limit of infinitely many steps.
+    """SNR / 2 ||x - x predicted||^2: nats per unit of log SNR in the limit of infinitely many steps, float32 [batch].
 
     Args:
-        model: the denoiser, of a continuous process.
+        model: the denoiser.
         prediction: the prediction at z_t.
         x: the data, float32 [batch, ...].
         t: the time, [batch].
-
-    Returns:
-        float32 [batch].
     """
-    process = model.process
-    return 0.5 * process.log_snr_rate(t) * process.snr(t) * _sum((x - prediction.x) ** 2)
+    return 0.5 * model.process.snr(t) * _sum((x - prediction.x) ** 2)
 
 
 @quoted
@@ -252,8 +251,8 @@ def estimate(
     """An unbiased estimate of each example's bound, from `num_terms` random terms.
 
     In a chain, term k draws its timestep from the k-th of the `timesteps.strata` of 1..T.  In a continuous process the
-    bound is that of infinitely many steps.  Term k draws t from the k-th of `num_terms` equal parts of it, and one more
-    evaluation gives the term of the step to clean data.
+    bound is that of infinitely many steps.  Term k draws log SNR from the k-th of `num_terms` equal parts of its range, and
+    one more evaluation gives the term of the step to clean data.
 
     Args:
         key: the key; the draws of an example are a function of (key, its number).
@@ -284,21 +283,25 @@ def estimate(
 @partial(jax.jit, static_argnames=("num_terms", "bins"))
 def _estimate(key: Key, model: Denoiser, x: Array, first_index: Any, *, num_terms: int, bins: int | None) -> Array:
     keys, process = example_keys(key, first_index, len(x)), model.process
-    ends = strata(process.last, num_terms) if process.is_chain else np.linspace(process.first, process.last, num_terms + 1)
+    if process.is_chain:
+        ends = jnp.asarray(strata(process.last, num_terms))
+    else:
+        clean, noisy = process.log_snr(jnp.float32([process.first, process.last]))
+        ends = jnp.linspace(clean, jnp.maximum(noisy, LOWEST_LOG_SNR), num_terms + 1)
 
     def term_at(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         k, start, length = part
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (), jnp.float32))(keys)
         eps = normals(keys, num_terms + k, x.shape)
         if not process.is_chain:
-            t = start + length * u
+            t = process.time(start + length * u)
             prediction = model.denoise(diffuse(process, x, t, eps), t)
-            return total + length * rate_of(model, prediction, x, t), None
+            return total - length * rate_of(model, prediction, x, t), None
         count = length.astype(jnp.float32)
         t = start + jnp.minimum(jnp.floor(count * u).astype(jnp.int32), length - 1)  # where rounding reaches the end
         return total + count * _term(model, x, process.step(t, t - 1), eps, bins).nats, None
 
-    of_parts = jnp.arange(num_terms), jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends))
+    of_parts = jnp.arange(num_terms), ends[:-1], jnp.diff(ends)
     total, _ = jax.lax.scan(term_at, jnp.zeros(len(x), jnp.float32), of_parts)
     if not process.is_chain:
         last = process.step(process.first, process.clean)

@@ -171,7 +171,9 @@ class Denoiser:
             A denoiser of that process, with the target Edm(1), and without a learned variance.
         """
         check_process(process)
-        require("variance", self.variance, not self.variance.learned, "a fixed variance: a learned one is of its process")
+        require(
+            "variance", self.variance, not self.variance.learned, "a fixed variance: a learned one is of its process"
+        )
         predict = Translated(self.unclipped, process)
         return dataclasses.replace(self, predict=predict, process=process, target=predict.target)
 

@@ -188,7 +188,12 @@ class Given(Grid):
     def times(self, process: Process, num_steps: Whole | None) -> Shaped[np.ndarray, " times"]:
         check_process(process)
         times, count = np.array(self.timesteps), len(self.timesteps)
-        require("timesteps", self.timesteps[0], self.timesteps[0] <= process.last, f"at most {process.last}, the process's last step")
+        require(
+            "timesteps",
+            self.timesteps[0],
+            self.timesteps[0] <= process.last,
+            f"at most {process.last}, the process's last step",
+        )
         require("num_steps", num_steps, num_steps in (None, count), f"None, or {count}, the number of timesteps given")
         process.check_time(times, "timesteps")
         return np.append(times, process.clean).astype(np.int32 if process.is_chain else np.float32)

@@ -147,7 +147,8 @@ class FullBound(Objective):
         prediction = model.read(output, of_variance, z_t, draws.t)
         process, t = model.process, jnp.asarray(draws.t)
         if not process.is_chain:
-            return (process.last - process.first) * bits_per_dim(rate_of(model, prediction, x, t), x)
+            length = (process.last - process.first) * process.log_snr_rate(t)
+            return length * bits_per_dim(rate_of(model, prediction, x, t), x)
         return process.last * bits_per_dim(term_of(model, prediction, x, z_t, process.step(t, t - 1), self.bins), x)
 
 

@@ -37,7 +37,7 @@ from ddpm_jax.errors import check_fields, require, require_int, short_repr
 
 __all__ = ["Continuous", "Process", "RectifiedFlow", "VarianceExploding", "VariancePreserving", "check_process"]
 
-Values = Float[Array, "..."]
+Values = Time  # one number for each t
 
 
 class Process:
@@ -156,7 +156,9 @@ class Continuous(Process):
         (signal, end), (noise, _) = ends[0], ends[1]
         positive = all(map(math.isfinite, (*ends[0], *ends[1]))) and min(signal, noise, ends[1][1]) > 0 and end >= 0
         falls = positive and end / ends[1][1] < signal / noise
-        require(str(self), (ends[0].tolist(), ends[1].tolist()), falls, "signal and noise that are finite, and SNR falling")
+        require(
+            str(self), (ends[0].tolist(), ends[1].tolist()), falls, "signal and noise that are finite, and SNR falling"
+        )
         return self
 
     @property
@@ -171,7 +173,7 @@ class Continuous(Process):
         return (jnp.asarray(t) - self.first) / (self.last - self.first)
 
     def at_share(self, share: Values) -> Time:
-        return self.first + (self.last - self.first) * share
+        return jnp.clip(self.first + (self.last - self.first) * jnp.asarray(share), self.first, self.last)
 
     def step(self, t: Time, s: Time, u: Time | None = None) -> Step:
         self.check_time(t)

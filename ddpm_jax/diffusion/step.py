@@ -22,7 +22,7 @@ from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Integer
 
 from ddpm_jax.diffusion.arrays import Batch, Time, per_example
 
@@ -47,7 +47,7 @@ class Step:
     """log SNR_s - log SNR_t; infinite if one of them is."""
     last_var: Value
     """The variance of p(x | z_t), for a step to clean data."""
-    draw: Int[Array, "..."] | UInt32[Array, "..."]
+    draw: Integer[Array, "..."]
     """The number of the noise that the step draws: a function of t."""
     rise: tuple[Value, Value] | None = None
     """(factor, std): what z is multiplied by, and the noise that is added, before the step; None for neither."""
@@ -111,4 +111,3 @@ class Step:
             x: the data, shaped like z_t.
         """
         return self.stretch * z_t + (self.signal_s - self.signal_t * self.stretch) * x
-

@@ -196,7 +196,9 @@ def check_target(target: Target, process: Process) -> None:
             return
         working = [one for one in (X(), V(), Edm(), Velocity()) if float(one.determinant(process, process.last)) != 0]
         names = ", ".join(str(one) for one in working)
-        raise ValueError(f"target is {target}, but z_t at t = {process.last} holds nothing of x; expected one of {names}")
+        raise ValueError(
+            f"target is {target}, but z_t at t = {process.last} holds nothing of x; expected one of {names}"
+        )
 
 
 def convert(process: Process, output: Batch, z_t: Batch, t: Time, source: Target, target: Target) -> Batch:

@@ -69,7 +69,7 @@ class Evaluation:
     Their frequencies are those of the reference, or of the training data if the reference has no labels."""
     bound_terms: int | None = None
     """For bits/dim: the number of terms of the bound to draw for each image, an unbiased estimate; None for all T.
-    A continuous process needs a number."""
+    Of a continuous process, whose terms are endless, None stands for 100."""
     batch_size: int = PER_DEVICE
     """Images drawn at a time on each device; an interruption loses one such batch."""
 
@@ -164,14 +164,12 @@ class EvaluationJob:
         require("metrics", "is", known, f"metrics without it, as the features {self.extractor.name} have no classes")
 
     def _check_bound(self) -> None:
-        """Raise ValueError if the bound has fewer terms than are asked for, or endlessly many and none are."""
+        """Raise ValueError if the bound has fewer terms than are asked for, or cannot be estimated."""
         terms, of = self.evaluation.bound_terms, self.run.experiment
         most = of.schedule.build().num_steps
         if most is not None:
             require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
             return
-        given = "a number of terms, as the process has no steps of its own; or metrics without bpd"
-        require("bound_terms", terms, terms is not None, given)
         fixed = "a fixed one, which bits/dim of a continuous process need; or metrics without bpd"
         require("variance", of.variance, not of.variance.learned, fixed)
 

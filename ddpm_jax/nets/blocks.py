@@ -2,7 +2,8 @@
 
 Everything is NHWC.  Convolutions and dense layers multiply in `dtype`, and what a block keeps is of `dtype`.  The
 statistics of the normalisation, the softmax, and all that is added to features (biases, the embedding, what is
-skipped) are float32: the gradient of what is added is a sum over positions, which has to be float32 too.
+skipped) are float32: the gradient of what is added is a sum over positions, which has to be float32 too.  From a
+normalisation to the convolution that follows all is float32, to be rounded once.
 """
 
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Features, embedding: Embedding) -> Float[Array, "batch height width {self.features}"]:
         x = x.astype(jnp.float32)
-        h = silu(norm(x.shape[-1], "norm1", self.dtype, self.norms)(x))
+        h = silu(norm(x.shape[-1], "norm1", "float32", self.norms)(x))
         h = conv(self.features, "conv1", self.dtype, wide=True)(h)
         size = self.features * (2 if self.adaptive else 1)
         condition = dense(size, "embedding", self.dtype, wide=True)(silu(embedding))[:, None, None, :]
@@ -126,7 +127,7 @@ class ResBlock(nn.Module):
             h = norm2(h) * (1 + scale) + shift
         else:
             h = norm2(h + condition)
-        h = nn.Dropout(self.dropout, deterministic=not self.training)(silu(h.astype(self.dtype)))
+        h = nn.Dropout(self.dropout, deterministic=not self.training)(silu(h))
         h = conv(self.features, "conv2", self.dtype, wide=True)(h)
         if x.shape[-1] != self.features:
             x = dense(self.features, "shortcut", self.dtype, wide=True)(x)

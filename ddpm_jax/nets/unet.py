@@ -295,7 +295,7 @@ class _UNet(nn.Module):
                 h = Upsample(spec.dtype, name=f"up_{level}_upsample")(h)
         assert not skips
 
-        h = silu(norm(h.shape[-1], "norm_out", spec.dtype, norms)(h))
+        h = silu(norm(h.shape[-1], "norm_out", "float32", norms)(h))
         h = conv(self.out_channels * spec.patch_size**2, "conv_out", spec.dtype, wide=True)(h)
         return blocks.from_patches(h, spec.patch_size)
 

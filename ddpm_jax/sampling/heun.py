@@ -91,7 +91,9 @@ class Heun(Sampler):
         sigma = np.exp(-low / 2)
         gamma = min(self.churn / len(sigma), math.sqrt(2) - 1) * ((sigma >= self.churn_min) & (sigma <= high))
         raised = in_float64(process.time, low - 2 * np.log1p(gamma))
-        raised = np.where(gamma > 0, np.maximum(np.rint(raised) if process.is_chain else raised, times[:-1]), times[:-1])
+        raised = np.where(
+            gamma > 0, np.maximum(np.rint(raised) if process.is_chain else raised, times[:-1]), times[:-1]
+        )
         steps = process.step(raised.astype(times.dtype), times[1:])
         scale = steps.signal_t / plain.signal_t
         added = jnp.sqrt(jnp.maximum(steps.noise_t**2 - (scale * plain.noise_t) ** 2, 0.0))

@@ -226,7 +226,9 @@ def _begin(
 
 def as_time(process: Process, t: Any, name: str = "t") -> int | float:
     """One known time of the process as a number; ValueError for anything else."""
-    expected = f"one whole t in 1..{process.last}" if process.is_chain else f"one t in [{process.first}, {process.last}]"
+    expected = (
+        f"one whole t in 1..{process.last}" if process.is_chain else f"one t in [{process.first}, {process.last}]"
+    )
     try:
         process.check_time(t)
         holds = np.ndim(t) == 0 and not isinstance(t, bool)

@@ -14,20 +14,17 @@ REMAINING_VARIANCE = 0.01
 
 
 def of_schedule(spec: Schedule | Continuous) -> str | None:
-    """That z_T keeps much of the data, alpha_bar_T > 0.01, though sampling starts at pure noise; with the remedies.
-
-    For a continuous process, that its noisy end keeps such a share, signal^2 / (signal^2 + noise^2).
-    """
-    if isinstance(spec, Continuous):
-        process = spec.build()
-        snr = float(process.snr(process.last))
-        left = snr / (1 + snr)
-        told = f"schedule: z at t = {process.last:g} has {left:.2g} of its variance from the data, but sampling starts at "
-        remedy = f"pure noise; end with more noise, so that it is at most {REMAINING_VARIANCE}"
-        return told + remedy if left > REMAINING_VARIANCE else None
-    left = float(spec.build().alpha_bar[-1])
+    """That z_T keeps much of the data, alpha_bar_T > 0.01, though sampling starts at pure noise; with the remedies."""
+    process = spec.build()
+    snr = float(process.snr(process.last))
+    left = snr / (1 + snr)  # the share of the data in the variance of z; alpha_bar_T of a chain
     if left <= REMAINING_VARIANCE:
         return None
+    if isinstance(spec, Continuous):
+        return (
+            f"schedule: z at the noisy end, t = {process.last}, keeps {left:.2g} of the data's variance, but sampling "
+            f"starts at pure noise; end at more noise, so that it is at most {REMAINING_VARIANCE}"
+        )
     told = f"schedule: z_T keeps {left:.2g} of the data's variance (alpha_bar_T), but sampling starts at pure noise"
     if not (isinstance(spec, Linear) and spec.beta_start is not None and spec.beta_end is not None):
         return f"{told}; take more steps or larger betas, so that it is at most {REMAINING_VARIANCE}"
