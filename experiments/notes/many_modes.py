@@ -138,14 +138,14 @@ def train_vae(key: Any, data: Mixture, width: int, update: Any, batch: int, num_
 def modes_at(data: Mixture, t: int) -> np.ndarray:
     """The maxima of p(z_t), reached from a lattice and from the components' means."""
     p = data.diffused(SCHEDULE, t)
-    axis = jnp.linspace(-2, 2, 11) * SCHEDULE.signal[t]
+    axis = jnp.linspace(-2, 2, 11) * SCHEDULE.signal(t)
     return p.modes(jnp.concatenate([jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2), p.means]))
 
 
 def modes_of_line(side: int, t: int) -> int:
     """How many maxima either coordinate's density has, by the sign of its slope in float64."""
     weights, means = line(side)
-    signal, var = float(SCHEDULE.signal[t]), float(SCHEDULE.signal[t] ** 2 * STD**2 + SCHEDULE.noise_var[t])
+    signal, var = float(SCHEDULE.signal(t)), float(SCHEDULE.signal(t) ** 2 * STD**2 + SCHEDULE.noise_var[t])
     pull = signal * means - np.linspace(-2.001, 2, 20_000)[:, None]
     rises = (weights * pull * np.exp(-0.5 * pull**2 / var)).sum(1) > 0
     return int(np.sum(rises[:-1] & ~rises[1:]))
@@ -189,9 +189,9 @@ def train(data: Mixture, width: int, batch: int, num_steps: int, count: int, fre
     x, first = data.sample(stream(key, "fresh"), fresh), data.diffused(SCHEDULE, 1)
     z = first.sample(stream(key, "noised"), fresh)  # the flow's density is that of z_1 / signal_1
     flow = log_likelihood(
-        key, Denoiser(many, SCHEDULE, target=V()), z / SCHEDULE.signal[1], trace="exact", bins=None, tolerance=0.001
+        key, Denoiser(many, SCHEDULE, target=V()), z / SCHEDULE.signal(1), trace="exact", bins=None, tolerance=0.001
     )
-    truth_of_z = first.log_prob(z) + 2 * jnp.log(SCHEDULE.signal[1])
+    truth_of_z = first.log_prob(z) + 2 * jnp.log(SCHEDULE.signal(1))
     return Trained(
         {name: np.asarray(y) for name, y in samples.items()},
         np.asarray(data.log_prob(x) - jax.jit(vae.elbo)(stream(key, "bound"), x)),
@@ -225,7 +225,7 @@ def counts(round_: Mixture, square: Mixture, side: int) -> tuple[list[Claim], di
     of_round, of_square = ([len(modes_at(data, int(u))) for u in t] for data in (round_, square))
     products = [modes_of_line(side, int(u)) ** 2 for u in t]
     split = bisect(range(SCHEDULE.num_steps + 1), 0, key=partial(centre_is_a_mode, round_))
-    signal, noise_var = (np.asarray(table, np.float64) for table in (SCHEDULE.signal, SCHEDULE.noise_var))
+    signal, noise_var = (np.asarray(table, np.float64) for table in (SCHEDULE.signals, SCHEDULE.noise_var))
     bends = signal**2 * RADIUS**2 / (2 * (signal**2 * STD**2 + noise_var)) > 1
     claims = [
         Claim("modes of p(z_T), both data sets", of_round[-1] + of_square[-1], 2, 0, "z_T is noise: one mode each"),

@@ -29,7 +29,7 @@ SHOWN = (0, 50, 100, 200, 300, 500, 1000)
 def composed(s: Chain) -> tuple[float, float]:
     """The induction's two lines, run in float64: largest errors of the factor on x, and of the variance."""
     factor, var, errors = 1.0, 0.0, np.zeros((s.num_steps, 2))
-    tables = (np.asarray(table, np.float64) for table in (s.beta, s.signal, s.noise_var))
+    tables = (np.asarray(table, np.float64) for table in (s.beta, s.signals, s.noise_var))
     for t, (beta, signal, noise_var) in enumerate(list(zip(*tables, strict=True))[1:]):
         factor, var = np.sqrt(1 - beta) * factor, (1 - beta) * var + beta
         errors[t] = abs(factor - signal), abs(var - noise_var)
@@ -49,7 +49,8 @@ def measure(num_chains: int = 20_000, num_steps: int = 1000) -> Findings:
 
     tables = {name: spec.build() for name, spec in SCHEDULES.items()}
     factor, var = np.max([composed(table) for table in tables.values()], axis=0)
-    rises = sum(int(np.sum(np.diff(table.snr[1:]) >= 0)) for table in tables.values())
+    snr = {name: s.snr(np.arange(1, s.num_steps + 1)) for name, s in tables.items()}
+    rises = sum(int(np.sum(np.diff(values) >= 0)) for values in snr.values())
     claims = [
         Claim("mean of z_t: largest error, in standard errors", mean_error.max(), 0, 5, "most of 1,000 normals: 3.2"),
         Claim("variance of z_t: the same", var_error.max(), 0, 5, "most of 1,000 normals: 3.2"),
@@ -67,7 +68,7 @@ def measure(num_chains: int = 20_000, num_steps: int = 1000) -> Findings:
     picture = photograph(128)[None]
     eps = jax.random.normal(jax.random.key(1), picture.shape)
     images = [forward.diffuse(tables["linear"], picture, t, eps)[0] for t in SHOWN]
-    shown = {"images": images, "z": z, "mean": mean, "std": std, "snr": {k: v.snr[1:] for k, v in tables.items()}}
+    shown = {"images": images, "z": z, "mean": mean, "std": std, "snr": snr}
     return Findings(claims, shown)
 
 

@@ -92,7 +92,7 @@ def whole_bound(s: Chain, best: Any, num_examples: int) -> list[Claim]:
     bits = np.asarray(whole.bits_per_dim, np.float64)
 
     many = 64 * num_examples
-    t, _ = StratifiedTimesteps().draw(jax.random.key(5), (), s.num_steps, many)
+    t, _ = StratifiedTimesteps().draw(jax.random.key(5), (), s, many)
     draws = objective.Draws(t, jax.random.normal(jax.random.key(6), (many, 2)))
     decoder = Denoiser(best, s, targets.X(), FixedSmall())
     one = jax.jit(objective.FullBound(bins=None))(decoder, DATA.sample(jax.random.key(7), many), draws)

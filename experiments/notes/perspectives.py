@@ -15,8 +15,7 @@ import numpy as np
 import optax
 from note import Claim, Findings, Note
 
-from ddpm_jax.diffusion import objective, targets
-from ddpm_jax.diffusion.arrays import curve
+from ddpm_jax.diffusion import forward, objective, targets
 from ddpm_jax.diffusion.denoiser import Denoiser
 from ddpm_jax.diffusion.likelihood import log_likelihood, velocity
 from ddpm_jax.diffusion.mixture import Mixture
@@ -60,11 +59,11 @@ def exact_readings(s: Chain, t: jax.Array) -> dict[str, jax.Array]:
         for one, value in there.values()
         for other in READINGS.values()
     ]
-    rate = jax.jvp(partial(curve, s.signal), (jnp.asarray(t, jnp.float32),), (jnp.float32(1),))[1]
-    flow = rate / s.signal[t] * (z + score)
+    rate, _ = s.rates(t)
+    flow = rate / s.signal(t) * (z + score)
     return {
         "back": jnp.max(jnp.abs(jnp.stack(back) - said["x"])),
-        "tweedie": jnp.max(jnp.abs((z + s.noise_var[t] * score) / s.signal[t] - said["x"])),
+        "tweedie": jnp.max(jnp.abs((z + s.noise_var[t] * score) / s.signal(t) - said["x"])),
         "score": jnp.max(jnp.abs(said["score"] - score)) / jnp.max(jnp.abs(score)),
         "flow": jnp.max(jnp.abs(said["flow"] - flow)) / jnp.max(jnp.abs(flow)),
     }
@@ -83,7 +82,7 @@ def score_error(s: Chain, predict: Any, t: jax.Array) -> jax.Array:
 @jax.jit
 def excess(s: Chain, predict: Any, x: jax.Array, draws: objective.Draws) -> tuple[jax.Array, jax.Array]:
     """(loss of the network − loss of the exact one, squared distance of the two), for each example."""
-    z, best = s.signal[draws.t, None] * x + s.noise[draws.t, None] * draws.eps, DATA.denoiser(s).predict
+    z, best = forward.diffuse(s, x, draws.t, draws.eps), DATA.denoiser(s).predict
 
     def exact(z: Any, t: Any) -> Any:
         return targets.convert(s, best(z, t), z, t, X(), V())

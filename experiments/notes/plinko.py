@@ -188,7 +188,7 @@ def rank_claims(s: Chain, sde: Path, sde_ranks: np.ndarray, ode: Path, ode_ranks
     weights = np.asarray(DATA.weights)
     said = [np.searchsorted(np.cumsum(weights)[:-1], rank[0]) for rank in (sde_ranks, ode_ranks)]
     chance = np.sum(weights**2)
-    last_step = np.max(weights * np.asarray(s.noise[1] / DATA.stds) ** 2)
+    last_step = np.max(weights * np.asarray(s.noise(1) / DATA.stds) ** 2)
     return [
         Claim(
             "SDE: share that end where their rank at T says",

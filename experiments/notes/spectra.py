@@ -11,7 +11,7 @@ from ddpm_jax.diffusion import forward, schedule
 from ddpm_jax.metrics.spectrum import power_spectrum, rings
 
 SCHEDULE = schedule.Cosine().build()
-SNR = np.asarray(SCHEDULE.snr, np.float64)
+SNR = np.asarray(SCHEDULE.snr(np.arange(SCHEDULE.num_steps + 1)), np.float64)
 # The spectrum of photographs: the test split of CIFAR-10, recompressed as JPEG of quality 75, about its mean image.
 # fmt: off
 PHOTOGRAPHS = np.array([
@@ -35,8 +35,8 @@ def power_at(key: Any, images: Any, t: Any) -> Any:
 
 def wiener(power: Any, z_t: Any, t: Any) -> Any:
     """E[x | z_t] for normal x of mean 0 whose frequencies are independent: each has its own gain."""
-    gain = jnp.asarray(SCHEDULE.snr)[t][:, None, None, None] * power
-    gain = gain / (1 + gain) / SCHEDULE.signal[t][:, None, None, None]
+    gain = SCHEDULE.snr(t)[:, None, None, None] * power
+    gain = gain / (1 + gain) / SCHEDULE.signal(t)[:, None, None, None]
     return jnp.fft.ifft2(gain * jnp.fft.fft2(z_t, axes=(1, 2)), axes=(1, 2)).real
 
 

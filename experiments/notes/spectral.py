@@ -102,7 +102,7 @@ def filtered_photograph(size: int = 96, draws: int = 64) -> tuple[list[Claim], d
         gain = SNR[t] * power[1:] / (1 + SNR[t] * power[1:])
         off = np.abs(each.mean(0) - gain * power[1:]) / (each.std(0) / np.sqrt(draws))
         worst = max(worst, float(off.max()))
-        shown.append((t, f, np.asarray(z_t[0] + SCHEDULE.signal[t] * mean), np.asarray(predicted[0] + mean)))
+        shown.append((t, f, np.asarray(z_t[0] + SCHEDULE.signal(t) * mean), np.asarray(predicted[0] + mean)))
     claim = Claim("power of a photograph's predicted x − g_t P(f), largest", worst, 0, 5, "in standard errors")
     return [claim], {"shown": shown}
 
@@ -166,7 +166,7 @@ def network_too(
         """The network's squared error at each f, over that of the best filter."""
         z = forward.diffuse(SCHEDULE, held, t, jax.random.normal(jax.random.key(8), held.shape))
         left = power_of(held - V().decode(SCHEDULE, predict(z, t), z, t).x).mean(0)
-        return left * (1 / power_of(held).mean(0) + SCHEDULE.snr[t])
+        return left * (1 / power_of(held).mean(0) + SCHEDULE.snr(t))
 
     half_drowned = 1 + np.abs(np.log(SNR[1:, None] * np.asarray(power_of(held)).mean(0)[1:])).argmin(0)
     error = max(share_of_filter(t)[1:].max() for t in half_drowned)

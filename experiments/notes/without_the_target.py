@@ -48,7 +48,7 @@ class Always(TimestepRule):
 
     t: int
 
-    def draw(self, key: Any, memory: Any, num_steps: int, batch: int) -> tuple[jax.Array, jax.Array]:
+    def draw(self, key: Any, memory: Any, process: Any, batch: int) -> tuple[jax.Array, jax.Array]:
         return jnp.full(batch, self.t), jnp.ones(batch)
 
 
@@ -187,7 +187,7 @@ def train(stops: tuple[int, ...]) -> list[Any]:
 def steps_and_chains(chains: tuple[int, ...]) -> tuple[list[Claim], dict[str, Any]]:
     """Divergences of single steps and of whole chains from the nearest normals, against theory."""
     t, size = (grid.ravel() for grid in np.meshgrid(LOOKED_AT, 2 ** np.arange(7), indexing="ij"))
-    delta = np.asarray(forward.step_var(SCHEDULE, t, t - size, np.zeros(len(t))), np.float64)
+    delta = np.asarray(SCHEDULE.step(t, t - size).forward_var, np.float64)
     kl = errors(SCHEDULE, t, t - size)
     curves = {one: (delta[t == one], kl[t == one]) for one in LOOKED_AT}
     constants = np.asarray(roughness(SCHEDULE, np.arange(SCHEDULE.num_steps + 1)), np.float64)
