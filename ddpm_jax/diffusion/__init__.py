@@ -44,8 +44,8 @@ The symbols follow *Understanding Deep Learning* (Prince 2023), chapter 18, and 
 | ε | `eps` | noise, N(0, I) |
 | β_t | `beta[t]` | the share of the variance that step t replaces by noise |
 | ᾱ_t | `alpha_bar[t]` | prod (1 − β_i), the book's α_t |
-| √ᾱ_t, √(1 − ᾱ_t) | `signal[t]`, `noise[t]` | z_t = signal x + noise ε |
-| ᾱ_t / (1 − ᾱ_t) | `snr[t]` | the signal-to-noise ratio |
+| √ᾱ_t, √(1 − ᾱ_t) | `signal(t)`, `noise(t)` | z_t = signal x + noise ε |
+| ᾱ_t / (1 − ᾱ_t) | `snr(t)` | the signal-to-noise ratio |
 | q(z_t given z_{t−1}), q(z_t given x), q(z_{t−1} given z_t, x) | `forward.transition`, `marginal`, `posterior` | the encoder, and its reverse given x |
 
 Tables have T + 1 entries.  Index 0 is clean, so t runs from 1 to T, and no index is shifted by one.
