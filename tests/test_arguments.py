@@ -120,8 +120,7 @@ SCHEDULES = {
     "marginal": lambda s: forward.marginal(s, X, T),
     "diffuse": lambda s: forward.diffuse(s, X, T, X),
     "noise_between": lambda s: forward.noise_between(s, X, X, T),
-    "step_var": lambda s: forward.step_var(s, T, None, X),
-    "posterior_weights": lambda s: forward.posterior_weights(s, T, None, X),
+    "step": lambda s: s.step(T, T - 1),
     "posterior": lambda s: forward.posterior(s, X, X, T),
     "chain": lambda s: forward.chain(KEY, s, X),
     "walk": lambda s: forward.walk(s, X, np.zeros((10, *SHAPE))),
@@ -134,7 +133,7 @@ SCHEDULES = {
        for target in EVERY_TARGET},
     **{f"{of}": functools.partial(lambda of, s: weighting.weights(of, s, T, targets.Eps()), of)
        for of in (weighting.Simple(), weighting.MinSnr(), weighting.Vlb(), weighting.P2())},
-    **{f"{of}": functools.partial(lambda of, s: of(s, T, T - 1, T, X), of)
+    **{f"{of}": functools.partial(lambda of, s: of(s.step(T, T - 1)), of)
        for of in (variance.FixedSmall(), variance.FixedLarge())},
     **{f"{grid}.times": functools.partial(lambda grid, s: grid.times(s, None), grid)
        for grid in (grids.Uniform(), grids.Leading(), grids.LogSnr(), grids.Karras(), grids.Given((5, 2)))},
@@ -190,9 +189,9 @@ FIVE = [np.int64(5), np.array(5, np.uint8), jnp.asarray(5)]
 WHOLE = {
     "t of diffuse": lambda n: forward.diffuse(S, X, n, X),
     "t of posterior": lambda n: forward.posterior(S, X, X, n, s=np.int64(2)).mean,
-    "Linear": lambda n: schedule.Linear(n).build().snr,
-    "Cosine": lambda n: schedule.Cosine(n).build().snr,
-    "Sigmoid": lambda n: schedule.Sigmoid(n).build().snr,
+    "Linear": lambda n: schedule.Linear(n).build().snr(5),
+    "Cosine": lambda n: schedule.Cosine(n).build().snr(5),
+    "Sigmoid": lambda n: schedule.Sigmoid(n).build().snr(5),
     "Grid.times": lambda n: grids.Uniform().times(S, n),
     "Leading": lambda n: grids.Leading(n).times(S, 2),
     "Sampler": lambda n: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(n), (2, 3)),
@@ -459,7 +458,7 @@ SWAPPED = {
     "log_likelihood is an array": lambda: steered(Denoiser(net, S), X),
     "grid is 5": lambda: bound(KEY, Denoiser(net, S, clip=Clip()), X, grid=5),
     "start is 'int'": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), SHAPE, start=3),
-    "start is 0": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), SHAPE, start=(X, 0)),
+    "start.1. is 0": lambda: sample(KEY, Denoiser(net, S, clip=Clip()), Ddim(2), SHAPE, start=(X, 0)),
 }  # fmt: skip
 
 

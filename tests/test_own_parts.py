@@ -26,6 +26,7 @@ from ddpm_jax import (
     targets,
     train,
 )
+from ddpm_jax.diffusion.process import Process
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -107,10 +108,21 @@ def test_a_step_that_returns_something_else(message):
 
 
 def test_a_process_that_is_no_pytree():
-    names = ("beta", "alpha_bar", "noise_var", "signal", "noise", "snr", "num_steps")
-    Tables = dataclasses.make_dataclass("Tables", names, frozen=True)
-    with pytest.raises(ValueError, match="process is a Tables, which is no pytree"):
-        Denoiser(MODEL.predict, Tables(*(getattr(PROCESS, name) for name in names)))
+    class Line(Process):
+        def signal(self, t):
+            return 1 - t
+
+        def noise(self, t):
+            return t
+
+    with pytest.raises(ValueError, match="process is a Line, which is no pytree"):
+        Denoiser(MODEL.predict, Line())
+
+
+def test_a_process_that_has_the_functions_only():
+    Line = dataclasses.make_dataclass("Line", ("signal", "noise"), frozen=True)
+    with pytest.raises(ValueError, match=r"process is .*Line.*; expected a process, such as Linear"):
+        Denoiser(MODEL.predict, Line(jnp.cos, jnp.sin))
 
 
 CALLS = {
@@ -125,7 +137,7 @@ CALLS = {
     "sharding": [lambda bad: sampling.sample(KEY, MODEL, sampling.Ddim(2), (2, 3), sharding=bad or "x")],
     "mask": [lambda bad: sampling.inpaint(KEY, MODEL, sampling.Ddim(2), X, bad)],
     "scale": [lambda bad: guidance.guided(MODEL, MODEL, bad), lambda bad: guidance.steered(MODEL, abs, scale=bad)],
-    "t_min": [lambda bad: likelihood.log_likelihood(KEY, MODEL, X, t_min=bad)],
+    "end": [lambda bad: likelihood.log_likelihood(KEY, MODEL, X, end=bad or "x")],
     "tolerance": [lambda bad: likelihood.log_likelihood(KEY, MODEL, X, tolerance=bad)],
     "z_t": [lambda bad: MODEL.denoise(bad, 5)],
     "t": [lambda bad: MODEL.denoise(X, bad), lambda bad: MODEL.denoise(X, np.zeros(7, int))],

@@ -108,8 +108,10 @@ def diffuse(process: Process, x: Batch, t: Time, eps: Batch) -> Float[Array, "ba
     Raises:
         ValueError: eps is not shaped like x, or t is out of range.
     """
-    signal, noise, x = _factors(process, x, t, "x", clean=True)
+    check_process(process)
+    x = as_data(x)
     check_shape("eps", eps, "x", x)
+    signal, noise, x = _factors(process, x, t, "x", clean=True)
     return signal * x + noise * eps
 
 
@@ -137,7 +139,8 @@ def _factors(process: Process, z: Batch, t: Time, name: str, clean: bool = False
     """(signal_t, noise_t, z), the first two shaped to broadcast against z; ValueError if an argument is wrong."""
     check_process(process)
     z = as_data(z, name)
-    if process.is_chain and jnp.issubdtype(jnp.asarray(t).dtype, jnp.floating):
+    real = isinstance(t, float) or jnp.issubdtype(getattr(t, "dtype", int), jnp.floating)
+    if process.is_chain and real:
         check_times(t, 0, process.last)
     else:
         process.check_time(t, clean=clean and process.is_chain)

@@ -283,10 +283,13 @@ EXPECTED_PROCESS = "expected a process, such as Linear(num_steps=1000).build() o
 
 
 def check_process(process: Any) -> None:
-    """Raise ValueError unless `process` is a process."""
+    """Raise ValueError unless `process` is a process, and a pytree."""
     if not isinstance(process, Process):
         advice = " (call its build())" if hasattr(process, "build") else ""
         raise ValueError(f"process is {short_repr(process)}; {EXPECTED_PROCESS}{advice}")
+    if jax.tree_util.all_leaves([process]):
+        name = type(process).__name__
+        raise ValueError(f"process is a {name}, which is no pytree; expected one, such as a Continuous or flax.struct.dataclass")
 
 
 def require_chain(process: Process, name: str) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import take
 from ddpm_jax.diffusion.arrays import Time
-from ddpm_jax.diffusion.process import Process, require_chain
+from ddpm_jax.diffusion.process import Process, check_process, require_chain
 from ddpm_jax.diffusion.targets import Target
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import check_fields, require
@@ -143,5 +143,6 @@ def weights(weighting: Weighting, process: Process, t: Time, target: Target) -> 
     Returns:
         float32, shaped like t.
     """
+    check_process(process)
     weight = weighting(process, t)
     return weight / target.error_ratio(process, t) if weighting.of_x else weight

@@ -68,7 +68,8 @@ class Evaluation:
     """For a class-conditional network: balanced draws all classes in turn, reference draws random labels.
     Their frequencies are those of the reference, or of the training data if the reference has no labels."""
     bound_terms: int | None = None
-    """For bits/dim: the number of terms of the bound to draw for each image, an unbiased estimate; None for all T."""
+    """For bits/dim: the number of terms of the bound to draw for each image, an unbiased estimate; None for all T.
+    Of a continuous process, whose terms are endless, None stands for 100."""
     batch_size: int = PER_DEVICE
     """Images drawn at a time on each device; an interruption loses one such batch."""
 
@@ -147,8 +148,7 @@ class EvaluationJob:
         run, evaluation = self.run, self.evaluation
         sources = {"reference": self.reference} | ({} if self.held_out is None else {"held_out": self.held_out})
         if "bpd" in evaluation.metrics:
-            terms, most = evaluation.bound_terms, run.experiment.schedule.build().num_steps
-            require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
+            self._check_bound()
             known = run.experiment.net.num_classes is None or "label" in self.measured[0]
             name, expected = list(sources)[-1], "images with labels, which bits/dim of a class-conditional network need"
             require(name, name_of(self.measured), known, f"{expected}; or metrics without bpd")
@@ -162,6 +162,16 @@ class EvaluationJob:
         example = np.stack([self.reference[0]["image"]])
         known = "is" not in evaluation.metrics or extract(self.extractor, example).logits is not None
         require("metrics", "is", known, f"metrics without it, as the features {self.extractor.name} have no classes")
+
+    def _check_bound(self) -> None:
+        """Raise ValueError if the bound has fewer terms than are asked for, or cannot be estimated."""
+        terms, of = self.evaluation.bound_terms, self.run.experiment
+        most = of.schedule.build().num_steps
+        if most is not None:
+            require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
+            return
+        fixed = "a fixed one, which bits/dim of a continuous process need; or metrics without bpd"
+        require("variance", of.variance, not of.variance.learned, fixed)
 
     @property
     def measured(self) -> Source:

@@ -14,6 +14,7 @@ from ddpm_jax import __version__
 from ddpm_jax.errors import require
 from ddpm_jax.evaluation.provenance import digest_of_arrays
 from ddpm_jax.evaluation.report import Report, read_report, row, summary
+from ddpm_jax.interop.scheduler_config import require_chain
 from ddpm_jax.run import Run
 from ddpm_jax.storage.paths import RunPath
 
@@ -146,7 +147,8 @@ def _table(head: tuple[str, ...], rows: Any) -> list[str]:
 def _use(run: Run, name: str) -> str:
     """Instructions for drawing images with either library."""
     net, (height, width, channels) = run.experiment.net, run.image_shape
-    steps = run.experiment.schedule.build().num_steps
+    require_chain(run.experiment.schedule)
+    steps = len(run.experiment.schedule.betas())
     torch, draw, null_class, again = "", f"images = pipeline(batch_size=4, num_inference_steps={steps}).images", "", ""
     if net.num_classes is not None:
         torch = "import torch\n"

@@ -29,7 +29,7 @@ from ddpm_jax.errors import require
 from ddpm_jax.interop.fields import Fields
 from ddpm_jax.sampling import Ancestral, Ddim
 
-__all__ = ["DEFAULTS", "read_config", "write_config", "zero_terminal_snr"]
+__all__ = ["DEFAULTS", "read_config", "require_chain", "write_config", "zero_terminal_snr"]
 
 # The value that diffusers takes for each field that a config leaves out.
 COMMON: dict[str, Any] = {
@@ -188,6 +188,7 @@ def write_config(
     Raises:
         ValueError: diffusers cannot express another part; the message names the field, its value and what is accepted.
     """
+    require_chain(schedule)
     targets = {value: name for name, value in TARGETS.items()}
     require("target", target, target in targets, "Eps(), X() or V()")
     variances = {value: name for name, value in VARIANCES.items() if not name.endswith("_log")}
@@ -201,6 +202,11 @@ def write_config(
         **_write_clip(clip),
         **_write_grid(grid, report),
     }
+
+
+def require_chain(schedule: Any) -> None:
+    """Raise ValueError unless a process is a chain, as diffusers' `DDPMScheduler` takes no other."""
+    require("process", schedule, isinstance(schedule, Schedule), "a chain, such as Linear(), as diffusers takes no other")
 
 
 def _write_schedule(schedule: Schedule) -> dict[str, Any]:

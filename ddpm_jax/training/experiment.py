@@ -68,8 +68,8 @@ class Experiment:
     """The images to learn from: a Source."""
     net: Any
     """The network: a Network."""
-    schedule: Schedule | Continuous = Linear()
-    """The forward process: how much noise there is at each time."""
+    schedule: Any = Linear()
+    """The forward process, a Schedule or a Continuous: how much noise there is at each time."""
     target: Target = Eps()
     """What the network predicts."""
     variance: Variance = FixedSmall()
