@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ddpm_jax.training.loop import train
     from ddpm_jax.training.step import Recipe
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # The public modules, and where each is.  experiment.json names classes by them, as in "schedule:Cosine", so that a file
 # may move without breaking a run.

@@ -619,7 +619,7 @@ class Scalar(Circular):
         (lambda: VarianceExploding(sigma_max=0.001), "sigma_min is 0.002"),
         (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number, a number of steps"),
         (lambda: sampling.Leading().times(RectifiedFlow(), 5), "expected a chain, such as .*, for Leading"),
-        (lambda: forward.transition(RectifiedFlow(), jnp.zeros((2, 3)), 0.5), "a chain, .* for transition"),
+        (lambda: forward.transition(RectifiedFlow(), jnp.zeros((2, 3)), 0.5), "a chain, .* for s=None"),
         (
             lambda: forward.posterior(RectifiedFlow(), jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.5),
             "a chain, .* for s=None",

@@ -193,7 +193,9 @@ def test_given_timesteps_fit_the_chain(timesteps, count, message):
         Given(timesteps).times(Linear(num_steps=20).build(), count)
 
 
-@pytest.mark.parametrize("timesteps", [(), (0,), (3, 7), (7, 7, 3), (7, -1), ("7", "3"), (7, math.nan), ((7, 3),), 7], ids=repr)
+@pytest.mark.parametrize(
+    "timesteps", [(), (0,), (3, 7), (7, 7, 3), (7, -1), ("7", "3"), (7, math.nan), ((7, 3),), 7], ids=repr
+)
 def test_given_timesteps_are_numbers_that_fall(timesteps):
     with pytest.raises(ValueError, match=r"timesteps is .*; expected numbers, falling, none below 0"):
         Given(timesteps)

@@ -81,7 +81,9 @@ def test_it_is_sampled_and_has_a_bound(runs):
 
 def test_the_commands_take_it(runs, tmp_path, capsys):
     run, _, folder = runs
-    main.main(["sample", str(folder / "whole"), "--num-images", "4", "--steps", "3", "--output", str(tmp_path / "x.npz")])
+    main.main(
+        ["sample", str(folder / "whole"), "--num-images", "4", "--steps", "3", "--output", str(tmp_path / "x.npz")]
+    )
     assert np.load(tmp_path / "x.npz")["images"].shape == (4, 8, 8, 1)
     for options in (["--bound-terms", "4"], []):
         main.main(["evaluate", str(folder / "whole"), "--metrics", "bpd", *options])

@@ -54,7 +54,9 @@ def laters(t: np.ndarray) -> np.ndarray:
 def step_at(sampler: Sampler, variance: Variance, schedule: Chain, t, earlier, z, noise):
     """One step from each z, with the exact denoiser and without a memory of steps before."""
     decoder = Denoiser(exact(schedule), schedule, X(), variance)
-    return sampler.step(decoder, StepInput(z, schedule.step(t, earlier), decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(
+        decoder, StepInput(z, schedule.step(t, earlier), decoder.denoise(z, t), noise), sampler.start(z)
+    )[0]
 
 
 def all_steps(sampler: Sampler, schedule: Chain, z: float, noise: float, variance: Variance = SMALL) -> np.ndarray:

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import scipy.special
 
-from ddpm_jax.diffusion.schedule import Betas, Chain, Cosine, Linear, ScaledLinear, Schedule, Sigmoid, from_betas, resample
+from ddpm_jax.diffusion.schedule import (
+    Betas,
+    Chain,
+    Cosine,
+    Linear,
+    ScaledLinear,
+    Schedule,
+    Sigmoid,
+    from_betas,
+    resample,
+)
 
 TABLES = ("beta", "alpha_bar", "noise_var", "signals", "noises", "snr")
 
@@ -149,7 +159,10 @@ def test_your_own_schedule_gives_num_steps_and_betas():
         (lambda: Sigmoid(start=1.0, end=1.0), "start is 1 and end 1"),
         (lambda: Sigmoid(temperature=0.0), "temperature is 0"),
         (lambda: Sigmoid(max_beta=0.0), "max_beta is 0"),
-        (lambda: Betas((0.1, 1.1)), "beta at t = 2 is 1.1; every beta must lie strictly between 0 and 1, and only the last"),
+        (
+            lambda: Betas((0.1, 1.1)),
+            "beta at t = 2 is 1.1; every beta must lie strictly between 0 and 1, and only the last",
+        ),
         (lambda: Betas((1.0, 0.1)), "beta at t = 1 is 1"),
         (lambda: Betas((0.0, 0.1)), "beta at t = 1 is 0"),
         (lambda: Betas((0.1, math.nan)), "beta at t = 2 is nan"),

@@ -151,7 +151,9 @@ def first_steps(sampler: Sampler, schedule: Chain, t, earlier, noise):
     """Each step of a chain from z = 0.3, as if it were the first: without a memory of others."""
     decoder = Denoiser(exact(schedule), schedule, X(), FixedSmall())
     z, noise = jnp.full(t.shape, 0.3), jnp.full(t.shape, noise)
-    return sampler.step(decoder, StepInput(z, schedule.step(t, earlier), decoder.denoise(z, t), noise), sampler.start(z))[0]
+    return sampler.step(
+        decoder, StepInput(z, schedule.step(t, earlier), decoder.denoise(z, t), noise), sampler.start(z)
+    )[0]
 
 
 def test_dpm_solver_without_its_memory_is_ddim_or_ancestral_sampling():

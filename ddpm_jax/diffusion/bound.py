@@ -109,9 +109,9 @@ class Bound:
 
 def prior(process: Process, x: Batch, t: Time | None = None) -> PerExample:
     """KL(q(z_t | x) || N(0, S_t I)) in nats, [batch]: what z_t still says of x; t is the noisy end if None."""
-    t = process.last if t is None else t
-    q = marginal(process, x, t)
-    scale = jnp.hypot(lookup(process.signal, t, x), q.std)
+    end: Time = process.last if t is None else t
+    q = marginal(process, x, end)
+    scale = jnp.hypot(lookup(process.signal, end, x), q.std)
     return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.broadcast_to(scale, q.std.shape))))
 
 
@@ -137,7 +137,7 @@ def rate_of(model: Denoiser, prediction: Prediction, x: Batch, t: Time) -> PerEx
         x: the data, float32 [batch, ...].
         t: the time, [batch].
     """
-    return 0.5 * model.process.snr(t) * _sum((x - prediction.x) ** 2)
+    return 0.5 * model.process.snr(t) * _sum((jnp.asarray(x) - prediction.x) ** 2)
 
 
 @quoted

@@ -54,25 +54,26 @@ from ddpm_jax.errors import require, require_key
 __all__ = ["chain", "diffuse", "marginal", "noise_between", "posterior", "transition", "walk"]
 
 
-def transition(process: Process, z_prev: Batch, t: Time) -> Normal:
-    """q(z_t | z_{t-1}), one step of a chain.
+def transition(process: Process, z_s: Batch, t: Time, s: Time | None = None) -> Normal:
+    """q(z_t | z_s), one step of the forward process.
 
     Args:
-        process: a chain.
-        z_prev: z_{t-1}, float32 [batch, ...].
-        t: int32, [batch] or one for all, in 1..T.
+        process: the forward process.
+        z_s: the latent at time s, float32 [batch, ...].
+        t: [batch] or one for all; in 1..T for a chain.
+        s: like t, before it; None for t - 1, in a chain.
 
     Returns:
-        The normal distribution of z_t.
+        The normal distribution of z_t; for a chain and s = t - 1, its variance is beta_t.
 
     Raises:
-        ValueError: a concrete t is out of range, as in every function here; or the process is continuous.
+        ValueError: a concrete time is out of range, as in every function here.
     """
-    require_chain(process, "transition")
-    z_prev = as_data(z_prev, "z_prev")
-    process.check_time(t)
-    beta = lookup(process.beta, t, z_prev)
-    return Normal(mean=jnp.sqrt(1 - beta) * z_prev, std=jnp.sqrt(beta))
+    check_process(process)
+    z_s = as_data(z_s, "z_s")
+    check_time(t, z_s)
+    step = process.step(t, before(process, t) if s is None else s).like(z_s)
+    return Normal(mean=step.signal_t / step.signal_s * z_s, std=jnp.sqrt(step.forward_var))
 
 
 def marginal(process: Process, x: Batch, t: Time) -> Normal:

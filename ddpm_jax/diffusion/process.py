@@ -28,16 +28,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from ddpm_jax.devices.float64 import in_float64
 from ddpm_jax.diffusion.arrays import Time, check_times, is_known
 from ddpm_jax.diffusion.step import Step
-from ddpm_jax.errors import check_fields, require, require_int, short_repr
+from ddpm_jax.errors import check_fields, require, require_int, require_part, short_repr
 
 __all__ = ["Continuous", "Process", "RectifiedFlow", "VarianceExploding", "VariancePreserving", "check_process"]
 
-Values = Time  # one number for each t
+Values = Float[Array, "..."]  # one number for each t
 
 
 class Process:
@@ -74,14 +74,14 @@ class Process:
     def rates(self, t: Time) -> tuple[Values, Values]:
         """(signal'(t), noise'(t)), at a real t."""
         t = jnp.asarray(t, jnp.result_type(float))
-        return tuple(jax.jvp(curve, (t,), (jnp.ones_like(t),))[1] for curve in (self.signal, self.noise))  # pyright: ignore
+        return jax.jvp(lambda t: (self.signal(t), self.noise(t)), (t,), (jnp.ones_like(t),))[1]
 
     def log_snr_rate(self, t: Time) -> Values:
         """-d log SNR / dt, which is positive, at a real t."""
         t = jnp.asarray(t, jnp.result_type(float))
         return -jax.jvp(self.log_snr, (t,), (jnp.ones_like(t),))[1]
 
-    def time(self, log_snr: Values | int | float, earliest: int | float | None = None) -> Values:
+    def time(self, log_snr: Time, earliest: int | float | None = None) -> Values:
         """The real t at which log SNR takes a value, or the nearest end: the inverse of `log_snr`, by bisection.
 
         Args:
@@ -100,7 +100,7 @@ class Process:
         low, high = jax.lax.fori_loop(0, 30 if target.dtype == jnp.float32 else 60, halve, (low, high))
         return jnp.where(target <= self.log_snr(high), high, low)
 
-    def label(self, t: Time) -> Values:
+    def label(self, t: Time) -> Real[Array, "..."]:
         """What a network is given for t: about 0 to 1000, the range that its sinusoidal embedding resolves."""
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class Process:
         """Where t lies between the clean end, 0, and the noisy end, 1."""
         raise NotImplementedError
 
-    def at_share(self, share: Values) -> Time:
+    def at_share(self, share: Time) -> Real[Array, "..."]:
         """The time at a share of 0 to 1; each timestep of a chain has the same part of it."""
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class Continuous(Process):
     def share(self, t: Time) -> Values:
         return (jnp.asarray(t) - self.first) / (self.last - self.first)
 
-    def at_share(self, share: Values) -> Time:
+    def at_share(self, share: Time) -> Real[Array, "..."]:
         return jnp.clip(self.first + (self.last - self.first) * jnp.asarray(share), self.first, self.last)
 
     def step(self, t: Time, s: Time, u: Time | None = None) -> Step:
@@ -221,9 +221,9 @@ class VariancePreserving(Continuous):
 
     def log_snr(self, t: Time) -> Values:
         if self.shape == "linear":
-            return self.log_snr_max + (self.log_snr_min - self.log_snr_max) * t
+            return self.log_snr_max + (self.log_snr_min - self.log_snr_max) * jnp.asarray(t)
         ends = [math.atan(math.exp(-end / 2)) for end in (self.log_snr_max, self.log_snr_min)]
-        return -2 * jnp.log(jnp.tan(ends[0] + (ends[1] - ends[0]) * t))
+        return -2 * jnp.log(jnp.tan(ends[0] + (ends[1] - ends[0]) * jnp.asarray(t)))
 
     def signal(self, t: Time) -> Values:
         return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
@@ -249,10 +249,10 @@ class VarianceExploding(Continuous):
         require("sigma_data", self.sigma_data, self.sigma_data > 0, "more than 0")
 
     def signal(self, t: Time) -> Values:
-        return jnp.ones_like(t)
+        return jnp.ones_like(t, jnp.result_type(float))
 
     def noise(self, t: Time) -> Values:
-        return self.sigma_min * jnp.exp(math.log(self.sigma_max / self.sigma_min) * t)
+        return self.sigma_min * jnp.exp(math.log(self.sigma_max / self.sigma_min) * jnp.asarray(t))
 
     def input_scale(self, t: Time) -> Values:
         return 1 / jnp.hypot(self.noise(t), self.sigma_data)
@@ -273,23 +273,22 @@ class RectifiedFlow(Continuous):
         require("last", self.last, self.last <= 1, "at most 1")
 
     def signal(self, t: Time) -> Values:
-        return 1 - jnp.asarray(t)
+        return 1 - self.noise(t)
 
     def noise(self, t: Time) -> Values:
-        return jnp.asarray(t)
+        return jnp.asarray(t, jnp.result_type(float))
 
 
 EXPECTED_PROCESS = "expected a process, such as Linear(num_steps=1000).build() or RectifiedFlow()"
 
 
 def check_process(process: Any) -> None:
-    """Raise ValueError unless `process` is a process, and a pytree."""
+    """Raise ValueError unless `process` is a process."""
     if not isinstance(process, Process):
         advice = " (call its build())" if hasattr(process, "build") else ""
         raise ValueError(f"process is {short_repr(process)}; {EXPECTED_PROCESS}{advice}")
-    if jax.tree_util.all_leaves([process]):
-        name = type(process).__name__
-        raise ValueError(f"process is a {name}, which is no pytree; expected one, such as a Continuous or flax.struct.dataclass")
+    if isinstance(process, Continuous):
+        require_part("process", process, Continuous, "a continuous process")
 
 
 def require_chain(process: Process, name: str) -> int:

@@ -89,8 +89,8 @@ class Chain(Process):
     def share(self, t: Time) -> Float[Array, "..."]:
         return (jnp.asarray(t) - 1) / self.last
 
-    def at_share(self, share: Float[Array, "..."]) -> Int[Array, "..."]:
-        return jnp.minimum(1 + jnp.floor(self.last * share).astype(jnp.int32), self.last)
+    def at_share(self, share: Time) -> Int[Array, "..."]:
+        return jnp.minimum(1 + jnp.floor(self.last * jnp.asarray(share)).astype(jnp.int32), self.last)
 
     def check_time(self, t: Any, name: str = "t", clean: bool = False) -> None:
         check_timesteps(t, 0 if clean else 1, self.last, name)

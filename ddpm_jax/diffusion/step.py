@@ -18,13 +18,14 @@ Everything follows from five numbers.  1 - r comes from the difference of two lo
 leaves few digits of 1 - r for neighbours.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Real
 
-from ddpm_jax.diffusion.arrays import Batch, Time, per_example
+from ddpm_jax.diffusion.arrays import Batch, per_example
 
 __all__ = ["Step"]
 
@@ -35,9 +36,9 @@ Value = Float[Array, "..."]
 class Step:
     """The numbers of a step t -> s, float32: one for all examples, [batch], or [steps] for a scan."""
 
-    t: Time
+    t: Real[Array, "..."]
     """The time at which the step begins."""
-    s: Time
+    s: Real[Array, "..."]
     """The time at which it ends, before t; `Process.clean` for clean data."""
     signal_t: Value
     noise_t: Value
@@ -55,7 +56,7 @@ class Step:
     def like(self, z: Batch) -> "Step":
         """The step with its numbers shaped [batch, 1, ..., 1], or scalars, to broadcast against z."""
         names = ("signal_t", "noise_t", "signal_s", "noise_s", "gap", "last_var")
-        return self.replace(**{name: per_example(getattr(self, name), z) for name in names})
+        return dataclasses.replace(self, **{name: per_example(getattr(self, name), z) for name in names})
 
     @property
     def is_last(self) -> Any:

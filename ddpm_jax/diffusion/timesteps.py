@@ -206,7 +206,8 @@ class LossAwareTimesteps(TimestepRule):
     def update(self, memory: LossHistory, process: Process, t: Time, losses: PerExample) -> LossHistory:
         """The losses written over the oldest ones, in the order of the batch."""
         bins = len(memory.count)
-        index = t - 1 if process.is_chain else jnp.clip((process.share(t) * bins).astype(jnp.int32), 0, bins - 1)
+        in_bins = jnp.clip((process.share(t) * bins).astype(jnp.int32), 0, bins - 1)
+        index = jnp.asarray(t) - 1 if process.is_chain else in_bins
         row, place = self._places(memory.count, index)
         return LossHistory(
             memory.losses.at[row, place].set(losses, mode="drop"),

@@ -206,7 +206,9 @@ def write_config(
 
 def require_chain(schedule: Any) -> None:
     """Raise ValueError unless a process is a chain, as diffusers' `DDPMScheduler` takes no other."""
-    require("process", schedule, isinstance(schedule, Schedule), "a chain, such as Linear(), as diffusers takes no other")
+    require(
+        "process", schedule, isinstance(schedule, Schedule), "a chain, such as Linear(), as diffusers takes no other"
+    )
 
 
 def _write_schedule(schedule: Schedule) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-r"""How is the model run backwards?  From z_T ~ N(0, I) to x, by one of five samplers.
+r"""How is the model run backwards?  From noise to x, by one of six samplers, on every process.
 
 `sample` is algorithm 2 of Ho et al. 2020 for any sampler.  Image i depends on the key and on i only, not on the batch
 or the number of devices.
@@ -35,10 +35,14 @@ The samplers clip a predicted x only if the denoiser has a `clip`.
     Ancestral         z_s ~ p(z_s | z_t)                                        stochastic, Ho et al. 2020
     Ddim              z_s = signal_s x + noise_s eps, with eta = 0              first order, Song et al. 2021
     DpmSolver         DPM-Solver++(2M), one evaluation a step; sde=True         second order, Lu et al. 2022
-    Heun              EDM, two evaluations a step, on its own grid              second order, Karras et al. 2022
+    UniPc             predictor and corrector, one evaluation a step            third order, Zhao et al. 2023
+    Heun              EDM, two evaluations a step, on its own grid; churn       second order, Karras et al. 2022
     ExponentialHeun   two evaluations a step, bounded on every grid             second order
 
-A grid says which timesteps the steps visit: `Uniform`, `Leading`, `Linspace`, `Quadratic`, `LogSnr`, `Karras`, or
+On a continuous process the last step leads from the last time of the grid to clean data.  A sampler reads the numbers of
+its step from `now.step`: signal_t, noise_t, signal_s, noise_s and those that follow from them.
+
+A grid says which times the steps visit: `Uniform`, `Leading`, `Linspace`, `Quadratic`, `LogSnr`, `Karras`, or
 `Given` times.  A sampler of your own derives from `Sampler` and gives `step`; the architecture page has an example.
 
 ## Measured

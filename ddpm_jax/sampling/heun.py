@@ -16,6 +16,7 @@ keeps that below 1 from 9 steps on.  A grid that begins at sigma = 20,000, where
 samples are useless; `times` warns.  `ExponentialHeun` takes the same two evaluations and is bounded on every grid.
 """
 
+import dataclasses
 import math
 import warnings
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class Heun(Sampler):
         steps = process.step(raised.astype(times.dtype), times[1:])
         scale = steps.signal_t / plain.signal_t
         added = jnp.sqrt(jnp.maximum(steps.noise_t**2 - (scale * plain.noise_t) ** 2, 0.0))
-        return steps.replace(draw=plain.draw, rise=(scale, self.churn_noise * added))
+        return dataclasses.replace(steps, draw=plain.draw, rise=(scale, self.churn_noise * added))
 
     @property
     def stochastic(self) -> bool:

@@ -6,6 +6,7 @@ with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memo
 timestep: image i depends on (key, i) only, whatever the batch.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -221,7 +222,7 @@ def _begin(
     rest = tail(times, t)
     # The step before the last one may be of the whole grid, and begin above t.
     last_var = process.step(rest[:-1], rest[1:], times_before(times, rest[:-1])).last_var
-    return jnp.asarray(z, jnp.float32), rest, sampler.steps(process, rest).replace(last_var=last_var)
+    return jnp.asarray(z, jnp.float32), rest, dataclasses.replace(sampler.steps(process, rest), last_var=last_var)
 
 
 def as_time(process: Process, t: Any, name: str = "t") -> int | float:
@@ -311,6 +312,7 @@ def _run(
         z = jnp.hypot(steps.signal_t[0], steps.noise_t[0]) * normals(keys, 0, shape)
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
+    assert z is not None
     frames = jnp.zeros((count, *shape), jnp.float32)
     frames = keep(frames, 0, z) if of == "z" else frames
     (x, _, frames), _ = jax.lax.scan(move, (z, sampler.start(z), frames), (jnp.arange(len(steps.t)), steps))
