@@ -67,11 +67,9 @@ class Examination:
             self.problems.append("it is empty; expected at least 1 example")
         if len(self.shapes) > 1:
             remedy = "size and channels of Folder make all alike" if isinstance(source, Folder) else "resize them"
-            found = ", ".join(
-                f"{described_images(count, shape)} (first {self.first_of[shape]})"
-                for shape, count in self.shapes.most_common(SHOWN)
-            )
-            self.problems.append(f"the images differ in shape: {found}; {remedy}")
+            common = self.shapes.most_common(SHOWN)
+            found = [f"{described_images(count, shape)} (first {self.first_of[shape]})" for shape, count in common]
+            self.problems.append(f"the images differ in shape: {', '.join(found)}; {remedy}")
         for shape in () if axes_are_known(source) else self.shapes:
             try:
                 check_axes(shape, f"{self.first_of[shape]} has shape {shape}", "image")
@@ -93,9 +91,8 @@ def _wrong_classes(labels: Counter[int], num_classes: int, named: int = 0) -> li
         return []
     count = sum(labels[label] for label in outside)
     shown = ", ".join(map(str, outside[:SHOWN])) + (", ..." if len(outside) > SHOWN else "")
-    return [
-        f"net.num_classes is {num_classes}, but {count:,} examples have labels outside 0..{num_classes - 1}: {shown}"
-    ]
+    fault = f"{count:,} examples have labels outside 0..{num_classes - 1}: {shown}"
+    return [f"net.num_classes is {num_classes}, but {fault}"]
 
 
 def examine(

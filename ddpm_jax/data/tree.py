@@ -28,10 +28,8 @@ def files_below(root: Path, wanted: Callable[[str], bool], by_class: bool = Fals
         The files, sorted.
     """
     above = {_identity(folder) for folder in (root, *root.resolve().parents)}
-    if not by_class:
-        return sorted(_files(root, set(above), wanted))
-    found = _files(root, set(above), wanted, deep=False)
-    for folder in sub_folders(root):
+    found = _files(root, set(above), wanted, deep=not by_class)
+    for folder in sub_folders(root) if by_class else []:
         found += _files(folder, set(above), wanted)
     return sorted(found)
 
