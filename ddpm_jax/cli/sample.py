@@ -1,6 +1,5 @@
 """`ddpm-jax sample RUN`: draw images from a trained run into an .npz file, with a picture beside it."""
 
-import io
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,7 +17,7 @@ from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.errors import require
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.run import load_run
-from ddpm_jax.storage.paths import RunPath, require_folder, run_path, write_bytes
+from ddpm_jax.storage.paths import RunPath, require_folder, run_path, write_file
 from ddpm_jax.storage.pictures import grid, save_png
 
 __all__ = ["SampleOptions", "main"]
@@ -99,9 +98,7 @@ def save_images(path: RunPath, images: UInt8[np.ndarray, "n height width channel
     Returns:
         The path of the picture, beside the .npz file.
     """
-    file = io.BytesIO()
-    np.savez_compressed(file, images=images)
-    write_bytes(path, file.getvalue())
+    write_file(path, lambda file: np.savez_compressed(file, images=images))
     picture = path.with_suffix(".png")
     save_png(picture, grid(images[:IN_PICTURE]))
     return picture

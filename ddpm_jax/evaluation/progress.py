@@ -8,9 +8,8 @@ from threading import Event, Thread
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.storage.log import format_time
+from ddpm_jax.storage.log import format_time, progress_on
 
 __all__ = ["ProgressBar"]
 
@@ -27,10 +26,8 @@ class ProgressBar:
     def __init__(self, what: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self._what, self._total, self._start = what, total, done
         self._console = Console(stderr=True, quiet=quiet)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
-        options = {"console": self._console, "disable": not self._console.is_terminal, "transient": True}
-        self._bar = Progress("{task.description}", *columns, **options)
-        self._task = self._bar.add_task(what, total=total, completed=done)
+        self._bar = progress_on(self._console)
+        self._task = self._bar.add_task(what, total=total, completed=done, shown="")
         self._began = time.monotonic()
         self._reached, self._over = (done, self._began), Event()
 

@@ -28,13 +28,7 @@ __all__ = ["merged_steps", "sliced_wasserstein", "unit_directions", "wasserstein
 
 
 def sliced_wasserstein(
-    key: Key,
-    a: Rows,
-    b: Rows,
-    p: float = 2.0,
-    directions: int = 512,
-    group: int = 64,
-    block: int = 4096,
+    key: Key, a: Rows, b: Rows, p: float = 2.0, directions: int = 512, group: int = 64, block: int = 4096
 ) -> Estimate:
     """SW_p, with the standard error due to the finite number of directions (not of rows).
 

@@ -79,20 +79,17 @@ def in_use(folder: RunPath, content: bytes) -> RunError:
     """The error that names the job that wrote `content` to the lock of a folder."""
     who = _parsed(content)
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(who["since"])) if "since" in who else "an unknown time"
-    return RunError(
-        f"{folder} is in use by another job: process {who.get('process', 'unknown')} on {who.get('host', 'unknown')}, "
-        f"since {since}. Wait until it ends, or stop it, or choose another --workdir"
-    )
+    job = f"process {who.get('process', 'unknown')} on {who.get('host', 'unknown')}, since {since}"
+    remedy = "Wait until it ends, or stop it, or choose another --workdir"
+    return RunError(f"{folder} is in use by another job: {job}. {remedy}")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
     """The valid entries of a lock."""
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return {}
     kinds = {"host": str, "process": int, "since": float, "refreshed": float, "token": str}
-    if not isinstance(found, dict):
+    try:
+        found = dict(json.loads(content))
+    except (ValueError, TypeError):
         return {}
     return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
 
@@ -111,10 +108,9 @@ class FileLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            content = self._file.read()
-            self._file.close()
-            raise in_use(folder, content) from None
+            with self._file as file:
+                file.seek(0)
+                raise in_use(folder, file.read()) from None
         except OSError as error:  # ENOTSUP, ENOLCK, ENOSYS or EINVAL
             report(f"{folder} cannot be locked ({error.strerror}): make sure that no other job trains in it")
             return
@@ -179,10 +175,8 @@ class Lease:
             with suppress(Exception):  # the network is down; the write that follows will fail too
                 self._lost = self._taken()
         if self._lost:
-            raise RunError(
-                f"{self._path.parent} was taken over by another job, as this job could not refresh its lock for "
-                f"{EXPIRY // 60} minutes; this job ends"
-            )
+            why = f"this job could not refresh its lock for {EXPIRY // 60} minutes; this job ends"
+            raise RunError(f"{self._path.parent} was taken over by another job, as {why}")
 
     def _keep(self) -> None:
         while not self._ended.wait(REFRESH):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from ddpm_jax.storage.append_file import AppendFile, WriteFailures
 from ddpm_jax.storage.paths import RunPath, io_errors
@@ -25,10 +25,17 @@ HEARTBEAT = 60.0
 def format_time(seconds: float) -> str:
     """Seconds as 45s, 3m20s, 5h07m or 2d03h."""
     seconds = round(seconds)
-    for big, small, size in (("d", "h", 86400), ("h", "m", 3600), ("m", "s", 60)):
+    for big, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
         if seconds >= size:
-            return f"{seconds // size}{big}{seconds % size // (size // {'d': 24, 'h': 60, 'm': 60}[big]):02d}{small}"
+            return f"{seconds // size}{big}{seconds % size // part:02d}{small}"
     return f"{seconds}s"
+
+
+def progress_on(console: Console) -> Progress:
+    """A progress bar; tasks have a field `shown`, a text after the count."""
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[shown]}", TimeElapsedColumn())
+    options = {"console": console, "disable": not console.is_terminal, "transient": True}
+    return Progress(*columns, "left", TimeRemainingColumn(), **options)
 
 
 class Log:
@@ -50,18 +57,7 @@ class Log:
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._console = Console(stderr=True, quiet=quiet)
         self._failures = WriteFailures(self.say, io_errors(folder))
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        self._progress = progress_on(self._console)
         self._task = self._progress.add_task("training", total=num_steps, completed=start, shown="compiling")
         self._progress.start()
         self._spoke, self._closed = time.monotonic(), Event()
@@ -171,14 +167,13 @@ def entries_until(path: RunPath, step: int, failures: WriteFailures) -> bytes:
         step: the last step.
         failures: reports an error in reading.
     """
-    content = b""
+    lines: list[bytes] = []
 
     def read() -> None:
-        nonlocal content
-        content = path.read_bytes() if path.exists() else b""
+        lines.extend(path.read_bytes().splitlines(keepends=True) if path.exists() else [])
 
     failures.attempt(f"the old content of {path}", read, "without it")
-    return b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
+    return b"".join(line for line in lines if _step_of(line) <= step)
 
 
 def _step_of(line: bytes) -> float:

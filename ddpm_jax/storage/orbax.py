@@ -82,21 +82,13 @@ class OrbaxFolder:
             about: the description.
 
         Raises:
-            Exception: of Orbax, TensorStore or the file system; `finish_writing` may raise them too.
+            Exception: of Orbax, TensorStore or the file system; some come from the background, later.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         about = sealed(about, trees)
         if not (is_remote(self.folder) or self.folder.parent.exists()):  # Orbax would create it
             raise FileNotFoundError(errno.ENOENT, "", str(self.folder.parent))
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items))
-
-    def is_writing(self) -> bool:
-        """Whether a save is under way in the background."""
-        return self._manager.is_saving_in_progress()
-
-    def finish_writing(self) -> None:
-        """Block until the save under way is on disk; raises its error if it failed."""
-        self._manager.wait_until_finished()
 
     def read(self, step: int, shapes: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """The trees of a checkpoint, and `about`.

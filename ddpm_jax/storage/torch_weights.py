@@ -97,18 +97,10 @@ class _Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
-        if module == "torch" and name in STORAGES:
-            return _Kind(STORAGES[name])
-        raise _RefusedError(
-            f"it asks for {module}.{name}, and only tensors and dictionaries of them are read. If you trust "
-            "it, convert it with torch: torch.save(model.state_dict(), PATH)"
-        )
+        if f"{module}.{name}" in KNOWN:
+            return KNOWN[f"{module}.{name}"]
+        remedy = "If you trust it, convert it with torch: torch.save(model.state_dict(), PATH)"
+        raise _RefusedError(f"it asks for {module}.{name}, and only tensors and dictionaries are read. {remedy}")
 
     def persistent_load(self, pid: Any) -> Storage:
         tag, kind, key, _, size, *view = pid
@@ -134,9 +126,13 @@ def _tensor(storage: Any, offset: Any, sizes: Any, strides: Any, *_: Any) -> Ten
     return tensor
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
-    """In place of `torch._utils._rebuild_parameter`."""
-    return tensor
+# What stands for the names that a file may ask for.
+KNOWN = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    **{f"torch.{name}": _Kind(dtype) for name, dtype in STORAGES.items()},
+}
 
 
 def _tensors(found: Any) -> dict[str, Tensor]:
@@ -145,9 +141,8 @@ def _tensors(found: Any) -> dict[str, Tensor]:
         raise _RefusedError(f"it holds a {type(found).__name__}; expected a dictionary of tensors, model.state_dict()")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _RefusedError(
-                f"its entry {name!r} is a {type(value).__name__}; expected a dictionary of tensors, model.state_dict()"
-            )
+            kind = type(value).__name__
+            raise _RefusedError(f"its entry {name!r} is a {kind}; expected a dictionary of tensors, model.state_dict()")
     return dict(found)
 
 
