@@ -1,6 +1,6 @@
 """`ddpm-jax check DATA`: read a whole data set, print what is in it, and list its faults."""
 
-import re
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,9 @@ import tyro
 from ddpm_jax.cli.options import by_default, parse
 from ddpm_jax.cli.prepare import DataFolder, FolderOptions, splits_of
 from ddpm_jax.cli.train import find_experiment
+from ddpm_jax.data import Source, Tfds
 from ddpm_jax.data.accept import described_images
 from ddpm_jax.data.examine import Examination, examine
-from ddpm_jax.data.source import Source
-from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.storage.classes import run_file
 from ddpm_jax.storage.paths import local_path
@@ -47,7 +46,8 @@ def main(arguments: list[str]) -> None:
         experiment, num_classes = find_experiment(options.data), options.num_classes
         if experiment and num_classes is None:
             num_classes = experiment.net.num_classes
-        for name, source in ({options.data: experiment.data} if experiment else sources_of(options)).items():
+        sources = {options.data: experiment.data} if experiment else sources_of(options)
+        for name, source in sources.items():
             faults += check(name, source, num_classes)
         if experiment and not faults:
             experiment.check()
@@ -115,15 +115,14 @@ def sources_of(options: CheckOptions) -> dict[str, Source]:
             raise FileNotFoundError(f"there is no file {text}")
         found = splits_of(path, options.folder)
         return {text if len(found) == 1 else f"{text} {split}": source for split, source in found.items()}
-    if not re.fullmatch(r"[a-zA-Z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", text):
+    try:
+        whole = Tfds(text, split="all", data_dir=options.data_dir)
+    except ValueError:  # it is no name of a data set
         fault = "is of no kind that can be read" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"{text} {fault}; expected a folder, an .npz, a TFDS name or an experiment")
-    whole = Tfds(text, split="all", data_dir=options.data_dir)
-    label_key = "label" if "label" in whole.features else None
-    return {
-        f"{text} {split}": Tfds(text, split=split, data_dir=options.data_dir, label_key=label_key)
-        for split in whole.splits
-    }
+        expected = "a folder, an .npz, a TFDS name or an experiment"
+        raise FileNotFoundError(f"{text} {fault}; expected {expected}") from None
+    whole = dataclasses.replace(whole, label_key="label" if "label" in whole.features else None)
+    return {f"{text} {split}": dataclasses.replace(whole, split=split) for split in whole.splits}
 
 
 def _defined(file: Path, name: str) -> Source:

@@ -79,11 +79,8 @@ def memory(plan: Plan, kept: int) -> str:
     """
     of, shapes = plan.experiment, plan.state.params
     whole, cut = bytes_of(shapes), _bytes_of_device(shapes, of.mesh)
-    parts = (
-        _bytes_of_device(plan.state, of.mesh),
-        cut + (whole if cut < whole else 0),
-        kept * of.batch_size // (plan.mesh.size * of.accumulate),
-    )
+    gathered, kept = whole if cut < whole else 0, kept * of.batch_size // (plan.mesh.size * of.accumulate)
+    parts = _bytes_of_device(plan.state, of.mesh), cut + gathered, kept
     return f"{_engineering(sum(parts))}B = " + " + ".join(f"{_engineering(part)}B" for part in parts)
 
 
@@ -109,9 +106,8 @@ def look_at_data(experiment: Experiment) -> tuple[Plan, str]:
 
 def _bytes_of_device(tree: Any, spec: MeshShape) -> int:
     """The bytes of the part of a tree that lies on one device."""
-    return sum(
-        bytes_of(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    return sum(bytes_of(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in leaves)
 
 
 def _engineering(value: int) -> str:

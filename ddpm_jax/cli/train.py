@@ -75,9 +75,8 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
     workdir = options.workdir or os.path.join("runs", options.experiment.name)
     try:
         picture = train(options.experiment, workdir, profile=options.profile, debug_nans=options.debug_nans)
-        message = (
-            f"samples: {picture}\ndraw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
-        )
+        more = f"ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
+        message = f"samples: {picture}\ndraw more with: {more}"
     except Preempted as stop:
         message = str(stop)
     if jax.process_index() == 0:
@@ -103,9 +102,8 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
     """
     path = run_path(file)
     if (path / "experiment.json").is_file():
-        raise ValueError(
-            f"{path} is the folder of a run; give {path}/experiment.json, and --workdir {path} to resume it"
-        )
+        remedy = f"give {path}/experiment.json, and --workdir {path} to resume it"
+        raise ValueError(f"{path} is the folder of a run; {remedy}")
     if not path.is_file():
         missing = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise FileNotFoundError(f"{missing}; expected an experiment, FILE.py or FILE.json")

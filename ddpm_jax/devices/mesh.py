@@ -52,9 +52,8 @@ class MeshShape:
         expected = f"a divisor of the number of devices, {count}: {', '.join(map(str, divisors))}"
         require("mesh.fsdp", self.fsdp, self.fsdp in divisors, expected)
         fitting = count // self.fsdp
-        require(
-            "mesh.data", self.data, self.data in (None, fitting), f"{fitting}, as {count} devices / fsdp {self.fsdp}"
-        )
+        expected = f"{fitting}, as {count} devices / fsdp {self.fsdp}"
+        require("mesh.data", self.data, self.data in (None, fitting), expected)
         return jax.make_mesh((fitting, self.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
     def place(self, mesh: Mesh, shapes: Any) -> Any:
@@ -147,9 +146,11 @@ def with_sharding(shapes: Any, shardings: Any) -> Any:
     """A tree of shapes and dtypes, with one sharding for all arrays or a tree of shardings."""
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, shapes)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
-    )
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, shapes, shardings)
 
 
 def shardings(shapes: Any) -> Any:
@@ -163,7 +164,5 @@ def check_divides(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     if batch_size % pieces:
         below, above = batch_size // pieces * pieces, (batch_size // pieces + 1) * pieces
         nearest = f"{below} or {above}" if below else str(above)
-        in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
-        raise ValueError(
-            f"batch_size is {batch_size}, which {mesh.size} devices cannot share equally{in_parts}; try {nearest}"
-        )
+        how = f"equally in {accumulate} parts" if accumulate > 1 else "equally"
+        raise ValueError(f"batch_size is {batch_size}, which {mesh.size} devices cannot share {how}; try {nearest}")

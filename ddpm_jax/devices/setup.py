@@ -47,8 +47,7 @@ def check_devices() -> None:
         platforms, why = jax.config.values["jax_platforms"], error_summary(error)
         remedy = "install what JAX needs for it: pip install -e .[cuda13], .[cuda12] or .[tpu]"
         if platforms:
-            text = f"JAX_PLATFORMS is {platforms!r}, but JAX finds no such device ({why}); unset it, or {remedy}"
-        else:
-            text = f"JAX cannot use the devices of this machine ({why}); repair their driver, or {remedy}; or set "
-            text += "JAX_PLATFORMS=cpu"
-        raise RunError(text) from None
+            fault = f"JAX_PLATFORMS is {platforms!r}, but JAX finds no such device ({why}); unset it"
+            raise RunError(f"{fault}, or {remedy}") from None
+        fault = f"JAX cannot use the devices of this machine ({why}); repair their driver"
+        raise RunError(f"{fault}, or {remedy}; or set JAX_PLATFORMS=cpu") from None

@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ddpm_jax.data.deferred import Deferred
-from ddpm_jax.data.source import Source
+from ddpm_jax.data import Deferred, Source
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.devices.mesh import broadcast, on_first_process
@@ -234,19 +233,15 @@ class EvaluationJob:
 
     def _comparison(self, images: Any) -> scores.Comparison:
         """The samples and what they are compared with, through the extractor."""
-        extractor, held_out = self.extractor, self.held_out
+        extractor = self.extractor
         assert extractor is not None
         digest = provenance.digest([extractor.name, extractor.digest, extractor.preprocessing])
         slug = re.sub(r"[^a-z0-9]+", "-", extractor.name.lower()).strip("-")
-        mesh = self._reference.mesh
-        features = features_of(images, extractor, self._samples / f"{slug}-{digest}", "features of the samples", mesh)
-        return scores.Comparison(
-            features.chosen(lambda rows: Some.first(rows, self.evaluation.num_samples)),
-            self._reference,
-            None if held_out is None else self._through(held_out),
-            self._training or self._reference,
-            self.drawing,
-        )
+        folder, mesh = self._samples / f"{slug}-{digest}", self._reference.mesh
+        features = features_of(images, extractor, folder, "features of the samples", mesh)
+        chosen = features.chosen(lambda rows: Some.first(rows, self.evaluation.num_samples))
+        real = None if self.held_out is None else self._through(self.held_out)
+        return scores.Comparison(chosen, self._reference, real, self._training or self._reference, self.drawing)
 
     def _through(self, source: Source) -> Reference:
         """A source, seen through the extractor."""

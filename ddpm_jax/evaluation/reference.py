@@ -17,11 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32, UInt8
 
-from ddpm_jax.data.given import Given
-from ddpm_jax.data.source import HasArrays, Source, split_of
+from ddpm_jax.data import Given, Source, Tfds
+from ddpm_jax.data.source import HasArrays, split_of
 from ddpm_jax.data.sources import image_shape
 from ddpm_jax.data.stream import gather
-from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.devices.mesh import broadcast, on_first_process
 from ddpm_jax.devices.precision import FULL, quoted_precision
 from ddpm_jax.errors import require
@@ -115,13 +114,8 @@ class Reference:
     @property
     def _provenance(self) -> dict[str, Any]:
         extractor, precision = self.extractor, quoted_precision()
-        return {
-            **self.about,
-            "features": extractor.name,
-            "weights": extractor.digest,
-            "images": extractor.preprocessing,
-            **({} if precision == FULL else {"precision": precision}),
-        }
+        features = {"features": extractor.name, "weights": extractor.digest, "images": extractor.preprocessing}
+        return self.about | features | ({} if precision == FULL else {"precision": precision})
 
     @cached_property
     def _folder(self) -> Path:

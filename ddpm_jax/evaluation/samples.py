@@ -143,9 +143,8 @@ def check_finite(what: str, values: Float[np.ndarray, "n ..."], first: int) -> N
     """
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
     if wrong.size:
-        raise RunError(
-            f"{what} {first + wrong[0]} is not finite; the network of this checkpoint, or the sampler, diverges"
-        )
+        why = "the network of this checkpoint, or the sampler, diverges"
+        raise RunError(f"{what} {first + wrong[0]} is not finite; {why}")
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,7 @@ if TYPE_CHECKING:
         spectrum,
     )
 
-__all__ = [
-    "feature_rows",
-    "frechet",
-    "inception_score",
-    "jackknife",
-    "kernel",
-    "manifold",
-    "memorisation",
-    "neighbours",
-    "sliced",
-    "spectrum",
-]
+__all__ = ["feature_rows", "frechet", "inception_score", "jackknife", "kernel", "manifold"]
+__all__ += ["memorisation", "neighbours", "sliced", "spectrum"]
 
 __getattr__ = lazy_modules(__name__, __all__)

@@ -165,9 +165,8 @@ def load_moments(path: str | PathLike) -> Stored:
         content = io.BytesIO(file.read_bytes())
     except io_errors(file) as error:
         raise FileNotFoundError(f"path is {str(path)!r}, which cannot be read: {error}") from None
-    require(
-        "path", str(path), zipfile.is_zipfile(content), "an .npz file with `mu` and `sigma`; save_moments writes one"
-    )
+    expected = "an .npz file with `mu` and `sigma`; save_moments writes one"
+    require("path", str(path), zipfile.is_zipfile(content), expected)
     try:
         with np.load(content) as stored:
             found = {name: stored[name] for name in stored.files if name in ("mu", "sigma", "count", "provenance")}
