@@ -162,7 +162,7 @@ def test_labels_of_a_source_on_disk_are_read_once(tmp_path, extractor, monkeypat
         save_png(tmp_path / str(i % 3) / f"{i}.png", Digits().arrays["image"][i])
     source = Folder(str(tmp_path), labels=True)
     np.testing.assert_array_equal(Reference(source, extractor).labels, [0, 0, 1, 1, 2, 2])
-    monkeypatch.setattr(references, "gather", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(references.stream, "gather", lambda *_: pytest.fail("read again"))
     np.testing.assert_array_equal(Reference(source, extractor).labels, [0, 0, 1, 1, 2, 2])
     assert Reference(Folder(str(tmp_path)), extractor).labels is None
 

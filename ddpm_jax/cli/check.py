@@ -11,12 +11,10 @@ import tyro
 from ddpm_jax.cli.options import by_default, parse
 from ddpm_jax.cli.prepare import DataFolder, FolderOptions, splits_of
 from ddpm_jax.cli.train import find_experiment
-from ddpm_jax.data import Source, Tfds
-from ddpm_jax.data.accept import described_images
+from ddpm_jax.data import Source, Tfds, accept
 from ddpm_jax.data.examine import Examination, examine
 from ddpm_jax.evaluation.progress import ProgressBar
-from ddpm_jax.storage.classes import run_file
-from ddpm_jax.storage.paths import local_path
+from ddpm_jax.storage import classes, paths
 from ddpm_jax.training.experiment import Experiment
 
 __all__ = ["CheckOptions", "main"]
@@ -88,7 +86,7 @@ def described(found: Examination) -> list[str]:
     """What was found, a line each; the faults come last."""
     readable = sum(found.shapes.values())
     lines = [f"examples  {found.count:,}" + (f", of which {readable:,} are fine" if readable < found.count else "")]
-    lines += [f"images    {described_images(count, shape)}" for shape, count in found.shapes.most_common(SHOWN)]
+    lines += [f"images    {accept.described_images(count, shape)}" for shape, count in found.shapes.most_common(SHOWN)]
     if readable:
         lines.append(f"values    {found.low} to {found.high}, mean {found.mean:.1f}")
     if found.labels:
@@ -106,10 +104,10 @@ def sources_of(options: CheckOptions) -> dict[str, Source]:
 
     Raises ValueError or FileNotFoundError if there are none.
     """
-    text, path = options.data, local_path(options.data)
+    text, path = options.data, paths.local_path(options.data)
     file, _, name = text.rpartition(":")
     if file.endswith(".py"):
-        return {text: _defined(local_path(file), name)}
+        return {text: _defined(paths.local_path(file), name)}
     if path.is_dir() or path.suffix == ".npz":
         if not path.exists():
             raise FileNotFoundError(f"there is no file {text}")
@@ -129,7 +127,7 @@ def _defined(file: Path, name: str) -> Source:
     """The source, or the data of the experiment, that a Python file defines under a name."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    found: Any = getattr(run_file(file), name, None)
+    found: Any = getattr(classes.run_file(file), name, None)
     if isinstance(found, Experiment):
         return found.data
     found = found() if isinstance(found, type) else found

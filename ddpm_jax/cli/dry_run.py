@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from ddpm_jax.data.accept import described_images
-from ddpm_jax.data.examine import as_message, quick_problems
+from ddpm_jax.data import accept, examine
 from ddpm_jax.data.source import DeclaresShape
 from ddpm_jax.devices.mesh import MeshShape
 from ddpm_jax.nets.unet import UNet
@@ -98,10 +97,10 @@ def look_at_data(experiment: Experiment) -> tuple[Plan, str]:
             raise
         experiment.check_without_data(declared)
         return Plan.of(experiment, experiment.mesh.build(), declared), f"{name}, not there yet: {error}"
-    problems = quick_problems(experiment.data, experiment.net.num_classes)
+    problems = examine.quick_problems(experiment.data, experiment.net.num_classes)
     if problems:
-        raise ValueError(as_message(problems))
-    return plan, f"{name}, {described_images(len(experiment.data), plan.image_shape)}, {plan.epochs:,.1f} epochs"
+        raise ValueError(examine.as_message(problems))
+    return plan, f"{name}, {accept.described_images(len(experiment.data), plan.image_shape)}, {plan.epochs:,.1f} epochs"
 
 
 def _bytes_of_device(tree: Any, spec: MeshShape) -> int:

@@ -19,8 +19,7 @@ from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation.evaluate import Evaluation
 from ddpm_jax.features.read import read_extractor
 from ddpm_jax.run import Run, load_run
-from ddpm_jax.storage.log import format_time
-from ddpm_jax.storage.paths import run_path
+from ddpm_jax.storage import log, paths
 
 __all__ = ["EvaluateOptions", "choose_source", "main"]
 
@@ -73,7 +72,8 @@ def main(arguments: list[str]) -> None:
     if found is not None:
         report, place = found
         print(report.as_text())
-        print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({format_time(time.monotonic() - start)})")
+        spent = log.format_time(time.monotonic() - start)
+        print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({spent})")
 
 
 def choose_source(flag: str, run: Run, text: str | None) -> Any:
@@ -96,7 +96,7 @@ def choose_source(flag: str, run: Run, text: str | None) -> Any:
         return None
     if experiment := find_experiment(text):
         return experiment.data
-    path = run_path(text)
+    path = paths.run_path(text)
     if path.suffix == ".npz" or path.is_dir():
         labelled = Deferred(run.image_shape, text, labels=True)
         has_labels = labelled.has_labels(run.experiment.net.num_classes)

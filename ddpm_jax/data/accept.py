@@ -173,10 +173,9 @@ def check_axes(shape: Sequence[int], found: str, name: str) -> None:
     if _looks_right(width, height, channels):
         readings["these axes, with height and width exchanged"] = (*same, first + 1, first, first + 2)
     listed = "; ".join(f"{name}.transpose{axes} for {meaning}" for meaning, axes in readings.items())
-    raise ValueError(
-        f"{found}: height {height}, width {width} and {channels} channels, which looks like another order of the axes. "
-        f"Write {listed}. (The axes of a source with axes_are_known = True are not checked.)"
-    )
+    found += f": height {height}, width {width} and {channels} channels, which looks like another order of the axes"
+    unchecked = "(The axes of a source with axes_are_known = True are not checked.)"
+    raise ValueError(f"{found}. Write {listed}. {unchecked}")
 
 
 def _looks_right(height: int, width: int, channels: int) -> bool:

@@ -22,11 +22,11 @@ __all__ = ["batches_of", "numbers", "over_examples"]
 
 # Examples at a time, on each device.
 CHUNK = 256
+# A function of a batch and of the number of its first example.
+OfBatch = Callable[[dict[str, Any], Any], Any]
 
 
-def over_examples(
-    function: Callable[[dict[str, Any], Any], Any], source: Source, mesh: Mesh, chunk: int | None = None
-) -> Any:
+def over_examples(function: OfBatch, source: Source, mesh: Mesh, chunk: int | None = None) -> Any:
     """function(batch, first) for all examples of a source.
 
     Each process reads its part of the source.
@@ -50,11 +50,7 @@ def over_examples(
 
 
 def batches_of(
-    function: Callable[[dict[str, Any], Any], Any],
-    source: Source,
-    mesh: Mesh,
-    chunk: Whole | None = None,
-    start: int = 0,
+    function: OfBatch, source: Source, mesh: Mesh, chunk: Whole | None = None, start: int = 0
 ) -> Iterator[Any]:
     """The results of `over_examples`, batch by batch.
 

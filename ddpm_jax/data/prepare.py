@@ -17,9 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.data.source import Source
-from ddpm_jax.data.sources import image_shape
-from ddpm_jax.data.stream import sequential
+from ddpm_jax.data import Source, sources, stream
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.errors import require
 from ddpm_jax.storage.pictures import MODES, png
@@ -94,7 +92,7 @@ def _check_names(name: str, splits: Mapping[str, Source], root: str) -> None:
 
 def _common(splits: Mapping[str, Source]) -> tuple[tuple[int, int, int], bool]:
     """The shape of the images of all splits, and whether they have labels."""
-    found = {split: (image_shape(source), "label" in source[0]) for split, source in splits.items()}
+    found = {split: (sources.image_shape(source), "label" in source[0]) for split, source in splits.items()}
     if len(set(found.values())) > 1:
         described = [f"{split} {shape} {'with' if has else 'without'} labels" for split, (shape, has) in found.items()]
         raise ValueError(f"the splits differ: {'; '.join(described)}; expected one shape, and labels in all or none")
@@ -132,7 +130,7 @@ def _write(
 def _encoded(source: Source, shape: tuple[int, int, int]) -> Iterator[list[dict[str, Any]]]:
     """The examples in order, their images as PNG files, in lists of up to 256."""
     start = 0
-    for batch in sequential(source, CHUNK):
+    for batch in stream.sequential(source, CHUNK):
         if batch["image"].shape[1:] != shape:
             found = f"the images from number {start} on have shape {batch['image'].shape[1:]}, the first has {shape}"
             raise ValueError(f"{found}; expected one shape: resize them, as Folder(size=...) does")

@@ -141,15 +141,14 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
 
 def _meet(reason: str) -> bool:
     """Whether every process leaves for this reason within `MEETING` seconds."""
-    try:
+    with contextlib.suppress(Exception):
         from jax._src import distributed  # private, but Orbax and others use it too
 
         client = distributed.global_state.client
         assert client is not None
         client.wait_at_barrier(reason, MEETING * 1000)
-    except Exception:
-        return False
-    return True
+        return True
+    return False
 
 
 def _show_cursor() -> None:

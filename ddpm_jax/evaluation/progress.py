@@ -4,6 +4,7 @@ Training shows its progress with `storage.log.Log` instead: its bar belongs to a
 """
 
 import time
+from collections.abc import Iterator
 from threading import Event, Thread
 from typing import Any
 
@@ -30,6 +31,12 @@ class ProgressBar:
         self._task = self._bar.add_task(what, total=total, completed=done, shown="")
         self._began = time.monotonic()
         self._reached, self._over = (done, self._began), Event()
+
+    def steps(self, size: int) -> Iterator[int]:
+        """The numbers of the first parts of the steps to come, of `size` parts each."""
+        for first in range(self._start, self._total, size):
+            yield first
+            self.reached(min(first + size, self._total))
 
     def reached(self, count: int) -> None:
         """Show that `count` parts of the task are done."""

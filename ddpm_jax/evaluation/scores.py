@@ -189,10 +189,9 @@ def memorised(seen: Comparison) -> list[Score]:
         return [Score("nearest", float(np.median(samples)), about)]
     found = metrics.memorisation.memorisation(samples, held_out)
     share, spread = 100 * found.expected, 100 * found.expected_spread
-    about = (
-        f"share of samples closer to an image of {seen.training.name} than all but the closest {share:.2g}% of the "
-        f"held-out images; {share:.2g} ± {spread:.1g}% if no sample is a copy"
-    )
+    than = f"than all but the closest {share:.2g}% of the held-out images"
+    if_none = f"{share:.2g} ± {spread:.1g}% if no sample is a copy"
+    about = f"share of samples closer to an image of {seen.training.name} {than}; {if_none}"
     return [Score("copies", found.fraction, about, found.standard_error, held_out=found.expected)]
 
 

@@ -128,8 +128,7 @@ class Checkpoints(OrbaxFolder):
         self._failure, self._failed_step, self._had_errors = error_summary(error), step, True
         if jax.process_count() > 1:  # `reopen` would wait for the others, which may have had no error
             raise RunError(f"{self._what_failed(step)}. {REMEDY}")
-        problem = self.reopen()
-        self._failure = self._failure or problem
+        self.reopen()
         with suppress(io_errors(self.folder)):
             self.remove_leftovers()
             if is_remote(self.folder) and step in self.unfinished():
@@ -231,11 +230,10 @@ class Checkpoints(OrbaxFolder):
 
 def _meet(name: str) -> bool:
     """Whether every process arrives here within `MEETING` seconds."""
-    try:
+    with suppress(Exception):
         ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * MEETING)
-    except Exception:
-        return False
-    return True
+        return True
+    return False
 
 
 def _on_all(value: bool) -> bool:

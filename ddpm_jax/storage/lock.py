@@ -98,27 +98,23 @@ class FileLock:
     """`flock` on the file `lock` in a folder, held until `release` or the end of the process."""
 
     def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
-        self._file = None
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            report(f"{folder} cannot be locked on this system: make sure that no other job trains in it")
-            return
         self._file = (folder / "lock").open("a+b", buffering=0)
         try:
+            import fcntl
+
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with self._file as file:
                 file.seek(0)
                 raise in_use(folder, file.read()) from None
-        except OSError as error:  # ENOTSUP, ENOLCK, ENOSYS or EINVAL
-            report(f"{folder} cannot be locked ({error.strerror}): make sure that no other job trains in it")
-            return
-        self._write(json.dumps(owner()).encode())
+        except (ImportError, OSError) as error:  # on Windows; ENOTSUP, ENOLCK, ENOSYS or EINVAL
+            why = getattr(error, "strerror", None) or "this system has no locks"
+            report(f"{folder} cannot be locked ({why}): make sure that no other job trains in it")
+        else:
+            self._write(json.dumps(owner()).encode())
 
     def _write(self, content: bytes) -> None:
         """Write the content of the lock; the lock is valid without it, for example on a full disk."""
-        assert self._file is not None
         with suppress(OSError):
             self._file.truncate(0)
             self._file.write(content)
@@ -128,9 +124,8 @@ class FileLock:
 
     def release(self) -> None:
         """Release the lock.  The file stays: without it, two other jobs could lock two files of this name."""
-        if self._file is not None:
-            self._write(b"")
-            self._file.close()
+        self._write(b"")
+        self._file.close()
 
 
 class Lease:

@@ -13,10 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.storage.append_file import AppendFile, WriteFailures
+from ddpm_jax.storage import append_file, pictures, tensorboard
 from ddpm_jax.storage.paths import RunPath, io_errors
-from ddpm_jax.storage.pictures import grid, save_png
-from ddpm_jax.storage.tensorboard import Events
 
 # Seconds of silence after which a line says that training is alive.
 HEARTBEAT = 60.0
@@ -56,7 +54,7 @@ class Log:
         """
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._failures = WriteFailures(self.say, io_errors(folder))
+        self._failures = append_file.WriteFailures(self.say, io_errors(folder))
         self._progress = progress_on(self._console)
         self._task = self._progress.add_task("training", total=num_steps, completed=start, shown="compiling")
         self._progress.start()
@@ -64,8 +62,9 @@ class Log:
         if not quiet:
             path = folder / "metrics.jsonl"
             kept = entries_until(path, start, self._failures)
-            self._metrics = AppendFile(path, kept, self._failures, "its lines are kept and written once it works again")
-            self._events = Events(folder / "tensorboard", start, self._failures)
+            meanwhile = "its lines are kept and written once it works again"
+            self._metrics = append_file.AppendFile(path, kept, self._failures, meanwhile)
+            self._events = tensorboard.Events(folder / "tensorboard", start, self._failures)
             if not self._console.is_terminal:
                 Thread(target=self._heartbeat, daemon=True).start()
 
@@ -124,8 +123,8 @@ class Log:
             self.say(f"{path}: {concern}, which shows in these samples")
         if self._quiet:
             return path
-        picture = grid(np.asarray(pixels))
-        self._failures.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
+        picture = pictures.grid(np.asarray(pixels))
+        self._failures.attempt(f"the picture {path}", lambda: pictures.save_png(path, picture), "without it")
         if not self._console.is_terminal:
             self.say(f"step {step}/{self._num_steps}  samples: {path}")
         self._events.add_image("samples", picture, step)
@@ -159,7 +158,7 @@ class Log:
         self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
 
-def entries_until(path: RunPath, step: int, failures: WriteFailures) -> bytes:
+def entries_until(path: RunPath, step: int, failures: append_file.WriteFailures) -> bytes:
     """The lines of a metrics.jsonl up to a step, without lines that are damaged, such as the last of a killed run.
 
     Args:

@@ -24,18 +24,9 @@ import numpy as np
 
 from ddpm_jax.storage.paths import local_path
 
-STORAGES = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
+# FloatStorage, DoubleStorage, ..., and the dtypes of their elements.
+STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+DTYPES = ("float32", "float64", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8", "uint8", "bool")
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 LEGACY_START = pickle.dumps(MAGIC, protocol=2)
 ZIP_START = b"PK\x03\x04"
@@ -131,7 +122,7 @@ KNOWN = {
     "collections.OrderedDict": OrderedDict,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-    **{f"torch.{name}": _Kind(dtype) for name, dtype in STORAGES.items()},
+    **{f"torch.{name}Storage": _Kind(np.dtype(kind)) for name, kind in zip(STORAGES, DTYPES, strict=True)},
 }
 
 
