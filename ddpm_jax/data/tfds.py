@@ -105,10 +105,9 @@ class Tfds:
         decoders: Any = {key: tfds.decode.SkipDecoding()} if is_encoded else None
         try:
             example = features.deserialize_example_np(record, decoders=decoders)
-            image = self._decode(example[key]) if is_encoded else np.asarray(example[key])
+            image = self._decode(example[key]) if is_encoded else pixels_of(example[key])
         except Exception as error:
             raise ValueError(f"example {index} of {self._folder} cannot be read ({error}); prepare it again") from None
-        image = image if image.ndim == 3 else image[..., None]
         return {"image": image} | ({"label": np.int32(example[self.label_key])} if self.label_key else {})
 
     @property

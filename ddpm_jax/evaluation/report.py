@@ -119,12 +119,10 @@ def labels_of(drawn: Any) -> str:
     """The origin of the samples' labels, with the share of each class if there are at most ten."""
     if not isinstance(drawn, dict):
         return drawn or "none"
-    counts = drawn["counts"]
-    shares = [f"{100 * count / sum(counts):.3g}%" for count in counts]
-    if len(shares) > 10:
-        low, high = (f"{100 * end / sum(counts):.3g}%" for end in (min(counts), max(counts)))
-        return f"{drawn['how']} ({low} to {high})"
-    return f"{drawn['how']} ({', '.join(shares)})"
+    counts, few = drawn["counts"], len(drawn["counts"]) <= 10
+    shown = counts if few else (min(counts), max(counts))
+    shares = (", " if few else " to ").join(f"{100 * count / sum(counts):.3g}%" for count in shown)
+    return f"{drawn['how']} ({shares})"
 
 
 def images_of(about: dict[str, Any]) -> str:
