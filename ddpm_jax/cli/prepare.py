@@ -95,6 +95,6 @@ def splits_of(path: Path, options: FolderOptions) -> dict[str, Source]:
     splits = {}
     for split in sorted(found, key=lambda split: (split != "train", split)):
         images = f"{split}_images" if f"{split}_images" in names else "images"
-        labels = images.replace("images", "labels")
+        labels = images.removesuffix("images") + "labels"
         splits[split] = Npz(str(path), images, labels if labels in names else None)
     return splits

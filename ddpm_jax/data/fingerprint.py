@@ -103,8 +103,7 @@ def fingerprint(
     if isinstance(source, Tfds | Folder):
         parts = of_files(source.content_files, report)
         if isinstance(source, Folder) and source.labels:  # an empty class folder changes the numbers of others
-            names = json.dumps(source.class_names).encode()
-            parts["(the class folders)"] = hashlib.sha256(names).hexdigest()
+            parts["(the class folders)"] = hashlib.sha256(json.dumps(source.class_names).encode()).hexdigest()
         return Fingerprint(len(source), "files", parts)
     if isinstance(source, HasFiles):
         return Fingerprint(len(source), "files", of_files({str(file): Path(file) for file in source.files}, report))

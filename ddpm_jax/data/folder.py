@@ -102,7 +102,8 @@ class Folder:
         found = (folder.name for folder in sub_folders(self._root))
         names = tuple(name for name in found if name in below or name != "__MACOSX")
         if (len(names) == 1 or set(below) <= SPLITS) and not any("" in deeper for deeper in below.values()):
-            classes, inside = ", ".join(sorted(below)), ", ".join(sorted(below[first := min(below)])[:5])
+            classes, first = ", ".join(sorted(below)), min(below)
+            inside = ", ".join(sorted(below[first])[:5])
             raise ValueError(
                 f"labels is True and path is {self.path!r}, so the classes would be {classes}, but these folders hold "
                 f"no images themselves; {first} holds the folders {inside}. If those are the classes, path is "

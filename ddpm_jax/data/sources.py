@@ -240,8 +240,7 @@ class Npz(InMemory):
             try:
                 return stored[name]
             except Exception as error:
-                objects = "allow_pickle" in str(error)
-                remedy = "write the file again, as numbers" if objects else f"the file {DAMAGED}"
+                remedy = "write the file again, as numbers" if "allow_pickle" in str(error) else f"the file {DAMAGED}"
                 raise ValueError(f"{self._called(field, name)} cannot be read ({error}); {remedy}") from None
 
 

@@ -111,9 +111,8 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 def broadcast(value: int) -> int:
     """The boolean or whole number that the first process passes, on every process."""
-    if jax.process_count() == 1:
-        return value
-    return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
+    alone = jax.process_count() == 1
+    return value if alone else type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def on_first_process(work: Callable[[], Result], failure: str) -> Result | None:
@@ -146,11 +145,9 @@ def with_sharding(shapes: Any, shardings: Any) -> Any:
     """A tree of shapes and dtypes, with one sharding for all arrays or a tree of shardings."""
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, shapes)
-
-    def one(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(one, shapes, shardings)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def shardings(shapes: Any) -> Any:

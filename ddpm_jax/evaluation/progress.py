@@ -50,8 +50,7 @@ class ProgressBar:
             if count > self._start:
                 left = (self._total - count) / (count - self._start) * (since - self._began)
                 spent = f"{format_time(left)} left"
-            text = f"{self._what}: {count:,} of {self._total:,}, {spent}"
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(f"{self._what}: {count:,} of {self._total:,}, {spent}", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "ProgressBar":
         self._bar.start()

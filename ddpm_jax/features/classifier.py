@@ -233,8 +233,7 @@ def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict
 def _sorted_header(content: bytes) -> bytes:
     """A safetensors file with the entries of its header sorted by name; safetensors writes them in random order."""
     size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 

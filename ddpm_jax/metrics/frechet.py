@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ddpm_jax.diffusion.arrays import Rows
-from ddpm_jax.errors import require, require_int
+from ddpm_jax.errors import require
 from ddpm_jax.metrics.feature_rows import blocks, width
 from ddpm_jax.storage.paths import io_errors, run_path, write_file
 
@@ -83,8 +83,9 @@ def merge(a: Moments, b: Moments) -> Moments:
         ValueError: the sizes differ, or a count is None.
     """
     _same_size(a, b)
-    expected = "the whole number of rows, which is needed to merge moments"
-    n_a, n_b = require_int("a.count", a.count, 1, expected), require_int("b.count", b.count, 1, expected)
+    for name, count in (("a.count", a.count), ("b.count", b.count)):
+        require(name, count, count is not None, "the number of rows, which is needed to merge moments")
+    n_a, n_b = int(a.count or 0), int(b.count or 0)
     count, mean, scatter = _chan(n_a, a.mean, a.cov * (n_a - 1), n_b, b.mean, b.cov * (n_b - 1))
     return Moments(mean, scatter / (count - 1), count)
 

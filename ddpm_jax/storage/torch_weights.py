@@ -167,8 +167,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     if (_plain(file), version := _plain(file)) != (MAGIC, VERSION):
         raise _RefusedError(f"its version is {version!r}; expected {VERSION}")
-    machine = _plain(file)
-    order = "little" if machine["little_endian"] else "big"
+    order = "little" if _plain(file)["little_endian"] else "big"
     unpickler = _Unpickler(file)
     tensors = _tensors(unpickler.load())
     contents = {}
