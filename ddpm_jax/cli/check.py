@@ -50,14 +50,10 @@ def main(arguments: list[str]) -> None:
         if experiment and not faults:
             experiment.check()
     except ValueError as error:
-        faults += _wrong(error)
+        print(f"  wrong     {error}")
+        faults += 1
     print(f"{faults:,} fault{'s' if faults != 1 else ''} found" if faults else "no faults found")
     sys.exit(1 if faults else 0)
-
-
-def _wrong(error: ValueError) -> int:
-    print(f"  wrong     {error}")
-    return 1
 
 
 def check(name: str, source: Source, num_classes: int | None) -> int:
@@ -77,7 +73,8 @@ def check(name: str, source: Source, num_classes: int | None) -> int:
         with ProgressBar(f"reading {name}", len(source)) as progress:
             found = examine(source, num_classes, progress.reached)
     except ValueError as error:
-        return _wrong(error)
+        print(f"  wrong     {error}")
+        return 1
     print("\n".join(f"  {line}" for line in described(found)))
     return len(found.problems)
 

@@ -38,8 +38,7 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
     Returns:
         The SVG element; "" if no line has two points.
     """
-    kept = [_thinned(line, log_y) for line in lines]
-    kept = [line for line in kept if len(line.x) > 1]
+    kept = [line for line in (_thinned(line, log_y) for line in lines) if len(line.x) > 1]
     if not kept:
         return ""
     values = np.log10 if log_y else np.asarray

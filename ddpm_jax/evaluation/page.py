@@ -93,10 +93,8 @@ def scores(report: Report) -> str:
 
 def conditions(report: Report) -> str:
     """The table of conditions as HTML."""
-    lines = [
-        f'<tr><td class="key soft">{label}<td><code>{html.escape(value)}</code></tr>'
-        for label, value in summary(report.conditions).items()
-    ]
+    line = '<tr><td class="key soft">{}<td><code>{}</code></tr>'
+    lines = (line.format(label, html.escape(value)) for label, value in summary(report.conditions).items())
     return "\n".join(["<table>", *lines, "</table>"])
 
 
