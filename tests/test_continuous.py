@@ -641,13 +641,13 @@ class Scalar(Circular):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Rising().build(), "signal and noise that are finite, and SNR falling"),
+        (lambda: Rising().build(), "expected finite ones, noise > 0, and a falling SNR"),
         (lambda: Scalar().build(), "Scalar.signal is .*; expected an elementwise function of t"),
         (lambda: Circular(0.5, 0.5).build(), "last is 0.5; expected more than first"),
         (lambda: RectifiedFlow(0.0), "first is 0.0; expected more than 0"),
         (lambda: RectifiedFlow(last=1.5), "last is 1.5; expected at most 1"),
         (lambda: VariancePreserving(-5.0, 13.3), "log_snr_max is -5.0; expected more than 13.3"),
-        (lambda: VariancePreserving(shape="sine"), "shape is 'sine'; expected"),
+        (lambda: VariancePreserving(shape="sine"), "shape is .sine.; expected one of linear, cosine"),
         (lambda: VarianceExploding(sigma_max=0.001), "sigma_min is 0.002"),
         (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number of steps, at least 1"),
         (lambda: sampling.Leading().times(RectifiedFlow(), 5), "expected a chain, such as .*, for Leading"),
