@@ -100,7 +100,6 @@ class UNet:
         require("label_dropout", self.label_dropout, 0 <= self.label_dropout < 1, "0 or more, less than 1")
         labelled = classes is not None or self.label_dropout == 0
         require("label_dropout", self.label_dropout, labelled, "0, as num_classes is None")
-        require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
         self._check_variants()
         heads = "num_heads" if self.head_channels is None else "head_channels"
         size = self.head_channels or self.num_heads
