@@ -2,8 +2,9 @@
 
     z ~ N(0, S I) at the noisy end t_0;   for t_0 > t_1 > ... > t_K:   z_{t_k} = step(z_{t_{k-1}});   x = z_{t_K}
 
-with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of steps.  Each image has its own key, and each of its draws its own
-timestep: image i depends on (key, i) only, whatever the batch.
+with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of
+steps.  Each image has its own key, and each of its draws its own timestep: image i depends on (key, i) only, whatever
+the batch.
 """
 
 import dataclasses
@@ -197,10 +198,11 @@ def _begin(
     require_part("sampler", sampler, Sampler, "a Sampler, such as Ddim(num_steps=50)")
     placed = sharding is None or isinstance(sharding, NamedSharding)
     require("sharding", sharding, placed, "None or a NamedSharding, such as mesh.by_example(mesh)")
-    try:
-        _ = sharding and sharding.shard_shape(sizes)
-    except ValueError:
-        raise ValueError(f"shape is {sizes}, whose batch does not divide over the devices of {sharding}") from None
+    if sharding is not None:
+        try:
+            sharding.shard_shape(sizes)
+        except ValueError:
+            raise ValueError(f"shape is {sizes}, whose batch does not divide over the devices of {sharding}") from None
     process = model.process
     times = sampler.times(process)
     if start is None:
