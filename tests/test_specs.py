@@ -216,7 +216,12 @@ def is_a(cls: type, kind: type) -> bool:
 def test_every_class_that_an_experiment_may_hold_has_a_public_name(tiny):
     """It is found again by that name."""
     held = dataclasses.replace(tiny, sampler=Ancestral(), objective=Hybrid(), variance=LearnedRange())
-    kinds = {Experiment, Source, Network, Optimizer, Schedule, Continuous} | kinds_in(held) | kinds_in(Ddim()) | kinds_in(SquaredError())
+    kinds = (
+        {Experiment, Source, Network, Optimizer, Schedule, Continuous}
+        | kinds_in(held)
+        | kinds_in(Ddim())
+        | kinds_in(SquaredError())
+    )
     assert {Optimizer, Grid, Sampler, Schedule, Weighting, Averaging, TimestepRule, MeshShape} <= kinds
     specs_of_the_package = {
         cls for cls in classes_of_the_package() - NOT_HELD if any(is_a(cls, kind) for kind in kinds)
