@@ -110,7 +110,10 @@ def posterior(signal_t, noise_t, signal_s, noise_s, log_r):
 def errors(step, expected) -> float:
     """The largest relative error of a step's numbers."""
     found = step.a, step.b, step.var, step.forward_var
-    return max(float(np.max(np.abs(np.asarray(one, np.float64) / exact - 1))) for one, exact in zip(found, expected))
+    return max(
+        float(np.max(np.abs(np.asarray(one, np.float64) / exact - 1)))
+        for one, exact in zip(found, expected, strict=True)
+    )
 
 
 # The posterior.
@@ -153,7 +156,10 @@ def test_one_step_and_another_are_one_longer_step(process):
     """q(z_u | z_t) after q(z_t | z_s), and q(z_t | z_s) after q(z_s | x), as means and variances."""
     s, t, u = (np.float32(process.at_share(share)) for share in (0.3, 0.5, 0.8))
     ts, ut, us = process.step(t, s), process.step(u, t), process.step(u, s)
-    factor = lambda step: step.signal_t / step.signal_s
+
+    def factor(step):
+        return step.signal_t / step.signal_s
+
     np.testing.assert_allclose(factor(ut) * factor(ts), factor(us), rtol=1e-6)
     np.testing.assert_allclose(factor(ut) ** 2 * ts.forward_var + ut.forward_var, us.forward_var, rtol=1e-5)
     np.testing.assert_allclose(factor(ts) ** 2 * ts.noise_s**2 + ts.forward_var, ts.noise_t**2, rtol=1e-5)
@@ -507,7 +513,10 @@ def test_the_objective_of_edm_is_that_of_its_paper():
     process, sigma_data = VarianceExploding(sigma_data=0.5), 0.5
     y, eps = (np.random.default_rng(seed).normal(size=(64, 6)) * scale for seed, scale in ((0, 0.5), (1, 1.0)))
     t = process.at_share(jnp.linspace(0.05, 0.95, 64))
-    predict = lambda z, t: network(process.input_scale(t)[:, None] * z, t)
+
+    def predict(z, t):
+        return network(process.input_scale(t)[:, None] * z, t)
+
     model = Denoiser(predict, process, target=targets.Edm(sigma_data))
     got = objective.SquaredError()(
         model, jnp.asarray(y, jnp.float32), objective.Draws(t, jnp.asarray(eps, jnp.float32))

@@ -251,8 +251,8 @@ def estimate(
     """An unbiased estimate of each example's bound, from `num_terms` random terms.
 
     In a chain, term k draws its timestep from the k-th of the `timesteps.strata` of 1..T.  In a continuous process the
-    bound is that of infinitely many steps.  Term k draws log SNR from the k-th of `num_terms` equal parts of its range, and
-    one more evaluation gives the term of the step to clean data.
+    bound is that of infinitely many steps.  Term k draws log SNR from the k-th of `num_terms` equal parts of its range,
+    and one more evaluation gives the term of the step to clean data.
 
     Args:
         key: the key; the draws of an example are a function of (key, its number).

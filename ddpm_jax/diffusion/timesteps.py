@@ -167,8 +167,8 @@ class LossHistory:
 @dataclass(frozen=True)
 class LossAwareTimesteps(TimestepRule):
     """p(t) in proportion to sqrt(E[loss_t^2]), over the last losses of each timestep: for the bound, whose terms differ
-    in size by orders of magnitude (Nichol & Dhariwal 2021, equation 18).  Uniform until every timestep has enough.  Keeps
-    the mean.  For a continuous process, a timestep is one of 100 equal parts of t.
+    in size by orders of magnitude (Nichol & Dhariwal 2021, equation 18).  Uniform until every timestep has enough.
+    Keeps the mean.  For a continuous process, a timestep is one of 100 equal parts of t.
     """
 
     length: int = 10
