@@ -7,7 +7,7 @@ import dataclasses
 import operator
 import types
 from functools import cached_property
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def check_fields(spec: Any) -> None:
     """Make the fields of a frozen dataclass what experiment.json can hold.
 
     NumPy and JAX numbers become Python numbers, 1-d arrays become tuples, and paths become strings.  Raises ValueError
-    if a field that declares a float, a bool or a tuple of numbers holds something else.
+    if a field that declares a float, a bool, a Literal or a tuple of numbers holds something else.
     """
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
@@ -109,6 +109,8 @@ def _declared(name: str, value: Any, kind: Any) -> Any:
         require(name, value, _is_number(value), "a number or None" if type(None) in options else "a number")
     elif bool in options:
         require(name, value, isinstance(value, bool), "True or False")
+    elif get_origin(kind) is Literal:
+        require(name, value, value in get_args(kind), f"one of {', '.join(map(str, get_args(kind)))}")
     elif get_origin(kind) is tuple and get_args(kind)[0] in (int, float):
         item, numbers = (int, "whole numbers") if get_args(kind)[0] is int else (int | float, "numbers")
         items = tuple(value) if isinstance(value, tuple | list | range | set | frozenset) else None

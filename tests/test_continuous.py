@@ -14,7 +14,19 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from ddpm_jax import Denoiser, bound, forward, likelihood, mixture, objective, sampling, schedule, targets, timesteps
+from ddpm_jax import (
+    Denoiser,
+    bound,
+    forward,
+    guidance,
+    likelihood,
+    mixture,
+    objective,
+    sampling,
+    schedule,
+    targets,
+    timesteps,
+)
 from ddpm_jax.data import Digits
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.diffusion.process import Continuous, RectifiedFlow, VarianceExploding, VariancePreserving
@@ -448,6 +460,26 @@ def test_inpainting_and_interpolation_keep_what_they_are_given(process):
     assert mixed.shape == (2, 4, 2)
 
 
+@each_process
+def test_guidance_by_a_gradient_is_bayes_rule_for_gaussian_data(process):
+    """With log p(y | x) linear in x, the steered score is that of a shifted Gaussian, at each t; on an interval of real
+    times, guidance by labels is that of the interval."""
+    t, z_t = process.at_share(jnp.array([0.2, 0.6, 0.9])), jnp.array([[0.3], [-0.2], [0.5]])
+    shifted = mixture.Mixture.of([1.0], means=[[0.7 + 0.25 * 2.0]], stds=0.5)
+    steered = guidance.steered(GAUSSIAN.denoiser(process), lambda x: 2.0 * x[:, 0])
+    np.testing.assert_allclose(
+        steered.denoise(z_t, t).x, shifted.denoiser(process).denoise(z_t, t).x, rtol=1e-3, atol=1e-4
+    )
+    guided = guidance.guided(
+        shifted.denoiser(process), GAUSSIAN.denoiser(process), 3.0, interval=(float(t[1]) - 1e-3, float(t[1]) + 1e-3)
+    )
+    x, one, other = (
+        model.denoise(z_t, t).x for model in (guided, shifted.denoiser(process), GAUSSIAN.denoiser(process))
+    )
+    np.testing.assert_allclose(x[::2], one[::2], atol=1e-6)
+    np.testing.assert_allclose(x[1], other[1] + 3 * (one[1] - other[1]), rtol=1e-4)
+
+
 # The bound and the likelihood.
 
 
@@ -618,15 +650,15 @@ class Scalar(Circular):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Rising().build(), "signal and noise that are finite, and SNR falling"),
+        (lambda: Rising().build(), "expected finite ones, noise > 0, and a falling SNR"),
         (lambda: Scalar().build(), "Scalar.signal is .*; expected an elementwise function of t"),
         (lambda: Circular(0.5, 0.5).build(), "last is 0.5; expected more than first"),
         (lambda: RectifiedFlow(0.0), "first is 0.0; expected more than 0"),
         (lambda: RectifiedFlow(last=1.5), "last is 1.5; expected at most 1"),
         (lambda: VariancePreserving(-5.0, 13.3), "log_snr_max is -5.0; expected more than 13.3"),
-        (lambda: VariancePreserving(shape="sine"), "shape is 'sine'; expected"),
+        (lambda: VariancePreserving(shape="sine"), "shape is .sine.; expected one of linear, cosine"),
         (lambda: VarianceExploding(sigma_max=0.001), "sigma_min is 0.002"),
-        (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number, a number of steps"),
+        (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number of steps, at least 1"),
         (lambda: sampling.Leading().times(RectifiedFlow(), 5), "expected a chain, such as .*, for Leading"),
         (lambda: forward.transition(RectifiedFlow(), jnp.zeros((2, 3)), 0.5), "a chain, .* for s=None"),
         (

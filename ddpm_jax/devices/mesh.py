@@ -52,9 +52,8 @@ class MeshShape:
         expected = f"a divisor of the number of devices, {count}: {', '.join(map(str, divisors))}"
         require("mesh.fsdp", self.fsdp, self.fsdp in divisors, expected)
         fitting = count // self.fsdp
-        require(
-            "mesh.data", self.data, self.data in (None, fitting), f"{fitting}, as {count} devices / fsdp {self.fsdp}"
-        )
+        expected = f"{fitting}, as {count} devices / fsdp {self.fsdp}"
+        require("mesh.data", self.data, self.data in (None, fitting), expected)
         return jax.make_mesh((fitting, self.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
     def place(self, mesh: Mesh, shapes: Any) -> Any:
@@ -112,9 +111,8 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 def broadcast(value: int) -> int:
     """The boolean or whole number that the first process passes, on every process."""
-    if jax.process_count() == 1:
-        return value
-    return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
+    alone = jax.process_count() == 1
+    return value if alone else type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def on_first_process(work: Callable[[], Result], failure: str) -> Result | None:
@@ -163,7 +161,5 @@ def check_divides(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     if batch_size % pieces:
         below, above = batch_size // pieces * pieces, (batch_size // pieces + 1) * pieces
         nearest = f"{below} or {above}" if below else str(above)
-        in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
-        raise ValueError(
-            f"batch_size is {batch_size}, which {mesh.size} devices cannot share equally{in_parts}; try {nearest}"
-        )
+        how = f"equally in {accumulate} parts" if accumulate > 1 else "equally"
+        raise ValueError(f"batch_size is {batch_size}, which {mesh.size} devices cannot share {how}; try {nearest}")

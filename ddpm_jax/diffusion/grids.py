@@ -55,7 +55,9 @@ class Grid:
         """
         check_process(process)
         if not process.is_chain:
-            count = require_int("num_steps", num_steps, 1, "a number of steps, as the process has none of its own")
+            count = require_int(
+                "num_steps", num_steps, 1, "a whole number of steps, at least 1, as the process has none of its own"
+            )
             return np.append(self.places(process, count), process.clean).astype(np.float32)
         length = process.last
         expected = f"1 to {length}, the number of steps of the process"
