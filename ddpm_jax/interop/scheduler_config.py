@@ -11,7 +11,7 @@ itself computes in float32.
     leading, linspace, trailing                           the grids Leading, Linspace, Uniform
 
 rescale_betas_zero_snr (Lin et al. 2024, arXiv 2305.08891, algorithm 1) makes the last beta 1, so that z_T is
-independent of x; here it becomes 1 - 2^-40, which float32 does not distinguish from 1.
+independent of x: it is `ZeroTerminal` of the schedule that the other fields give.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,7 +74,6 @@ VARIANCES: dict[str, Variance] = {
     "learned_range": LearnedRange(),
 }
 GRIDS: dict[str, type[Grid]] = {"leading": Leading, "linspace": Linspace, "trailing": Uniform}
-NEARLY_ONE = 1 - 2.0**-40
 
 
 def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -144,17 +143,9 @@ def _read_schedule(fields: Fields) -> Schedule:
     if not fields.flag("rescale_betas_zero_snr"):
         return spec
     holds = fields["prediction_type"] != "epsilon" and fields["predict_epsilon"] is True
-    expected = "false, as z_T is then independent of x, and a prediction of eps determines no x"
+    expected = "false for prediction_type 'epsilon', from which x does not follow at T, or 'sample' or 'v_prediction'"
     fields.require("rescale_betas_zero_snr", holds, expected)
-    return Betas(zero_terminal_snr(spec.betas()))
-
-
-def zero_terminal_snr(betas: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
-    """Betas whose signal is shifted and scaled to end at 0 and start unchanged; the last beta is 1 - 2^-40."""
-    signal = np.sqrt(np.cumprod(1 - betas))
-    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-    alpha_bar = np.concatenate([[1.0], signal**2])
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], NEARLY_ONE)
+    return ZeroTerminal(spec)
 
 
 def _read_clip(fields: Fields) -> Clipping:
