@@ -179,7 +179,11 @@ def _scheduler(case: Case) -> tuple[Any, Any, Any, Any]:
     else:
         scheduler = kind(**prediction, **case.options)
         assert isinstance(case.sampler.grid, Given)
-        given = {"sigmas": np.array(FLOW_TIMES)} if kind is diffusers.UniPCMultistepScheduler else {"num_inference_steps": steps}
+        given = (
+            {"sigmas": np.array(FLOW_TIMES)}
+            if kind is diffusers.UniPCMultistepScheduler
+            else {"num_inference_steps": steps}
+        )
         scheduler.set_timesteps(**given)
         sigmas = torch.tensor(case.sampler.grid.timesteps, dtype=torch.float64)
         scales = torch.cat([torch.hypot(1 - sigmas, sigmas), torch.ones(1)])
