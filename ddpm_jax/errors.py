@@ -20,7 +20,14 @@ class RunError(RuntimeError):
 
 
 def require(field: str, value: object, holds: bool | np.bool_, expected: str) -> None:
-    """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`."""
+    """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        holds: whether the value is accepted.
+        expected: what would be accepted.
+    """
     if not holds:
         raise ValueError(f"{field} is {short_repr(value)}; expected {expected}")
 
@@ -38,6 +45,12 @@ def require_part(field: str, value: Any, kind: Any, expected: str) -> None:
     """Raise ValueError unless `value` is a `kind`, a frozen dataclass whose fields are all that it holds.
 
     Compiled programs are found by these fields: two values that differ in anything else would share one program.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        kind: the class, or the union of classes, that is accepted.
+        expected: what would be accepted.
     """
     require(field, value, isinstance(value, kind) and not isinstance(value, type), expected)
     require(field, value, dataclasses.is_dataclass(value), f"{expected}: a class with @dataclass(frozen=True)")
@@ -62,7 +75,13 @@ def _is_hashable(value: Any) -> bool:
 
 
 def require_number(field: str, value: Any, expected: str) -> None:
-    """Raise ValueError unless `value` is one number, Python's, NumPy's or JAX's."""
+    """Raise ValueError unless `value` is one number, Python's, NumPy's or JAX's.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        expected: what would be accepted.
+    """
     in_array = getattr(value, "shape", None) == () and np.dtype(value.dtype).kind in "iuf"
     require(field, value, _is_number(value) or in_array, expected)
 
@@ -140,14 +159,25 @@ def _is_array(value: Any) -> bool:
 
 
 def require_shape(field: str, value: Any, expected: str) -> tuple[int, ...]:
-    """A shape as a tuple of ints; ValueError unless it is a tuple or list of whole numbers, each at least 1."""
+    """A shape as a tuple of ints; ValueError unless it is a tuple or list of whole numbers, each at least 1.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        expected: what would be accepted.
+    """
     sizes = [as_int(size) for size in value] if isinstance(value, tuple | list | np.ndarray) else [None]
     require(field, value, all(size is not None and size >= 1 for size in sizes), expected)
     return tuple(size for size in sizes if size is not None)
 
 
 def as_numbers(field: str, value: Any) -> np.ndarray:
-    """`value` as a NumPy array of float64; ValueError for a ragged list, or for values that are not numbers."""
+    """`value` as a NumPy array of float64; ValueError for a ragged list, or for values that are not numbers.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+    """
     try:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
@@ -157,7 +187,12 @@ def as_numbers(field: str, value: Any) -> np.ndarray:
 
 
 def require_key(value: Any, name: str = "key") -> None:
-    """Raise ValueError unless `value` is one key of `jax.random`."""
+    """Raise ValueError unless `value` is one key of `jax.random`.
+
+    Args:
+        value: the value.
+        name: the name of the argument.
+    """
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     typed = str(dtype).startswith("key<")
     old = dtype == np.uint32 and shape in ((2,), (4,))

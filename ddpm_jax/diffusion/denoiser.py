@@ -31,7 +31,7 @@ from ddpm_jax.diffusion.targets import Edm, Eps, Prediction, Target, check_targe
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import require, require_key, require_part
 
-__all__ = ["Denoiser", "check_arguments", "check_denoiser"]
+__all__ = ["Denoiser"]
 
 
 @jax.tree_util.register_pytree_node_class

@@ -19,8 +19,7 @@ from ddpm_jax.diffusion.process import Process, check_process, require_chain
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import check_fields, require, require_int
 
-__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform", "steps_of", "tail"]
-__all__ += ["times_before"]
+__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform"]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ddpm_jax.diffusion.process import Process
 from ddpm_jax.errors import check_fields, require, require_int
 
 __all__ = ["LogNormalSigma", "LogitNormal", "LossAwareTimesteps", "LossHistory", "StratifiedTimesteps", "TimestepRule"]
-__all__ += ["UniformTimesteps", "strata"]
+__all__ += ["UniformTimesteps"]
 
 # The parts of a continuous process whose losses LossAwareTimesteps remembers.
 BINS = 100

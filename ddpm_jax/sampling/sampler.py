@@ -77,7 +77,15 @@ class Sampler:
         return self.grid.times(process, self.num_steps)
 
     def steps(self, process: Process, times: Shaped[np.ndarray, " times"]) -> Step:
-        """The steps between these times."""
+        """The steps between these times.
+
+        Args:
+            process: the forward process.
+            times: the times, falling, as `times` returns them.
+
+        Returns:
+            The numbers of the steps, each [steps].
+        """
         return steps_of(process, times)
 
     def evaluations(self, process: Process) -> int:
