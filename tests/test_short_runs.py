@@ -90,7 +90,8 @@ def test_published_recipes_give_their_own_warm_ups(path):
     """Not the defaults, which may change."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = {getattr(call.func, "attr", None): {keyword.arg for keyword in call.keywords} for call in calls}
-    assert {"learning_rate", "warmup_steps"} <= named["Adam"]
+    if "optimizer" in named.get("replace", {"optimizer"}):  # or it changes another experiment, which gives them
+        assert {"learning_rate", "warmup_steps"} <= named["Adam"]
     assert {"decay", "warmup"} <= named["Ema"]
 
 

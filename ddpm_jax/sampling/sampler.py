@@ -2,8 +2,9 @@
 
     z ~ N(0, S I) at the noisy end t_0;   for t_0 > t_1 > ... > t_K:   z_{t_k} = step(z_{t_{k-1}});   x = z_{t_K}
 
-with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of steps.  Each image has its own key, and each of its draws its own
-timestep: image i depends on (key, i) only, whatever the batch.
+with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of
+steps.  Each image has its own key, and each of its draws its own timestep: image i depends on (key, i) only, whatever
+the batch.
 """
 
 import dataclasses
