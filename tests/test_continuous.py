@@ -545,11 +545,9 @@ def test_the_objective_of_edm_is_that_of_its_paper():
     process, sigma_data = VarianceExploding(sigma_data=0.5), 0.5
     y, eps = (np.random.default_rng(seed).normal(size=(64, 6)) * scale for seed, scale in ((0, 0.5), (1, 1.0)))
     t = process.at_share(jnp.linspace(0.05, 0.95, 64))
-
-    def predict(z, t):
-        return network(process.input_scale(t)[:, None] * z, t)
-
-    model = Denoiser(predict, process, target=targets.Edm(sigma_data))
+    model = Denoiser(
+        lambda z, t: network(process.input_scale(t)[:, None] * z, t), process, target=targets.Edm(sigma_data)
+    )
     got = objective.SquaredError()(
         model, jnp.asarray(y, jnp.float32), objective.Draws(t, jnp.asarray(eps, jnp.float32))
     )

@@ -18,7 +18,8 @@ from ddpm_jax import load_run
 from ddpm_jax.cli import main
 from ddpm_jax.data import Npz
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold, NoClipping
-from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear
+from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, ScaledLinear, ZeroTerminal
 from ddpm_jax.diffusion.targets import Eps, Mean, Score, V, X
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange
 from ddpm_jax.errors import RunError
@@ -290,6 +291,8 @@ def test_a_null_label_is_one_class_more(tmp_path):
         parts_of(target=V(), variance=LearnedRange(), clip=DynamicThreshold(0.9)),
         parts_of(clip=DynamicThreshold(0.99, maximum=3.0), sampler=Ancestral(grid=Leading(offset=1))),
         parts_of(clip=Clip(-2.0, 2.0), sampler=Ancestral(grid=Linspace())),
+        parts_of(schedule=ZeroTerminal(Cosine(20)), target=V()),
+        parts_of(schedule=ZeroTerminal(Linear(20)), target=X()),
     ],
     ids=lambda parts: str(list(map(repr, parts.values())))[:120],
 )
@@ -298,7 +301,12 @@ def test_the_mathematics_written_and_read_is_the_same(parts):
     found = scheduler_config.read_config(config, "scheduler_config.json")
     np.testing.assert_array_equal(found["schedule"].betas(), parts["schedule"].betas())
     given = parts["schedule"]
-    form = given if config["trained_betas"] is None else Betas(given.betas())
+    if config["trained_betas"] is None:
+        form = given
+    elif isinstance(given, ZeroTerminal):
+        form = ZeroTerminal(Betas(given.of.betas()))
+    else:
+        form = Betas(given.betas())
     assert found == {**parts, "schedule": form}
 
 
@@ -309,15 +317,39 @@ def test_a_grid_that_diffusers_lacks_is_told_of():
     assert "the sampler's grid is Given(timesteps=(5, 2)), which diffusers does not have" in lines[0]
 
 
-def test_zero_terminal_snr_keeps_the_beginning_and_ends_in_noise():
-    betas = scheduler_config.zero_terminal_snr(Linear().betas())
-    signal = np.sqrt(np.cumprod(1 - betas))
-    np.testing.assert_allclose(signal[0], np.sqrt(1 - 1e-4), rtol=1e-12)
-    assert signal[-1] < 1e-6
-    there = np.sqrt(np.cumprod(1 - Linear().betas()))
-    np.testing.assert_allclose(
-        np.diff(signal[:-1]) / np.diff(there[:-1]), 0.9999500 / (0.9999500 - there[-1]), rtol=1e-4
+@pytest.mark.parametrize(
+    ("fields", "spec"),
+    [
+        ({"beta_schedule": "linear"}, Linear()),
+        ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, ScaledLinear()),
+        ({"beta_schedule": "squaredcos_cap_v2"}, Cosine()),
+        ({"trained_betas": [0.1, 0.2, 0.4], "num_train_timesteps": 3}, Betas((0.1, 0.2, 0.4))),
+    ],
+)
+@pytest.mark.parametrize(("prediction", "target"), [("sample", X()), ("v_prediction", V())])
+def test_zero_terminal_snr_is_that_of_the_schedule(fields, spec, prediction, target):
+    config = {**fields, "prediction_type": prediction, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    found = scheduler_config.read_config(config, "")
+    assert found == parts_of(schedule=ZeroTerminal(spec), target=target)
+    process = found["schedule"].build()
+    assert float(process.signal(process.last)) == 0.0
+    np.testing.assert_allclose(process.signal(1), spec.build().signal(1), rtol=1e-6)
+    Denoiser(lambda z_t, t: z_t, process, target=target)
+    assert scheduler_config.read_config(written_config(found, pytest.fail), "") == found
+
+
+@pytest.mark.parametrize(
+    "fields", [{"rescale_betas_zero_snr": True}, {"trained_betas": [0.1, 0.2, 1.0], "num_train_timesteps": 3}]
+)
+def test_zero_terminal_snr_does_not_go_with_the_noise_as_target(fields):
+    message = (
+        r"^s.json: prediction_type is 'epsilon'; expected 'sample' or 'v_prediction', as the last beta is 1[^\n]*$"
     )
+    with pytest.raises(ValueError, match=message):
+        scheduler_config.read_config(fields, "s.json")
+    assert scheduler_config.read_config({**fields, "predict_epsilon": False}, "s.json")["target"] == X()
+    with pytest.raises(ValueError, match=r"target is Eps\(\), .* expected one of X\(\), V\(\)"):
+        written_config(parts_of(schedule=ZeroTerminal(Linear())), pytest.fail)
 
 
 def test_ddim_is_read_with_the_steps_of_its_pipeline():
@@ -379,7 +411,7 @@ def test_every_field_of_the_network_is_looked_at():
         ("trained_betas", [0.1], "null or a list of 20 numbers"),
         ("variance_type", "learned", "'fixed_small' or"),
         ("prediction_type", "flow", "'epsilon' or 'sample' or 'v_prediction'"),
-        ("rescale_betas_zero_snr", True, "false, as z_T is then"),
+        ("rescale_betas_zero_snr", 1, "true or false"),
         ("timestep_spacing", "random", "'leading' or"),
         ("soft_edges", False, "no such field"),
     ],

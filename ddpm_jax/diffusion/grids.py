@@ -2,9 +2,8 @@
 
 A grid chooses K real numbers.  In a chain they are rounded to timesteps and moved apart if rounding makes them equal,
 so a grid of K steps has K steps.  With K = T every grid is the whole chain.  In a continuous process they are the
-times.
-`Uniform` and `Quadratic` leave out the clean end, from which a sampler gains little; `Linspace`, `LogSnr` and `Karras`
-visit it, as a tight bound needs.
+times. `Uniform` and `Quadratic` leave out the clean end, from which a sampler gains little; `Linspace`, `LogSnr` and
+`Karras` visit it, as a tight bound needs.
 """
 
 from dataclasses import dataclass

@@ -11,25 +11,24 @@ itself computes in float32.
     leading, linspace, trailing                           the grids Leading, Linspace, Uniform
 
 rescale_betas_zero_snr (Lin et al. 2024, arXiv 2305.08891, algorithm 1) makes the last beta 1, so that z_T is
-independent of x; here it becomes 1 - 2^-40, which float32 does not distinguish from 1.
+independent of x: it is `ZeroTerminal` of the schedule that the other fields give.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from ddpm_jax.diffusion.clipping import Clip, Clipping, DynamicThreshold, NoClipping
 from ddpm_jax.diffusion.grids import Grid, Leading, Linspace, Uniform
-from ddpm_jax.diffusion.schedule import PUBLISHED_STEPS, Betas, Cosine, Linear, ScaledLinear, Schedule
-from ddpm_jax.diffusion.targets import Eps, Target, V, X
+from ddpm_jax.diffusion.schedule import PUBLISHED_STEPS, Betas, Cosine, Linear, ScaledLinear, Schedule, ZeroTerminal
+from ddpm_jax.diffusion.targets import Eps, Target, V, X, check_target
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, LearnedRange, Variance
 from ddpm_jax.errors import require
 from ddpm_jax.interop.fields import Fields
 from ddpm_jax.sampling import Ancestral, Ddim
 
-__all__ = ["DEFAULTS", "read_config", "require_chain", "write_config", "zero_terminal_snr"]
+__all__ = ["DEFAULTS", "read_config", "require_chain", "write_config"]
 
 # The value that diffusers takes for each field that a config leaves out.
 COMMON: dict[str, Any] = {
@@ -74,7 +73,6 @@ VARIANCES: dict[str, Variance] = {
     "learned_range": LearnedRange(),
 }
 GRIDS: dict[str, type[Grid]] = {"leading": Leading, "linspace": Linspace, "trailing": Uniform}
-NEARLY_ONE = 1 - 2.0**-40
 
 
 def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -102,8 +100,8 @@ def read_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         sampler = Ddim(num_steps=min(50, fields["num_train_timesteps"]), grid=grid)  # 50, as in its pipeline
     else:
         sampler, variance = Ancestral(grid=grid), VARIANCES[fields.one_of("variance_type", tuple(VARIANCES))]
-    parts = {"schedule": schedule, "target": _read_target(fields), "variance": variance, "clip": _read_clip(fields)}
-    return {**parts, "sampler": sampler}
+    target, clip = _read_target(fields, schedule), _read_clip(fields)
+    return {"schedule": schedule, "target": target, "variance": variance, "clip": clip, "sampler": sampler}
 
 
 def _with_new_names(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -117,11 +115,14 @@ def _with_new_names(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return new
 
 
-def _read_target(fields: Fields) -> Target:
+def _read_target(fields: Fields, schedule: Schedule) -> Target:
     name = fields.one_of("prediction_type", tuple(TARGETS))
-    if fields.flag("predict_epsilon"):
-        return TARGETS[name]
-    return X()  # the older field decides in the versions that have it
+    # The older field decides in the versions that have it.
+    target = TARGETS[name] if fields.flag("predict_epsilon") else X()
+    follows = target != Eps() or bool(schedule.betas()[-1] < 1)
+    expected = "'sample' or 'v_prediction', as the last beta is 1, so that z_T holds nothing of x"
+    fields.require("prediction_type", follows, expected)
+    return target
 
 
 def _read_schedule(fields: Fields) -> Schedule:
@@ -141,20 +142,7 @@ def _read_schedule(fields: Fields) -> Schedule:
         cls = Linear if form == "linear" else ScaledLinear
         ends = (fields.number("beta_start"), fields.number("beta_end"))
         spec = cls(steps) if steps == PUBLISHED_STEPS and ends == cls.published else cls(steps, *ends)
-    if not fields.flag("rescale_betas_zero_snr"):
-        return spec
-    holds = fields["prediction_type"] != "epsilon" and fields["predict_epsilon"] is True
-    expected = "false, as z_T is then independent of x, and a prediction of eps determines no x"
-    fields.require("rescale_betas_zero_snr", holds, expected)
-    return Betas(zero_terminal_snr(spec.betas()))
-
-
-def zero_terminal_snr(betas: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
-    """Betas whose signal is shifted and scaled to end at 0 and start unchanged; the last beta is 1 - 2^-40."""
-    signal = np.sqrt(np.cumprod(1 - betas))
-    signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-    alpha_bar = np.concatenate([[1.0], signal**2])
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], NEARLY_ONE)
+    return ZeroTerminal(spec) if fields.flag("rescale_betas_zero_snr") else spec
 
 
 def _read_clip(fields: Fields) -> Clipping:
@@ -191,6 +179,7 @@ def write_config(
     require_chain(schedule)
     targets = {value: name for name, value in TARGETS.items()}
     require("target", target, target in targets, "Eps(), X() or V()")
+    check_target(target, schedule.build())
     variances = {value: name for name, value in VARIANCES.items() if not name.endswith("_log")}
     require("variance", variance, variance in variances, "FixedSmall(), FixedLarge() or LearnedRange()")
     return {
@@ -212,6 +201,8 @@ def require_chain(schedule: Any) -> None:
 
 
 def _write_schedule(schedule: Schedule) -> dict[str, Any]:
+    if type(schedule) is ZeroTerminal:
+        return {**_write_schedule(schedule.of), "rescale_betas_zero_snr": True}
     betas = schedule.betas()
     steps = {"num_train_timesteps": len(betas)}
     if type(schedule) in (Linear, ScaledLinear):

@@ -198,10 +198,11 @@ def _begin(
     require_part("sampler", sampler, Sampler, "a Sampler, such as Ddim(num_steps=50)")
     placed = sharding is None or isinstance(sharding, NamedSharding)
     require("sharding", sharding, placed, "None or a NamedSharding, such as mesh.by_example(mesh)")
-    try:
-        _ = sharding and sharding.shard_shape(sizes)
-    except ValueError:
-        raise ValueError(f"shape is {sizes}, whose batch does not divide over the devices of {sharding}") from None
+    if sharding is not None:
+        try:
+            sharding.shard_shape(sizes)
+        except ValueError:
+            raise ValueError(f"shape is {sizes}, whose batch does not divide over the devices of {sharding}") from None
     process = model.process
     times = sampler.times(process)
     if start is None:
