@@ -23,10 +23,10 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
+from ddpm_jax.diffusion.mixture import Mixture
 from ddpm_jax.diffusion.process import VariancePreserving
 from ddpm_jax.diffusion.schedule import Cosine, Linear
-from ddpm_jax.mixture import Mixture
-from ddpm_jax.sampling import DpmSolver, Karras, LogSnr, Quadratic, StepInput, UniPc, Uniform
+from ddpm_jax.sampling import DpmSolver, Karras, LogSnr, Quadratic, StepInput, Uniform, UniPc
 
 ANGLES = 2 * np.pi * np.arange(6) / 6
 SQUARE = [[-0.6, -0.6], [-0.6, 0.6], [0.6, -0.6], [0.6, 0.6]]
@@ -50,7 +50,7 @@ STARTS = 64
 def flow(mixture: Mixture, z: np.ndarray, signal: float, noise: float) -> np.ndarray:
     """The x to which the probability flow carries each z.
 
-    In w = z / hypot(signal, noise) and u = log(noise / signal), with S = hypot(1, e^u), it is dw / du = w / S^2 - x / S.
+    dw / du = w / S^2 - x / S,   with w = z / hypot(signal, noise), u = log(noise / signal), S = hypot(1, e^u).
     """
     weights, means, stds = (np.asarray(part, np.float64) for part in (mixture.weights, mixture.means, mixture.stds))
 
