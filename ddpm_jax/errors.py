@@ -7,7 +7,7 @@ import dataclasses
 import operator
 import types
 from functools import cached_property
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 
@@ -20,7 +20,14 @@ class RunError(RuntimeError):
 
 
 def require(field: str, value: object, holds: bool | np.bool_, expected: str) -> None:
-    """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`."""
+    """Raise ValueError("FIELD is VALUE; expected EXPECTED") unless `holds`.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        holds: whether the value is accepted.
+        expected: what would be accepted.
+    """
     if not holds:
         raise ValueError(f"{field} is {short_repr(value)}; expected {expected}")
 
@@ -38,6 +45,12 @@ def require_part(field: str, value: Any, kind: Any, expected: str) -> None:
     """Raise ValueError unless `value` is a `kind`, a frozen dataclass whose fields are all that it holds.
 
     Compiled programs are found by these fields: two values that differ in anything else would share one program.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        kind: the class, or the union of classes, that is accepted.
+        expected: what would be accepted.
     """
     require(field, value, isinstance(value, kind) and not isinstance(value, type), expected)
     require(field, value, dataclasses.is_dataclass(value), f"{expected}: a class with @dataclass(frozen=True)")
@@ -62,7 +75,13 @@ def _is_hashable(value: Any) -> bool:
 
 
 def require_number(field: str, value: Any, expected: str) -> None:
-    """Raise ValueError unless `value` is one number, Python's, NumPy's or JAX's."""
+    """Raise ValueError unless `value` is one number, Python's, NumPy's or JAX's.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        expected: what would be accepted.
+    """
     in_array = getattr(value, "shape", None) == () and np.dtype(value.dtype).kind in "iuf"
     require(field, value, _is_number(value) or in_array, expected)
 
@@ -92,7 +111,7 @@ def check_fields(spec: Any) -> None:
     """Make the fields of a frozen dataclass what experiment.json can hold.
 
     NumPy and JAX numbers become Python numbers, 1-d arrays become tuples, and paths become strings.  Raises ValueError
-    if a field that declares a float, a bool or a tuple of numbers holds something else.
+    if a field that declares a float, a bool, a Literal or a tuple of numbers holds something else.
     """
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
@@ -109,6 +128,8 @@ def _declared(name: str, value: Any, kind: Any) -> Any:
         require(name, value, _is_number(value), "a number or None" if type(None) in options else "a number")
     elif bool in options:
         require(name, value, isinstance(value, bool), "True or False")
+    elif get_origin(kind) is Literal:
+        require(name, value, value in get_args(kind), f"one of {', '.join(map(str, get_args(kind)))}")
     elif get_origin(kind) is tuple and get_args(kind)[0] in (int, float):
         item, numbers = (int, "whole numbers") if get_args(kind)[0] is int else (int | float, "numbers")
         items = tuple(value) if isinstance(value, tuple | list | range | set | frozenset) else None
@@ -138,14 +159,25 @@ def _is_array(value: Any) -> bool:
 
 
 def require_shape(field: str, value: Any, expected: str) -> tuple[int, ...]:
-    """A shape as a tuple of ints; ValueError unless it is a tuple or list of whole numbers, each at least 1."""
+    """A shape as a tuple of ints; ValueError unless it is a tuple or list of whole numbers, each at least 1.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+        expected: what would be accepted.
+    """
     sizes = [as_int(size) for size in value] if isinstance(value, tuple | list | np.ndarray) else [None]
     require(field, value, all(size is not None and size >= 1 for size in sizes), expected)
     return tuple(size for size in sizes if size is not None)
 
 
 def as_numbers(field: str, value: Any) -> np.ndarray:
-    """`value` as a NumPy array of float64; ValueError for a ragged list, or for values that are not numbers."""
+    """`value` as a NumPy array of float64; ValueError for a ragged list, or for values that are not numbers.
+
+    Args:
+        field: the name of the field or argument.
+        value: its value.
+    """
     try:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
@@ -155,7 +187,12 @@ def as_numbers(field: str, value: Any) -> np.ndarray:
 
 
 def require_key(value: Any, name: str = "key") -> None:
-    """Raise ValueError unless `value` is one key of `jax.random`."""
+    """Raise ValueError unless `value` is one key of `jax.random`.
+
+    Args:
+        value: the value.
+        name: the name of the argument.
+    """
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     typed = str(dtype).startswith("key<")
     old = dtype == np.uint32 and shape in ((2,), (4,))

@@ -34,7 +34,6 @@ from ddpm_jax.training import advice
 from ddpm_jax.training.experiment import Experiment
 from ddpm_jax.training.generate import draw_images
 
-
 # The terms of an estimate of the bound of a continuous process, which has no steps of its own.
 TERMS_OF_LIMIT = 100
 

@@ -14,7 +14,19 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from ddpm_jax import Denoiser, bound, forward, likelihood, mixture, objective, sampling, schedule, targets, timesteps
+from ddpm_jax import (
+    Denoiser,
+    bound,
+    forward,
+    guidance,
+    likelihood,
+    mixture,
+    objective,
+    sampling,
+    schedule,
+    targets,
+    timesteps,
+)
 from ddpm_jax.data import Digits
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.diffusion.process import Continuous, RectifiedFlow, VarianceExploding, VariancePreserving
@@ -110,7 +122,10 @@ def posterior(signal_t, noise_t, signal_s, noise_s, log_r):
 def errors(step, expected) -> float:
     """The largest relative error of a step's numbers."""
     found = step.a, step.b, step.var, step.forward_var
-    return max(float(np.max(np.abs(np.asarray(one, np.float64) / exact - 1))) for one, exact in zip(found, expected))
+    return max(
+        float(np.max(np.abs(np.asarray(one, np.float64) / exact - 1)))
+        for one, exact in zip(found, expected, strict=True)
+    )
 
 
 # The posterior.
@@ -153,7 +168,10 @@ def test_one_step_and_another_are_one_longer_step(process):
     """q(z_u | z_t) after q(z_t | z_s), and q(z_t | z_s) after q(z_s | x), as means and variances."""
     s, t, u = (np.float32(process.at_share(share)) for share in (0.3, 0.5, 0.8))
     ts, ut, us = process.step(t, s), process.step(u, t), process.step(u, s)
-    factor = lambda step: step.signal_t / step.signal_s
+
+    def factor(step):
+        return step.signal_t / step.signal_s
+
     np.testing.assert_allclose(factor(ut) * factor(ts), factor(us), rtol=1e-6)
     np.testing.assert_allclose(factor(ut) ** 2 * ts.forward_var + ut.forward_var, us.forward_var, rtol=1e-5)
     np.testing.assert_allclose(factor(ts) ** 2 * ts.noise_s**2 + ts.forward_var, ts.noise_t**2, rtol=1e-5)
@@ -442,6 +460,26 @@ def test_inpainting_and_interpolation_keep_what_they_are_given(process):
     assert mixed.shape == (2, 4, 2)
 
 
+@each_process
+def test_guidance_by_a_gradient_is_bayes_rule_for_gaussian_data(process):
+    """With log p(y | x) linear in x, the steered score is that of a shifted Gaussian, at each t; on an interval of real
+    times, guidance by labels is that of the interval."""
+    t, z_t = process.at_share(jnp.array([0.2, 0.6, 0.9])), jnp.array([[0.3], [-0.2], [0.5]])
+    shifted = mixture.Mixture.of([1.0], means=[[0.7 + 0.25 * 2.0]], stds=0.5)
+    steered = guidance.steered(GAUSSIAN.denoiser(process), lambda x: 2.0 * x[:, 0])
+    np.testing.assert_allclose(
+        steered.denoise(z_t, t).x, shifted.denoiser(process).denoise(z_t, t).x, rtol=1e-3, atol=1e-4
+    )
+    guided = guidance.guided(
+        shifted.denoiser(process), GAUSSIAN.denoiser(process), 3.0, interval=(float(t[1]) - 1e-3, float(t[1]) + 1e-3)
+    )
+    x, one, other = (
+        model.denoise(z_t, t).x for model in (guided, shifted.denoiser(process), GAUSSIAN.denoiser(process))
+    )
+    np.testing.assert_allclose(x[::2], one[::2], atol=1e-6)
+    np.testing.assert_allclose(x[1], other[1] + 3 * (one[1] - other[1]), rtol=1e-4)
+
+
 # The bound and the likelihood.
 
 
@@ -507,8 +545,9 @@ def test_the_objective_of_edm_is_that_of_its_paper():
     process, sigma_data = VarianceExploding(sigma_data=0.5), 0.5
     y, eps = (np.random.default_rng(seed).normal(size=(64, 6)) * scale for seed, scale in ((0, 0.5), (1, 1.0)))
     t = process.at_share(jnp.linspace(0.05, 0.95, 64))
-    predict = lambda z, t: network(process.input_scale(t)[:, None] * z, t)
-    model = Denoiser(predict, process, target=targets.Edm(sigma_data))
+    model = Denoiser(
+        lambda z, t: network(process.input_scale(t)[:, None] * z, t), process, target=targets.Edm(sigma_data)
+    )
     got = objective.SquaredError()(
         model, jnp.asarray(y, jnp.float32), objective.Draws(t, jnp.asarray(eps, jnp.float32))
     )
@@ -609,15 +648,15 @@ class Scalar(Circular):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Rising().build(), "signal and noise that are finite, and SNR falling"),
+        (lambda: Rising().build(), "expected finite ones, noise > 0, and a falling SNR"),
         (lambda: Scalar().build(), "Scalar.signal is .*; expected an elementwise function of t"),
         (lambda: Circular(0.5, 0.5).build(), "last is 0.5; expected more than first"),
         (lambda: RectifiedFlow(0.0), "first is 0.0; expected more than 0"),
         (lambda: RectifiedFlow(last=1.5), "last is 1.5; expected at most 1"),
         (lambda: VariancePreserving(-5.0, 13.3), "log_snr_max is -5.0; expected more than 13.3"),
-        (lambda: VariancePreserving(shape="sine"), "shape is 'sine'; expected"),
+        (lambda: VariancePreserving(shape="sine"), "shape is .sine.; expected one of linear, cosine"),
         (lambda: VarianceExploding(sigma_max=0.001), "sigma_min is 0.002"),
-        (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number, a number of steps"),
+        (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number of steps, at least 1"),
         (lambda: sampling.Leading().times(RectifiedFlow(), 5), "expected a chain, such as .*, for Leading"),
         (lambda: forward.transition(RectifiedFlow(), jnp.zeros((2, 3)), 0.5), "a chain, .* for s=None"),
         (

@@ -265,7 +265,8 @@ def test_folder_formats(tmp_path, random):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     save(tmp_path / "turned.png", colour, exif=exif)
-    read = {file.name: Folder(str(tmp_path))._read(file) for file in Folder(str(tmp_path)).files}
+    folder = Folder(str(tmp_path))
+    read = {file.name: folder.read(index) for index, file in enumerate(folder.files)}
     same(read["palette.png"], colour)
     assert read["bits.png"].tolist() == [[[0], [255]]]
     assert read["clear.png"].tolist() == [[[255, 255, 255], [10, 20, 30]]]

@@ -30,6 +30,7 @@ from ddpm_jax.evaluation.report import Report, Score, read_report
 from ddpm_jax.evaluation.samples import Drawing, Features, draw
 from ddpm_jax.evaluation.scores import Comparison
 from ddpm_jax.features.extractor import of_function
+from ddpm_jax.metrics import kernel
 from ddpm_jax.metrics.frechet import load_moments, save_moments
 from ddpm_jax.run import Run
 from ddpm_jax.storage.paths import cache_folder
@@ -161,7 +162,7 @@ def test_labels_of_a_source_on_disk_are_read_once(tmp_path, extractor, monkeypat
         save_png(tmp_path / str(i % 3) / f"{i}.png", Digits().arrays["image"][i])
     source = Folder(str(tmp_path), labels=True)
     np.testing.assert_array_equal(Reference(source, extractor).labels, [0, 0, 1, 1, 2, 2])
-    monkeypatch.setattr(references, "gather", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(references.stream, "gather", lambda *_: pytest.fail("read again"))
     np.testing.assert_array_equal(Reference(source, extractor).labels, [0, 0, 1, 1, 2, 2])
     assert Reference(Folder(str(tmp_path)), extractor).labels is None
 
@@ -170,7 +171,7 @@ def test_labels_of_a_source_on_disk_are_read_once(tmp_path, extractor, monkeypat
 def test_the_kernel_distance_knows_which_rows_are_not_independent(run, extractor, monkeypatch, how):
     """The reference's, whose class frequencies the labels follow; the samples', where the classes come in turn."""
     given = []
-    monkeypatch.setattr(scores, "kernel_distance", lambda *_, **options: given.append(options) or Kernel)
+    monkeypatch.setattr(kernel, "kernel_distance", lambda *_, **options: given.append(options) or Kernel)
     if how == "unconditional":
         run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, net=Factors()))
     reference, held_out = (Reference(Digits(split=split), extractor) for split in ("train", "test"))

@@ -177,7 +177,7 @@ def test_help_lists_choices_in_order_and_without_none(capsys, command):
     text = capsys.readouterr().out
     assert "{None" not in text
     if command in ("sample", "evaluate"):
-        assert "{ancestral,ddim,dpm-solver,exponential-heun,heun}" in text
+        assert "{ancestral,ddim,dpm-solver,exponential-heun,heun,uni-pc}" in text
         assert "{uniform,quadratic,log-snr,karras}" in text
 
 

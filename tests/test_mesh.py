@@ -22,6 +22,7 @@ from ddpm_jax.data.stream import batches
 from ddpm_jax.devices.mesh import MeshShape, check_divides, global_batch, local_rows
 from ddpm_jax.diffusion.bound import bound
 from ddpm_jax.diffusion.objective import draw
+from ddpm_jax.diffusion.schedule import Linear
 from ddpm_jax.nets import Network
 from ddpm_jax.training.cost import saved_for_backward
 from ddpm_jax.training.loop import train
@@ -247,9 +248,14 @@ def test_remat_keeps_little_for_the_backward_pass(tiny):
 
 def test_the_loss_is_told_by_quarter_of_t():
     losses, t = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]), jnp.array([1, 250, 251, 750, 1000])
-    told = by_quarter(losses, t, 1000)
+    told = by_quarter(losses, Linear(1000).build().share(t))
     np.testing.assert_array_equal(told["quarter_sum"], [3, 3, 4, 5])
     np.testing.assert_array_equal(told["quarter_count"], [2, 1, 1, 1])
+    for num_steps in (7, 20, 1000, 4000):  # compiled, as in training: no t is rounded into another quarter
+        t = jnp.arange(1, num_steps + 1)
+        told = jax.jit(lambda process, t: by_quarter(t / 1, process.share(t)))(Linear(num_steps).build(), t)
+        expected = np.bincount((np.asarray(t) - 1) * 4 // num_steps)
+        np.testing.assert_array_equal(told["quarter_count"], expected)
 
 
 def test_rows_lie_on_the_devices_in_the_order_of_the_mesh():

@@ -7,7 +7,6 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from ddpm_jax.diffusion import forward
 from ddpm_jax.diffusion.mixture import Mixture, _shifted
 from ddpm_jax.diffusion.schedule import Linear
 

@@ -80,7 +80,7 @@ def test_it_is_sampled_and_has_a_bound(runs):
 
 
 def test_the_commands_take_it(runs, tmp_path, capsys):
-    run, _, folder = runs
+    _, _, folder = runs
     main.main(
         ["sample", str(folder / "whole"), "--num-images", "4", "--steps", "3", "--output", str(tmp_path / "x.npz")]
     )

@@ -18,6 +18,7 @@ from ddpm_jax.data.sources import InMemory, StandIn
 from ddpm_jax.devices.cluster import Seat
 from ddpm_jax.devices.mesh import MeshShape
 from ddpm_jax.diffusion.objective import Hybrid, SquaredError
+from ddpm_jax.diffusion.process import Continuous
 from ddpm_jax.diffusion.schedule import Betas, Cosine, Linear, Schedule
 from ddpm_jax.diffusion.timesteps import TimestepRule
 from ddpm_jax.diffusion.variance import LearnedRange
@@ -215,7 +216,12 @@ def is_a(cls: type, kind: type) -> bool:
 def test_every_class_that_an_experiment_may_hold_has_a_public_name(tiny):
     """It is found again by that name."""
     held = dataclasses.replace(tiny, sampler=Ancestral(), objective=Hybrid(), variance=LearnedRange())
-    kinds = {Experiment, Source, Network, Optimizer} | kinds_in(held) | kinds_in(Ddim()) | kinds_in(SquaredError())
+    kinds = (
+        {Experiment, Source, Network, Optimizer, Schedule, Continuous}
+        | kinds_in(held)
+        | kinds_in(Ddim())
+        | kinds_in(SquaredError())
+    )
     assert {Optimizer, Grid, Sampler, Schedule, Weighting, Averaging, TimestepRule, MeshShape} <= kinds
     specs_of_the_package = {
         cls for cls in classes_of_the_package() - NOT_HELD if any(is_a(cls, kind) for kind in kinds)

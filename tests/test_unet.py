@@ -12,7 +12,7 @@ import pytest
 
 from ddpm_jax.interop.names import diffusers_name, paths
 from ddpm_jax.nets.blocks import AttentionBlock, Norms, norm
-from ddpm_jax.nets.embed import timestep_embedding
+from ddpm_jax.nets.embed import seen, timestep_embedding
 from ddpm_jax.nets.unet import UNet
 
 # For what the comparison with diffusers does not cover: one level, with attention in the middle.
@@ -126,9 +126,9 @@ def test_the_first_timestep_is_embedded_as_position_0(net, batch):
         def of_interest(module, _):
             return module.name == "embedding_0"
 
-        module, t = TINY._module(3, False), jnp.ones(2, jnp.int32)
+        module, (z, label) = TINY._module(3, False), seen(None, z, 1)
         _, state = module.apply(
-            {"params": params}, z, t, None, capture_intermediates=of_interest, mutable=["intermediates"]
+            {"params": params}, z, label, None, capture_intermediates=of_interest, mutable=["intermediates"]
         )
         return state["intermediates"]["embedding_0"]["__call__"][0]
 

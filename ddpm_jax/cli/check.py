@@ -1,6 +1,6 @@
 """`ddpm-jax check DATA`: read a whole data set, print what is in it, and list its faults."""
 
-import re
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,10 @@ import tyro
 from ddpm_jax.cli.options import by_default, parse
 from ddpm_jax.cli.prepare import DataFolder, FolderOptions, splits_of
 from ddpm_jax.cli.train import find_experiment
-from ddpm_jax.data.accept import described_images
+from ddpm_jax.data import Source, Tfds, accept
 from ddpm_jax.data.examine import Examination, examine
-from ddpm_jax.data.source import Source
-from ddpm_jax.data.tfds import Tfds
 from ddpm_jax.evaluation.progress import ProgressBar
-from ddpm_jax.storage.classes import run_file
-from ddpm_jax.storage.paths import local_path
+from ddpm_jax.storage import classes, paths
 from ddpm_jax.training.experiment import Experiment
 
 __all__ = ["CheckOptions", "main"]
@@ -47,19 +44,16 @@ def main(arguments: list[str]) -> None:
         experiment, num_classes = find_experiment(options.data), options.num_classes
         if experiment and num_classes is None:
             num_classes = experiment.net.num_classes
-        for name, source in ({options.data: experiment.data} if experiment else sources_of(options)).items():
+        sources = {options.data: experiment.data} if experiment else sources_of(options)
+        for name, source in sources.items():
             faults += check(name, source, num_classes)
         if experiment and not faults:
             experiment.check()
     except ValueError as error:
-        faults += _wrong(error)
+        print(f"  wrong     {error}")
+        faults += 1
     print(f"{faults:,} fault{'s' if faults != 1 else ''} found" if faults else "no faults found")
     sys.exit(1 if faults else 0)
-
-
-def _wrong(error: ValueError) -> int:
-    print(f"  wrong     {error}")
-    return 1
 
 
 def check(name: str, source: Source, num_classes: int | None) -> int:
@@ -79,7 +73,8 @@ def check(name: str, source: Source, num_classes: int | None) -> int:
         with ProgressBar(f"reading {name}", len(source)) as progress:
             found = examine(source, num_classes, progress.reached)
     except ValueError as error:
-        return _wrong(error)
+        print(f"  wrong     {error}")
+        return 1
     print("\n".join(f"  {line}" for line in described(found)))
     return len(found.problems)
 
@@ -88,7 +83,7 @@ def described(found: Examination) -> list[str]:
     """What was found, a line each; the faults come last."""
     readable = sum(found.shapes.values())
     lines = [f"examples  {found.count:,}" + (f", of which {readable:,} are fine" if readable < found.count else "")]
-    lines += [f"images    {described_images(count, shape)}" for shape, count in found.shapes.most_common(SHOWN)]
+    lines += [f"images    {accept.described_images(count, shape)}" for shape, count in found.shapes.most_common(SHOWN)]
     if readable:
         lines.append(f"values    {found.low} to {found.high}, mean {found.mean:.1f}")
     if found.labels:
@@ -106,31 +101,30 @@ def sources_of(options: CheckOptions) -> dict[str, Source]:
 
     Raises ValueError or FileNotFoundError if there are none.
     """
-    text, path = options.data, local_path(options.data)
+    text, path = options.data, paths.local_path(options.data)
     file, _, name = text.rpartition(":")
     if file.endswith(".py"):
-        return {text: _defined(local_path(file), name)}
+        return {text: _defined(paths.local_path(file), name)}
     if path.is_dir() or path.suffix == ".npz":
         if not path.exists():
             raise FileNotFoundError(f"there is no file {text}")
         found = splits_of(path, options.folder)
         return {text if len(found) == 1 else f"{text} {split}": source for split, source in found.items()}
-    if not re.fullmatch(r"[a-zA-Z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", text):
+    try:
+        whole = Tfds(text, split="all", data_dir=options.data_dir)
+    except ValueError:  # it is no name of a data set
         fault = "is of no kind that can be read" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"{text} {fault}; expected a folder, an .npz, a TFDS name or an experiment")
-    whole = Tfds(text, split="all", data_dir=options.data_dir)
-    label_key = "label" if "label" in whole.features else None
-    return {
-        f"{text} {split}": Tfds(text, split=split, data_dir=options.data_dir, label_key=label_key)
-        for split in whole.splits
-    }
+        expected = "a folder, an .npz, a TFDS name or an experiment"
+        raise FileNotFoundError(f"{text} {fault}; expected {expected}") from None
+    whole = dataclasses.replace(whole, label_key="label" if "label" in whole.features else None)
+    return {f"{text} {split}": dataclasses.replace(whole, split=split) for split in whole.splits}
 
 
 def _defined(file: Path, name: str) -> Source:
     """The source, or the data of the experiment, that a Python file defines under a name."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    found: Any = getattr(run_file(file), name, None)
+    found: Any = getattr(classes.run_file(file), name, None)
     if isinstance(found, Experiment):
         return found.data
     found = found() if isinstance(found, type) else found

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from ddpm_jax.data.accept import described_images
-from ddpm_jax.data.examine import as_message, quick_problems
+from ddpm_jax.data import accept, examine
 from ddpm_jax.data.source import DeclaresShape
 from ddpm_jax.devices.mesh import MeshShape
 from ddpm_jax.nets.unet import UNet
@@ -79,11 +78,8 @@ def memory(plan: Plan, kept: int) -> str:
     """
     of, shapes = plan.experiment, plan.state.params
     whole, cut = bytes_of(shapes), _bytes_of_device(shapes, of.mesh)
-    parts = (
-        _bytes_of_device(plan.state, of.mesh),
-        cut + (whole if cut < whole else 0),
-        kept * of.batch_size // (plan.mesh.size * of.accumulate),
-    )
+    gathered, kept = whole if cut < whole else 0, kept * of.batch_size // (plan.mesh.size * of.accumulate)
+    parts = _bytes_of_device(plan.state, of.mesh), cut + gathered, kept
     return f"{_engineering(sum(parts))}B = " + " + ".join(f"{_engineering(part)}B" for part in parts)
 
 
@@ -101,17 +97,16 @@ def look_at_data(experiment: Experiment) -> tuple[Plan, str]:
             raise
         experiment.check_without_data(declared)
         return Plan.of(experiment, experiment.mesh.build(), declared), f"{name}, not there yet: {error}"
-    problems = quick_problems(experiment.data, experiment.net.num_classes)
+    problems = examine.quick_problems(experiment.data, experiment.net.num_classes)
     if problems:
-        raise ValueError(as_message(problems))
-    return plan, f"{name}, {described_images(len(experiment.data), plan.image_shape)}, {plan.epochs:,.1f} epochs"
+        raise ValueError(examine.as_message(problems))
+    return plan, f"{name}, {accept.described_images(len(experiment.data), plan.image_shape)}, {plan.epochs:,.1f} epochs"
 
 
 def _bytes_of_device(tree: Any, spec: MeshShape) -> int:
     """The bytes of the part of a tree that lies on one device."""
-    return sum(
-        bytes_of(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    return sum(bytes_of(leaf) // (spec.fsdp if spec.partition(leaf.shape, spec.fsdp) else 1) for leaf in leaves)
 
 
 def _engineering(value: int) -> str:

@@ -11,7 +11,7 @@ import tyro
 from ddpm_jax.cli.options import Average, RunFolder, by_default, one_of, parse
 from ddpm_jax.cli.sampler_options import SamplerOptions
 from ddpm_jax.cli.train import find_experiment
-from ddpm_jax.data.deferred import Deferred
+from ddpm_jax.data import Deferred
 from ddpm_jax.devices.cluster import ClusterOptions
 from ddpm_jax.devices.precision import quoted_precision
 from ddpm_jax.devices.setup import set_up_jax
@@ -19,8 +19,7 @@ from ddpm_jax.evaluation import evaluate as evaluations
 from ddpm_jax.evaluation.evaluate import Evaluation
 from ddpm_jax.features.read import read_extractor
 from ddpm_jax.run import Run, load_run
-from ddpm_jax.storage.log import format_time
-from ddpm_jax.storage.paths import run_path
+from ddpm_jax.storage import log, paths
 
 __all__ = ["EvaluateOptions", "choose_source", "main"]
 
@@ -61,20 +60,20 @@ def main(arguments: list[str]) -> None:
     set_up_jax(options.cluster)
     run = options.sampler_options.applied(load_run(options.run, ema=options.ema))
     data = run.experiment.data
-    sources = {
-        "reference": choose_source("--reference", run, options.reference),
-        "held_out": choose_source("--held-out", run, options.held_out),
-    }
-    if sources["reference"] is None and isinstance(data, Deferred) and data.path is None:
+    reference = choose_source("--reference", run, options.reference)
+    held_out = choose_source("--held-out", run, options.held_out)
+    if reference is None and isinstance(data, Deferred) and data.path is None:
         raise ValueError(f"--reference is None, and the data of {options.run} are not known; expected {SOURCES}")
     start = time.monotonic()
     extractor = None if options.evaluation.metrics == ("bpd",) else read_extractor(options.features)
     with jax.default_matmul_precision(options.precision or quoted_precision()):
-        found = evaluations.evaluate(run, options.run, extractor, options.evaluation, **sources)
+        given = {"reference": reference, "held_out": held_out}
+        found = evaluations.evaluate(run, options.run, extractor, options.evaluation, **given)
     if found is not None:
         report, place = found
         print(report.as_text())
-        print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({format_time(time.monotonic() - start)})")
+        spent = log.format_time(time.monotonic() - start)
+        print(f"\nreport: {place / 'report.html'}, {place / 'report.json'} ({spent})")
 
 
 def choose_source(flag: str, run: Run, text: str | None) -> Any:
@@ -97,7 +96,7 @@ def choose_source(flag: str, run: Run, text: str | None) -> Any:
         return None
     if experiment := find_experiment(text):
         return experiment.data
-    path = run_path(text)
+    path = paths.run_path(text)
     if path.suffix == ".npz" or path.is_dir():
         labelled = Deferred(run.image_shape, text, labels=True)
         has_labels = labelled.has_labels(run.experiment.net.num_classes)

@@ -7,8 +7,7 @@ import tyro
 
 from ddpm_jax.cli.options import Average, RunFolder, by_default, parse
 from ddpm_jax.devices.setup import set_up_jax
-from ddpm_jax.interop.folder import require_new
-from ddpm_jax.interop.runs import export_run
+from ddpm_jax.interop import folder, runs
 from ddpm_jax.storage.paths import run_path
 
 __all__ = ["ExportOptions", "main"]
@@ -29,7 +28,7 @@ class ExportOptions:
 def main(arguments: list[str]) -> None:
     """`ddpm-jax export`."""
     options = parse(ExportOptions, arguments, "export")
-    require_new(run_path(options.path), "give another PATH")  # before the weights are read
+    folder.require_new(run_path(options.path), "give another PATH")  # before the weights are read
     set_up_jax()
-    path = export_run(options.run, options.path, ema=options.ema, license=options.license, report=print)
+    path = runs.export_run(options.run, options.path, ema=options.ema, license=options.license, report=print)
     print(f'{path}: for diffusers.DDPMPipeline.from_pretrained("{path}"), or ddpm-jax import {path}')

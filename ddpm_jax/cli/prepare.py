@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from ddpm_jax.cli.options import by_default, one_of, parse
-from ddpm_jax.data.folder import Fit, Folder, Resample
+from ddpm_jax.data import Folder, Npz, Source
+from ddpm_jax.data.folder import Fit, Resample
 from ddpm_jax.data.prepare import prepare
-from ddpm_jax.data.source import Source
-from ddpm_jax.data.sources import Npz, open_npz
+from ddpm_jax.data.sources import open_npz
 from ddpm_jax.data.tfds import tfds_root
 from ddpm_jax.errors import require
 from ddpm_jax.storage.paths import local_path, require_folder
@@ -94,7 +94,7 @@ def splits_of(path: Path, options: FolderOptions) -> dict[str, Source]:
         raise ValueError(f"{path} holds {', '.join(sorted(names))}; expected `images`, or SPLIT_images for each split")
     splits = {}
     for split in sorted(found, key=lambda split: (split != "train", split)):
-        prefix = f"{split}_" if f"{split}_images" in names else ""
-        labels = f"{prefix}labels"
-        splits[split] = Npz(str(path), f"{prefix}images", labels if labels in names else None)
+        images = f"{split}_images" if f"{split}_images" in names else "images"
+        labels = images.removesuffix("images") + "labels"
+        splits[split] = Npz(str(path), images, labels if labels in names else None)
     return splits

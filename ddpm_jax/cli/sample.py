@@ -1,6 +1,5 @@
 """`ddpm-jax sample RUN`: draw images from a trained run into an .npz file, with a picture beside it."""
 
-import io
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,8 +17,7 @@ from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.errors import require
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.run import load_run
-from ddpm_jax.storage.paths import RunPath, require_folder, run_path, write_bytes
-from ddpm_jax.storage.pictures import grid, save_png
+from ddpm_jax.storage import paths, pictures
 
 __all__ = ["SampleOptions", "main"]
 
@@ -50,14 +48,14 @@ class SampleOptions:
 def main(arguments: list[str]) -> None:
     """`ddpm-jax sample`."""
     options = parse(SampleOptions, arguments, "sample")
-    output = run_path(options.output) if options.output else run_path(options.run) / "samples.npz"
+    output = paths.run_path(options.output) if options.output else paths.run_path(options.run) / "samples.npz"
     require("--output", str(output), output.suffix == ".npz", "a file name that ends in .npz")
     require("--output", str(output), not output.is_dir(), "the name of a file; this is a folder")
     require("--num-images", options.num_images, options.num_images >= 1, "at least 1")
     require("--seed", options.seed, 0 <= options.seed < 2**32, "0 or more, less than 2^32")
     set_up_jax(options.cluster)
     run = options.sampler_options.applied(load_run(options.run, ema=options.ema))
-    require_folder(output.parent, "choose another --output")  # before anything is drawn
+    paths.require_folder(output.parent, "choose another --output")  # before anything is drawn
     labels = choose_labels(run.experiment.net.num_classes, options)
     start, key = time.monotonic(), jax.random.key(options.seed)
     with ProgressBar("drawing", options.num_images, quiet=jax.process_index() > 0) as progress:
@@ -89,7 +87,7 @@ def choose_labels(num_classes: int | None, options: SampleOptions) -> Int[np.nda
     return np.full(options.num_images, options.label)
 
 
-def save_images(path: RunPath, images: UInt8[np.ndarray, "n height width channels"]) -> RunPath:
+def save_images(path: paths.RunPath, images: UInt8[np.ndarray, "n height width channels"]) -> paths.RunPath:
     """Write images as an .npz file, and the first 100 as a picture.
 
     Args:
@@ -99,9 +97,7 @@ def save_images(path: RunPath, images: UInt8[np.ndarray, "n height width channel
     Returns:
         The path of the picture, beside the .npz file.
     """
-    file = io.BytesIO()
-    np.savez_compressed(file, images=images)
-    write_bytes(path, file.getvalue())
+    paths.write_file(path, lambda file: np.savez_compressed(file, images=images))
     picture = path.with_suffix(".png")
-    save_png(picture, grid(images[:IN_PICTURE]))
+    pictures.save_png(picture, pictures.grid(images[:IN_PICTURE]))
     return picture

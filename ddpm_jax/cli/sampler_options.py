@@ -1,8 +1,9 @@
 """The choice of a sampler and of a clipping on the command line, for every command that draws images."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from ddpm_jax import sampling
 from ddpm_jax.cli.options import by_default, one_of
@@ -12,20 +13,16 @@ from ddpm_jax.run import Run
 
 __all__ = ["SamplerOptions"]
 
-SAMPLERS = {
-    "ancestral": sampling.Ancestral,
-    "ddim": sampling.Ddim,
-    "dpm-solver": sampling.DpmSolver,
-    "exponential-heun": sampling.ExponentialHeun,
-    "heun": sampling.Heun,
-    "uni-pc": sampling.UniPc,
-}
-GRIDS = {
-    "uniform": sampling.Uniform,
-    "quadratic": sampling.Quadratic,
-    "log-snr": sampling.LogSnr,
-    "karras": sampling.Karras,
-}
+
+def _by_name(*classes: Any) -> dict[str, Any]:
+    """Classes by their names on the command line: dpm-solver for DpmSolver."""
+    return {re.sub(r"(?<!^)([A-Z])", r"-\1", cls.__name__).lower(): cls for cls in classes}
+
+
+SAMPLERS = _by_name(
+    *(sampling.Ancestral, sampling.Ddim, sampling.DpmSolver, sampling.ExponentialHeun, sampling.Heun, sampling.UniPc)
+)
+GRIDS = _by_name(sampling.Uniform, sampling.Quadratic, sampling.LogSnr, sampling.Karras)
 CLIPPINGS = {"static": Clip, "dynamic": DynamicThreshold, "off": NoClipping}
 
 

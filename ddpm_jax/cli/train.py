@@ -11,9 +11,7 @@ import tyro
 from ddpm_jax.cli.options import by_default
 from ddpm_jax.devices.cluster import ClusterOptions
 from ddpm_jax.devices.setup import set_up_jax
-from ddpm_jax.storage import specs
-from ddpm_jax.storage.classes import run_file
-from ddpm_jax.storage.paths import local_copy, run_path
+from ddpm_jax.storage import classes, paths, specs
 from ddpm_jax.training.experiment import Experiment
 
 __all__ = ["TrainOptions", "find_experiment", "main", "read_experiment", "train_experiment"]
@@ -75,9 +73,8 @@ def train_experiment(experiment: Experiment, arguments: list[str], program: str)
     workdir = options.workdir or os.path.join("runs", options.experiment.name)
     try:
         picture = train(options.experiment, workdir, profile=options.profile, debug_nans=options.debug_nans)
-        message = (
-            f"samples: {picture}\ndraw more with: ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
-        )
+        more = f"ddpm-jax sample {workdir} --num-images 1000 --output samples.npz"
+        message = f"samples: {picture}\ndraw more with: {more}"
     except Preempted as stop:
         message = str(stop)
     if jax.process_index() == 0:
@@ -89,7 +86,7 @@ def find_experiment(text: str | os.PathLike) -> Experiment | None:
 
     Raises what `read_experiment` raises.
     """
-    path = run_path(text)
+    path = paths.run_path(text)
     inside = path / "experiment.json"
     if inside.is_file():
         return read_experiment(inside)
@@ -101,18 +98,17 @@ def read_experiment(file: str | os.PathLike) -> Experiment:
 
     Raises ValueError or FileNotFoundError; the message names the file and, for Python, the line.
     """
-    path = run_path(file)
+    path = paths.run_path(file)
     if (path / "experiment.json").is_file():
-        raise ValueError(
-            f"{path} is the folder of a run; give {path}/experiment.json, and --workdir {path} to resume it"
-        )
+        remedy = f"give {path}/experiment.json, and --workdir {path} to resume it"
+        raise ValueError(f"{path} is the folder of a run; {remedy}")
     if not path.is_file():
         missing = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise FileNotFoundError(f"{missing}; expected an experiment, FILE.py or FILE.json")
     if path.suffix == ".json":
         found = specs.load(path)
     elif path.suffix == ".py":
-        found = getattr(run_file(local_copy(path)), "experiment", None)
+        found = getattr(classes.run_file(paths.local_copy(path)), "experiment", None)
     else:
         raise ValueError(f"{path} is not an experiment; expected FILE.py or FILE.json")
     if not isinstance(found, Experiment):

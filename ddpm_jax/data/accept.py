@@ -67,15 +67,11 @@ def as_array(values: Any, called: str) -> Shaped[np.ndarray, "..."]:
     for index, shape in enumerate(shapes):
         if shape != shapes[0]:
             remedy = ": resize them, as Folder(size=...) does with image files" if called == "images" else ""
-            raise ValueError(
-                f"{called} differ in shape: {called}[0] is {shapes[0]} and {called}[{index}] is {shape}; expected one "
-                f"shape{remedy}"
-            )
+            found = f"{called}[0] is {shapes[0]} and {called}[{index}] is {shape}"
+            raise ValueError(f"{called} differ in shape: {found}; expected one shape{remedy}")
     wrong = next((i for i, value in enumerate(values) if np.asarray(value).dtype.kind not in "biuf"), 0)
-    raise ValueError(
-        f"{called}[{wrong}] is {short_repr(values[wrong])}, which NumPy keeps as a Python object; expected numbers"
-        f"{', within 32 bits' if called == 'labels' else ''}"
-    )
+    found = f"{called}[{wrong}] is {short_repr(values[wrong])}, which NumPy keeps as a Python object"
+    raise ValueError(f"{found}; expected numbers{', within 32 bits' if called == 'labels' else ''}")
 
 
 def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N height width channels"]:
@@ -92,16 +88,14 @@ def checked_images(images: np.ndarray, called: str) -> UInt8[np.ndarray, "N heig
         ValueError: the array is not of this kind, or its shape is ambiguous.
     """
     if images.dtype != np.uint8:
-        remedy = _conversion_of(images)
-        raise ValueError(f"{called} has dtype {images.dtype}; expected uint8 with values 0..255. {remedy}")
+        expected = f"uint8 with values 0..255. {_conversion_of(images)}"
+        raise ValueError(f"{called} has dtype {images.dtype}; expected {expected}")
     found = f"{called} has shape {images.shape}"
     if images.ndim not in (3, 4) or min(images.shape) == 0:
         side = round(images.shape[-1] ** 0.5) if images.ndim == 2 else 0
         square = f"images.reshape(-1, {side}, {side}), " if side > 1 and side * side == images.shape[-1] else ""
-        raise ValueError(
-            f"{found}; expected (N, height, width) or (N, height, width, channels), with N at least 1. "
-            f"{square}images[..., None] and images[None] add axes"
-        )
+        expected = "(N, height, width) or (N, height, width, channels), with N at least 1"
+        raise ValueError(f"{found}; expected {expected}. {square}images[..., None] and images[None] add axes")
     if images.ndim == 4:
         check_axes(images.shape, found, "images")
         return images
@@ -149,10 +143,8 @@ def check_example(example: Any, index: int) -> None:
     if dtype != np.uint8 or len(shape) != 3 or min(shape) == 0:
         is_other = isinstance(image, np.ndarray) and dtype != np.uint8
         conversion = ". " + _conversion_of(image).replace("images", "image") if is_other else ""
-        raise ValueError(
-            f'source[{index}]["image"] is {dtype} {list(shape)}; expected uint8 [height, width, channels] '
-            f"with values 0..255 (grey images: image[..., None]){conversion}"
-        )
+        expected = f"uint8 [height, width, channels] with values 0..255 (grey images: image[..., None]){conversion}"
+        raise ValueError(f'source[{index}]["image"] is {dtype} {list(shape)}; expected {expected}')
 
 
 def check_axes(shape: Sequence[int], found: str, name: str) -> None:
@@ -181,10 +173,9 @@ def check_axes(shape: Sequence[int], found: str, name: str) -> None:
     if _looks_right(width, height, channels):
         readings["these axes, with height and width exchanged"] = (*same, first + 1, first, first + 2)
     listed = "; ".join(f"{name}.transpose{axes} for {meaning}" for meaning, axes in readings.items())
-    raise ValueError(
-        f"{found}: height {height}, width {width} and {channels} channels, which looks like another order of the axes. "
-        f"Write {listed}. (The axes of a source with axes_are_known = True are not checked.)"
-    )
+    found += f": height {height}, width {width} and {channels} channels, which looks like another order of the axes"
+    unchecked = "(The axes of a source with axes_are_known = True are not checked.)"
+    raise ValueError(f"{found}. Write {listed}. {unchecked}")
 
 
 def _looks_right(height: int, width: int, channels: int) -> bool:
@@ -227,15 +218,12 @@ def checked_labels(labels: np.ndarray, count: int, called: str) -> Int32[np.ndar
         ValueError: the array is not of this kind, or a label does not fit into 32 bits.
     """
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"{called} is {labels.dtype} {list(labels.shape)}; expected one integer for each image, "
-            f"shape ({count},){_remedy_of(labels, 'labels')}"
-        )
+        expected = f"one integer for each image, shape ({count},){_remedy_of(labels, 'labels')}"
+        raise ValueError(f"{called} is {labels.dtype} {list(labels.shape)}; expected {expected}")
     if len(wide := np.flatnonzero((labels < -(2**31)) | (labels >= 2**31))):
-        raise ValueError(
-            f"{called} has {labels[wide[0]]} at position {wide[0]}, which does not fit into 32 bits; expected the "
-            "number of a class: np.unique(labels, return_inverse=True)[1] numbers them 0, 1, ..."
-        )
+        found = f"{called} has {labels[wide[0]]} at position {wide[0]}, which does not fit into 32 bits"
+        remedy = "np.unique(labels, return_inverse=True)[1] numbers them 0, 1, ..."
+        raise ValueError(f"{found}; expected the number of a class: {remedy}")
     return labels.astype(np.int32)
 
 
@@ -252,10 +240,9 @@ def as_label(value: Any, index: int) -> np.int32:
     Raises:
         ValueError: the value is not one integer within 32 bits.
     """
-    try:
+    array = np.asarray(None)
+    with suppress(ValueError):
         array = np.asarray(value)
-    except ValueError:
-        array = np.asarray(None)
     is_integer = array.shape == () and array.dtype.kind in "iu"
     if is_integer and -(2**31) <= array < 2**31:
         return np.int32(array)

@@ -33,8 +33,7 @@ class Deferred(StandIn):
         if self.path is None:
             raise FileNotFoundError(
                 "data.path is None: the network was imported without its data; give --data.path FILE.npz or "
-                "--data.path FOLDER, or an experiment file with other data, images of "
-                f"{height}x{width}x{channels}"
+                f"--data.path FOLDER, or an experiment file with other data, images of {height}x{width}x{channels}"
             )
         if Path(self.path).suffix == ".npz":
             source: Source = Npz(self.path, labels="labels" if self.labels else None)
@@ -42,11 +41,9 @@ class Deferred(StandIn):
             size, kept = height if height == width else None, channels if channels in (1, 3) else None
             source = Folder(self.path, size, channels=kept, labels=self.labels)
         found = source[0]["image"].shape
-        if found != self.image_shape:
-            raise ValueError(
-                f"data.path is {self.path!r}, images of shape {found}; the network takes {self.image_shape}"
-            )
-        return source
+        if found == self.image_shape:
+            return source
+        raise ValueError(f"data.path is {self.path!r}, images of shape {found}; the network takes {self.image_shape}")
 
     def has_labels(self, num_classes: int | None) -> bool:
         """Whether `path` has labels of so many classes, whether or not `labels` is set; False if `path` is None."""

@@ -1,5 +1,7 @@
 """Read a whole data set to find all its faults before a network learns from it."""
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +40,7 @@ class Examination:
     high: int = 0
     """The lowest and the highest value of all images."""
     total: int = 0
-    values: int = 0
-    """The sum of all values, and their number."""
+    """The sum of all values."""
     labels: Counter[int] = field(default_factory=Counter)
     """The number of examples of each label."""
     class_names: tuple[str, ...] = ()
@@ -50,14 +51,13 @@ class Examination:
     @property
     def mean(self) -> float:
         """The mean of all values."""
-        return self.total / max(self.values, 1)
+        return self.total / max(sum(count * math.prod(shape) for shape, count in self.shapes.items()), 1)
 
     def _add(self, name: str, shape: tuple[int, ...], low: int, high: int, total: int, label: int | None) -> None:
         """Count one example without faults."""
         self.shapes[shape] += 1
         self.first_of.setdefault(shape, name)
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.total, self.values = self.total + total, self.values + int(np.prod(shape))
+        self.low, self.high, self.total = min(self.low, low), max(self.high, high), self.total + total
         if label is not None:
             self.labels[label] += 1
 
@@ -67,11 +67,9 @@ class Examination:
             self.problems.append("it is empty; expected at least 1 example")
         if len(self.shapes) > 1:
             remedy = "size and channels of Folder make all alike" if isinstance(source, Folder) else "resize them"
-            found = ", ".join(
-                f"{described_images(count, shape)} (first {self.first_of[shape]})"
-                for shape, count in self.shapes.most_common(SHOWN)
-            )
-            self.problems.append(f"the images differ in shape: {found}; {remedy}")
+            common = self.shapes.most_common(SHOWN)
+            found = [f"{described_images(count, shape)} (first {self.first_of[shape]})" for shape, count in common]
+            self.problems.append(f"the images differ in shape: {', '.join(found)}; {remedy}")
         for shape in () if axes_are_known(source) else self.shapes:
             try:
                 check_axes(shape, f"{self.first_of[shape]} has shape {shape}", "image")
@@ -93,9 +91,8 @@ def _wrong_classes(labels: Counter[int], num_classes: int, named: int = 0) -> li
         return []
     count = sum(labels[label] for label in outside)
     shown = ", ".join(map(str, outside[:SHOWN])) + (", ..." if len(outside) > SHOWN else "")
-    return [
-        f"net.num_classes is {num_classes}, but {count:,} examples have labels outside 0..{num_classes - 1}: {shown}"
-    ]
+    fault = f"{count:,} examples have labels outside 0..{num_classes - 1}: {shown}"
+    return [f"net.num_classes is {num_classes}, but {fault}"]
 
 
 def examine(
@@ -183,12 +180,9 @@ def quick_problems(source: Source, num_classes: int | None) -> list[str]:
         return []
     if num_classes is not None and source.labels and len(source.class_names) > num_classes:
         return _wrong_classes(Counter(), num_classes, len(source.class_names))
-    size = 0
-    for file in source.files:
-        size += file.stat().st_size if file.exists() else 0
-        if size > FEW_BYTES:
-            return []
-    return examine(source, num_classes).problems
+    sizes = (file.stat().st_size for file in source.files if file.exists())
+    many = any(size > FEW_BYTES for size in itertools.accumulate(sizes))
+    return [] if many else examine(source, num_classes).problems
 
 
 def as_message(problems: list[str]) -> str:

@@ -103,8 +103,7 @@ def fingerprint(
     if isinstance(source, Tfds | Folder):
         parts = of_files(source.content_files, report)
         if isinstance(source, Folder) and source.labels:  # an empty class folder changes the numbers of others
-            names = json.dumps(source.class_names).encode()
-            parts["(the class folders)"] = hashlib.sha256(names).hexdigest()
+            parts["(the class folders)"] = hashlib.sha256(json.dumps(source.class_names).encode()).hexdigest()
         return Fingerprint(len(source), "files", parts)
     if isinstance(source, HasFiles):
         return Fingerprint(len(source), "files", of_files({str(file): Path(file) for file in source.files}, report))
@@ -188,19 +187,16 @@ def of_files(files: Mapping[str, Path], report: Callable[[str], None] = lambda t
 
 def _status(file: str) -> list[int]:
     """The size, the times of modification and of status change, and the inode."""
-    try:
+    with suppress(OSError):
         found = os.stat(file)
-    except OSError:
-        return [0, 0, 0, 0]
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    return [0, 0, 0, 0]
 
 
 def _digest(file: str) -> str:
-    try:
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError:
-        return "missing"
+    with suppress(OSError), open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return "missing"
 
 
 def changes(there: Fingerprint, here: Fingerprint) -> list[str]:

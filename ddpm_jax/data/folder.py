@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from ddpm_jax.data.source import Example
 from ddpm_jax.data.sources import check_choice, pixels_of
 from ddpm_jax.data.tree import files_below, sub_folders
-from ddpm_jax.errors import check_fields, require_int
+from ddpm_jax.errors import check_fields, require, require_int
 from ddpm_jax.storage.paths import local_path
 
 Fit = Literal["cover", "stretch", "crop"]
@@ -68,8 +68,7 @@ class Folder:
             require_int("size", self.size, 1, "at least 1 pixel, a whole number, or None to leave the size as it is")
         check_choice("fit", self.fit, Fit)
         check_choice("resample", self.resample, Resample)
-        if self.channels not in (1, 3, None):
-            raise ValueError(f"channels is {self.channels}; expected 1, 3 or None")
+        require("channels", self.channels, self.channels in (1, 3, None), "1, 3 or None")
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -103,18 +102,16 @@ class Folder:
         found = (folder.name for folder in sub_folders(self._root))
         names = tuple(name for name in found if name in below or name != "__MACOSX")
         if (len(names) == 1 or set(below) <= SPLITS) and not any("" in deeper for deeper in below.values()):
-            first = min(below)
+            classes, first = ", ".join(sorted(below)), min(below)
+            inside = ", ".join(sorted(below[first])[:5])
             raise ValueError(
-                f"labels is True and path is {self.path!r}, so the classes would be {', '.join(sorted(below))}, but "
-                f"these folders hold no images themselves; {first} holds the folders "
-                f"{', '.join(sorted(below[first])[:5])}. If those are the classes, path is "
+                f"labels is True and path is {self.path!r}, so the classes would be {classes}, but these folders hold "
+                f"no images themselves; {first} holds the folders {inside}. If those are the classes, path is "
                 f"{str(Path(self.path) / first)!r}"
             )
         if empty := [name for name in names if name not in below]:
-            say_once(
-                f"{self._root} has class folders without images: {', '.join(empty)}. They keep their numbers, so "
-                f"there are {len(names)} classes"
-            )
+            found = f"{self._root} has class folders without images: {', '.join(empty)}"
+            say_once(f"{found}. They keep their numbers, so there are {len(names)} classes")
         return names
 
     def __len__(self) -> int:
@@ -128,7 +125,7 @@ class Folder:
     def __getitem__(self, index: int) -> Example:
         image = self.read(index)
         if image.shape != self._shape:
-            raise ValueError(self._mixed(self.files[index], image.shape))
+            raise ValueError(self._mixed(index, image.shape))
         return {"image": image, "label": self.label(index)} if self.labels else {"image": image}
 
     @cached_property
@@ -141,34 +138,9 @@ class Folder:
 
     def read(self, index: int) -> UInt8[np.ndarray, "height width channels"]:
         """Image `index`, which may have another shape than image 0."""
-        return self._read(self.files[index])
-
-    @cached_property
-    def _root(self) -> Path:
-        return local_path(self.path)
-
-    def _parts(self, file: Path) -> tuple[str, ...]:
-        return file.relative_to(self._root).parts
-
-    @cached_property
-    def _shape(self) -> tuple[int, ...]:
-        return self.read(0).shape
-
-    def _mixed(self, file: Path, shape: tuple[int, ...]) -> str:
-        first = self.files[0]
-        if shape[2] != self._shape[2]:
-            return (
-                f"channels is None, but {file} has {shape[2]} and {first} has {self._shape[2]}; "
-                "channels=3 (--data.channels 3) converts all to RGB, channels=1 all to grey"
-            )
-        return (
-            f"size is None, but {file} is {shape[0]}x{shape[1]} pixels and {first} is "
-            f"{self._shape[0]}x{self._shape[1]}; size=64 (--data.size 64) makes all 64x64"
-        )
-
-    def _read(self, file: Path) -> UInt8[np.ndarray, "height width channels"]:
         from PIL import Image, ImageOps
 
+        file = self.files[index]
         try:
             with Image.open(file) as opened:
                 upright = ImageOps.exif_transpose(opened)
@@ -184,12 +156,29 @@ class Folder:
         if self.fit == "cover":
             return pixels_of(ImageOps.fit(image, (size, size), filter))
         if min(image.size) < size:
-            raise ValueError(
-                f"fit is 'crop' and size is {size}, but {file} is {image.height}x{image.width} pixels; expected a "
-                f"size of at most {min(image.size)}, or fit='cover' to resize"
-            )
+            found = f"fit is 'crop' and size is {size}, but {file} is {image.height}x{image.width} pixels"
+            raise ValueError(f"{found}; expected a size of at most {min(image.size)}, or fit='cover' to resize")
         left, top = (image.width - size) // 2, (image.height - size) // 2
         return pixels_of(image.crop((left, top, left + size, top + size)))
+
+    @cached_property
+    def _root(self) -> Path:
+        return local_path(self.path)
+
+    def _parts(self, file: Path) -> tuple[str, ...]:
+        return file.relative_to(self._root).parts
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        return self.read(0).shape
+
+    def _mixed(self, index: int, shape: tuple[int, ...]) -> str:
+        (height, width, channels), file, first = self._shape, self.files[index], self.files[0]
+        if shape[2] != channels:
+            remedy = "channels=3 (--data.channels 3) converts all to RGB, channels=1 all to grey"
+            return f"channels is None, but {file} has {shape[2]} and {first} has {channels}; {remedy}"
+        found = f"{file} is {shape[0]}x{shape[1]} pixels and {first} is {height}x{width}"
+        return f"size is None, but {found}; size=64 (--data.size 64) makes all 64x64"
 
 
 def _eight_bits(image: Any, channels: int | None, folder: str) -> Any:
@@ -201,10 +190,8 @@ def _eight_bits(image: Any, channels: int | None, folder: str) -> Any:
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(values / 257).clip(0, 255).astype(np.uint8))
     if image.mode[0] in "IF":
-        raise ValueError(
-            f"its values are {'32-bit integers' if image.mode[0] == 'I' else 'floats'}, Pillow's mode {image.mode}, "
-            "whose range is not known: convert it to 8 bits"
-        )
+        kind = f"{'32-bit integers' if image.mode[0] == 'I' else 'floats'}, Pillow's mode {image.mode}"
+        raise ValueError(f"its values are {kind}, whose range is not known: convert it to 8 bits")
     if channels is None:
         channels = 1 if image.mode in ("1", "L", "LA", "La") else 3
     if image.mode in ("La", "RGBa"):

@@ -39,9 +39,7 @@ class Given(StandIn):
     @cached_property
     def source(self) -> Source:
         """The object; ValueError in another process than the one that called `Given.of`."""
-        if (self.name, self.digest) not in _GIVEN:
-            raise ValueError(
-                f"data is an object of class {self.name}, which is not a dataclass and was in the memory of the "
-                "process that trained on it; give it again, Experiment(data=...)"
-            )
-        return _GIVEN[self.name, self.digest]
+        if (self.name, self.digest) in _GIVEN:
+            return _GIVEN[self.name, self.digest]
+        found = f"an object of class {self.name}, which is not a dataclass and was in the memory of the process"
+        raise ValueError(f"data is {found} that trained on it; give it again, Experiment(data=...)")

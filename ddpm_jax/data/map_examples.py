@@ -13,9 +13,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.data.source import Source, Subset
 from ddpm_jax.data.stream import sequential
-from ddpm_jax.devices.axes import automatic, entered, relabelled
-from ddpm_jax.devices.compiler import compiler_options
-from ddpm_jax.devices.functions import as_pytree
+from ddpm_jax.devices import axes, compiler, functions
 from ddpm_jax.devices.mesh import by_example, fetch, global_batch, local_rows
 from ddpm_jax.diffusion.arrays import Whole
 from ddpm_jax.errors import require_int
@@ -24,11 +22,11 @@ __all__ = ["batches_of", "numbers", "over_examples"]
 
 # Examples at a time, on each device.
 CHUNK = 256
+# A function of a batch and of the number of its first example.
+OfBatch = Callable[[dict[str, Any], Any], Any]
 
 
-def over_examples(
-    function: Callable[[dict[str, Any], Any], Any], source: Source, mesh: Mesh, chunk: int | None = None
-) -> Any:
+def over_examples(function: OfBatch, source: Source, mesh: Mesh, chunk: int | None = None) -> Any:
     """function(batch, first) for all examples of a source.
 
     Each process reads its part of the source.
@@ -52,11 +50,7 @@ def over_examples(
 
 
 def batches_of(
-    function: Callable[[dict[str, Any], Any], Any],
-    source: Source,
-    mesh: Mesh,
-    chunk: Whole | None = None,
-    start: int = 0,
+    function: OfBatch, source: Source, mesh: Mesh, chunk: Whole | None = None, start: int = 0
 ) -> Iterator[Any]:
     """The results of `over_examples`, batch by batch.
 
@@ -75,18 +69,15 @@ def batches_of(
     """
     if chunk is not None:
         chunk = require_int("chunk", chunk, 1)
-    count, mesh = len(source), automatic(mesh)
-    function = relabelled(as_pytree(function), mesh)
+    count, mesh = len(source), axes.automatic(mesh)
+    function = axes.relabelled(functions.as_pytree(function), mesh)
     batches = math.ceil(count / ((chunk or CHUNK) * mesh.size))
     batch_size = math.ceil(count / (batches * mesh.size)) * mesh.size
-    run = jax.jit(
-        lambda function, batch, first: function(batch, first),
-        out_shardings=by_example(mesh),
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
-    )
+    options, sharding = compiler.compiler_options(mesh.devices.flat[0].platform), by_example(mesh)
+    run = jax.jit(lambda function, *args: function(*args), out_shardings=sharding, compiler_options=options)
     rest = Subset(source, range(start, count)) if start else source
     for batch in sequential(rest, batch_size, fill=True, rows=local_rows(mesh, batch_size)):
-        with entered(mesh):
+        with axes.entered(mesh):
             found = run(function, global_batch(mesh, numbers(batch), batch_size), np.int32(start))
         yield jax.tree.map(lambda array, left=count - start: fetch(array)[:left], found)
         start += batch_size

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm_jax.data.source import Source
-from ddpm_jax.data.sources import image_shape
-from ddpm_jax.data.stream import sequential
+import numpy as np
+
+from ddpm_jax.data import Source, sources, stream
 from ddpm_jax.data.tfds import tfds_root
-from ddpm_jax.storage.pictures import MODES, png_image
+from ddpm_jax.errors import require
+from ddpm_jax.storage.pictures import MODES, png
 
 __all__ = ["prepare"]
 
@@ -60,9 +61,8 @@ def prepare(
     if others:
         raise ValueError(f"name is {name!r}; {folder.parent} holds {', '.join(others)} already: choose another name")
     if folder.exists() and not overwrite:
-        raise ValueError(
-            f"name is {name!r}; {folder} exists already: choose another name, or pass --overwrite (overwrite=True)"
-        )
+        remedy = "choose another name, or pass --overwrite (overwrite=True)"
+        raise ValueError(f"name is {name!r}; {folder} exists already: {remedy}")
     shape, has_labels = _common(splits)
     os.makedirs(root, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=root) as unfinished:
@@ -81,8 +81,8 @@ def prepare(
 def _check_names(name: str, splits: Mapping[str, Source], root: str) -> None:
     if "://" in root:
         raise ValueError(f"data_dir is {root!r}; prepare the data in a local folder, then copy them there")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise ValueError(f"name is {name!r}; expected lower-case words joined by underscores, such as 'my_images'")
+    suitable = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) is not None
+    require("name", name, suitable, "lower-case words joined by underscores, such as 'my_images'")
     if not splits:
         raise ValueError("splits is empty; expected at least one, such as {'train': source}")
     for split in splits:
@@ -92,7 +92,7 @@ def _check_names(name: str, splits: Mapping[str, Source], root: str) -> None:
 
 def _common(splits: Mapping[str, Source]) -> tuple[tuple[int, int, int], bool]:
     """The shape of the images of all splits, and whether they have labels."""
-    found = {split: (image_shape(source), "label" in source[0]) for split, source in splits.items()}
+    found = {split: (sources.image_shape(source), "label" in source[0]) for split, source in splits.items()}
     if len(set(found.values())) > 1:
         described = [f"{split} {shape} {'with' if has else 'without'} labels" for split, (shape, has) in found.items()]
         raise ValueError(f"the splits differ: {'; '.join(described)}; expected one shape, and labels in all or none")
@@ -105,7 +105,6 @@ def _common(splits: Mapping[str, Source]) -> tuple[tuple[int, int, int], bool]:
 def _write(
     name: str, splits: Mapping[str, Source], shape: tuple[int, int, int], labels: bool, folder: Path, progress: bool
 ) -> None:
-    import numpy as np
     import tensorflow_datasets as tfds
     from rich.progress import Progress
 
@@ -131,19 +130,10 @@ def _write(
 def _encoded(source: Source, shape: tuple[int, int, int]) -> Iterator[list[dict[str, Any]]]:
     """The examples in order, their images as PNG files, in lists of up to 256."""
     start = 0
-    for batch in sequential(source, CHUNK):
+    for batch in stream.sequential(source, CHUNK):
         if batch["image"].shape[1:] != shape:
-            raise ValueError(
-                f"the images from number {start} on have shape {batch['image'].shape[1:]}, the first has "
-                f"{shape}; expected one shape: resize them, as Folder(size=...) does"
-            )
+            found = f"the images from number {start} on have shape {batch['image'].shape[1:]}, the first has {shape}"
+            raise ValueError(f"{found}; expected one shape: resize them, as Folder(size=...) does")
         labels = [{"label": label} for label in batch["label"]] if "label" in batch else [{}] * len(batch["image"])
-        yield [{"image": _png(image), **label} for image, label in zip(batch["image"], labels, strict=True)]
+        yield [{"image": io.BytesIO(png(image)), **label} for image, label in zip(batch["image"], labels, strict=True)]
         start += len(batch["image"])
-
-
-def _png(image: Any) -> io.BytesIO:
-    file = io.BytesIO()
-    png_image(image).save(file, format="PNG")
-    file.seek(0)
-    return file

@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 
 from ddpm_jax.data.accept import as_array, check_axes, check_example, checked_images, checked_labels
 from ddpm_jax.data.source import Example, Source, axes_are_known, read_many
-from ddpm_jax.errors import check_fields
+from ddpm_jax.errors import check_fields, require
 from ddpm_jax.storage.paths import local_path
 
 __all__ = ["Arrays", "Digits", "InMemory", "Npz", "StandIn"]
@@ -54,8 +54,7 @@ def check_choice(name: str, value: Any, literal: Any) -> None:
     Raises:
         ValueError: it is not.
     """
-    if value not in get_args(literal):
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(literal)))}")
+    require(name, value, value in get_args(literal), f"one of {', '.join(map(repr, get_args(literal)))}")
 
 
 def pixels_of(image: Any) -> UInt8[np.ndarray, "height width channels"]:
@@ -163,18 +162,15 @@ class Arrays(InMemory):
         for name, array in arrays.items():
             content.update(f"{name} {array.shape}".encode())
             content.update(np.ascontiguousarray(array).data)
-        digest = content.hexdigest()[:16]
-        _GIVEN[digest] = arrays
+        _GIVEN[digest := content.hexdigest()[:16]] = arrays
         return cls(digest)
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
-        if self.digest not in _GIVEN:
-            raise ValueError(
-                f"data is Arrays({self.digest!r}), which were in the memory of the process that trained on them; "
-                "create them again with Arrays.of(images, labels)"
-            )
-        return _GIVEN[self.digest]
+        if self.digest in _GIVEN:
+            return _GIVEN[self.digest]
+        found = f"data is Arrays({self.digest!r}), which were in the memory of the process that trained on them"
+        raise ValueError(f"{found}; create them again with Arrays.of(images, labels)")
 
 
 DigitsSplit = Literal["train", "test"]
@@ -244,8 +240,7 @@ class Npz(InMemory):
             try:
                 return stored[name]
             except Exception as error:
-                objects = "allow_pickle" in str(error)
-                remedy = "write the file again, as numbers" if objects else f"the file {DAMAGED}"
+                remedy = "write the file again, as numbers" if "allow_pickle" in str(error) else f"the file {DAMAGED}"
                 raise ValueError(f"{self._called(field, name)} cannot be read ({error}); {remedy}") from None
 
 

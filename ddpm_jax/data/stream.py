@@ -131,16 +131,15 @@ def gather(source: Source, indices: Int[np.ndarray, " batch"]) -> Examples:
 
 def _checked(batch: Mapping[str, Any], indices: Int[np.ndarray, " batch"]) -> Examples:
     """The batch that `__getitems__` of a source returned, with labels as int32; ValueError if an array is wrong."""
-    images, first = np.asarray(batch["image"]), int(indices[0])
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(indices):
-        raise ValueError(
-            f'source.__getitems__ gives "image" as {images.dtype} {list(images.shape)} for {len(indices)} indices from '
-            f"{first} on; expected uint8 [{len(indices)}, height, width, channels] with values 0..255"
-        )
+    images, count = np.asarray(batch["image"]), len(indices)
+    asked = f"for {count} indices from {indices[0]} on"
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
+        found = f'source.__getitems__ gives "image" as {images.dtype} {list(images.shape)} {asked}'
+        raise ValueError(f"{found}; expected uint8 [{count}, height, width, channels] with values 0..255")
     if "label" not in batch:
         return {**batch, "image": images}
-    called = f'source.__getitems__, for {len(indices)} indices from {first} on: "label"'
-    return {**batch, "image": images, "label": checked_labels(np.asarray(batch["label"]), len(indices), called)}
+    labels = checked_labels(np.asarray(batch["label"]), count, f'source.__getitems__, {asked}: "label"')
+    return {**batch, "image": images, "label": labels}
 
 
 def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batch"]) -> Examples:
@@ -159,16 +158,12 @@ def stack(examples: Sequence[Mapping[str, Any]], indices: Int[np.ndarray, " batc
     for index, example in zip(indices, examples, strict=True):
         check_example(example, int(index))
         if set(example) != set(examples[0]):
-            raise ValueError(
-                f"source[{indices[0]}] has {sorted(examples[0])} and source[{index}] has {sorted(example)}; "
-                "expected the same in every example"
-            )
+            found = f"source[{indices[0]}] has {sorted(examples[0])} and source[{index}] has {sorted(example)}"
+            raise ValueError(f"{found}; expected the same in every example")
         first, shape = np.shape(examples[0]["image"]), np.shape(example["image"])
         if first != shape:
-            raise ValueError(
-                f"source[{indices[0]}] has an image of shape {first} and source[{index}] of {shape}; "
-                "expected one shape: resize them, as Folder(size=...) does"
-            )
+            found = f"source[{indices[0]}] has an image of shape {first} and source[{index}] of {shape}"
+            raise ValueError(f"{found}; expected one shape: resize them, as Folder(size=...) does")
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0] if key != "label"}
     if "label" in examples[0]:
         labels = [as_label(example["label"], int(index)) for index, example in zip(indices, examples, strict=True)]
@@ -191,14 +186,13 @@ def _order(count: int, seed: int) -> Callable[[int, int], Int[np.ndarray, " batc
     @lru_cache(maxsize=2)
     def permutation(epoch: int) -> Int[np.ndarray, " count"]:
         # RandomState gives the same numbers in every version of NumPy.
-        random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
-        return random.permutation(count)
+        bits = np.random.MT19937(np.random.SeedSequence([seed, epoch]))
+        return np.random.RandomState(bits).permutation(count)
 
     def indices(first: int, last: int) -> Int[np.ndarray, " batch"]:
         parts = []
         for epoch in range(first // count, (last - 1) // count + 1):
-            start = epoch * count
-            parts.append(permutation(epoch)[max(first - start, 0) : last - start])
+            parts.append(permutation(epoch)[max(first - epoch * count, 0) : last - epoch * count])
         return np.concatenate(parts)
 
     return indices

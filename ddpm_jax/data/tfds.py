@@ -19,6 +19,8 @@ from ddpm_jax.storage.paths import local_copy
 
 __all__ = ["Tfds", "tfds_root"]
 
+DESCRIPTIONS = ("dataset_info.json", "features.json")
+
 
 def tfds_root(data_dir: str | None) -> str:
     """The folder of all TFDS data sets: data_dir, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
@@ -84,7 +86,7 @@ class Tfds:
         chosen = self.splits if "all" in self._split_names else self._split_names
         files = {file for name in chosen for file in self._builder.info.splits[name].filenames}
         remote = "://" in os.fspath(self._folder)
-        found = {name: local_copy(self._folder / name) for name in ("dataset_info.json", "features.json")}
+        found = {name: local_copy(self._folder / name) for name in DESCRIPTIONS}
         return found if remote else found | {name: Path(self._folder) / name for name in sorted(files)}
 
     def __getitem__(self, index: int) -> Example:
@@ -103,13 +105,10 @@ class Tfds:
         decoders: Any = {key: tfds.decode.SkipDecoding()} if is_encoded else None
         try:
             example = features.deserialize_example_np(record, decoders=decoders)
-            image = self._decode(example[key]) if is_encoded else np.asarray(example[key])
+            image = self._decode(example[key]) if is_encoded else pixels_of(example[key])
         except Exception as error:
             raise ValueError(f"example {index} of {self._folder} cannot be read ({error}); prepare it again") from None
-        image = image if image.ndim == 3 else image[..., None]
-        if self.label_key is None:
-            return {"image": image}
-        return {"image": image, "label": np.int32(example[self.label_key])}
+        return {"image": image} | ({"label": np.int32(example[self.label_key])} if self.label_key else {})
 
     @property
     def _split_names(self) -> list[str]:
@@ -150,10 +149,9 @@ class Tfds:
             raise ValueError(f"{self._folder} is not a readable data set ({error}); prepare it again") from None
         formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
         if "array_record" not in formats:
-            raise ValueError(
-                f"name is {self.name!r}: {self._folder} is stored as {', '.join(formats)}, which has no random access. "
-                f"Prepare it again: `tfds build {self.name} --file_format=array_record --data_dir=OTHER_FOLDER`"
-            )
+            found = f"{self._folder} is stored as {', '.join(formats)}, which has no random access"
+            remedy = f"`tfds build {self.name} --file_format=array_record --data_dir=OTHER_FOLDER`"
+            raise ValueError(f"name is {self.name!r}: {found}. Prepare it again: {remedy}")
         return builder
 
     @cached_property
@@ -168,10 +166,8 @@ class Tfds:
         except Exception:
             count = 0
         if not count:
-            raise ValueError(
-                f"split is {self.split!r}, which is not a part of {self.name}; expected {existing}, "
-                "or a part of one, such as 'train[:10%]'"
-            )
+            expected = f"{existing}, or a part of one, such as 'train[:10%]'"
+            raise ValueError(f"split is {self.split!r}, which is not a part of {self.name}; expected {expected}")
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         return self._builder.as_data_source(self.split, deserialize_method=raw, file_format="array_record")
 
@@ -181,19 +177,17 @@ class Tfds:
         import tensorflow_datasets as tfds
 
         features = self._builder.info.features
+        listed = f"the features of {self.name} are {', '.join(self.features)}"
         for field, key in (("image_key", self.image_key), ("label_key", self.label_key)):
             if key is not None and key not in features:
-                raise ValueError(f"{field} is {key!r}; the features of {self.name} are {', '.join(sorted(features))}")
+                raise ValueError(f"{field} is {key!r}; {listed}")
         image = features[self.image_key]
         if image.np_dtype != np.uint8 or len(image.shape) not in (2, 3):
-            raise ValueError(
-                f"image_key is {self.image_key!r}, which is {_described(image)}; expected uint8 "
-                f"[height, width, channels]; the features of {self.name} are {', '.join(sorted(features))}"
-            )
-        if self.label_key is not None:
-            label = features[self.label_key]
-            if label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
-                raise ValueError(f"label_key is {self.label_key!r}, which is {_described(label)}; expected an integer")
+            found = f"image_key is {self.image_key!r}, which is {_described(image)}"
+            raise ValueError(f"{found}; expected uint8 [height, width, channels]; {listed}")
+        label = None if self.label_key is None else features[self.label_key]
+        if label is not None and (label.shape != () or not np.issubdtype(label.np_dtype, np.integer)):
+            raise ValueError(f"label_key is {self.label_key!r}, which is {_described(label)}; expected an integer")
         return tfds.features.FeaturesDict({key: features[key] for key in (self.image_key, self.label_key) if key})
 
     def _decode(self, encoded: bytes) -> UInt8[np.ndarray, "height width channels"]:
@@ -208,13 +202,10 @@ def _versions(folder: Any) -> dict[str, Any]:
     """The prepared versions in the folder of a data set, oldest first."""
     if not folder.is_dir():
         return {}
-    found = {
-        version.name: version
-        for version in folder.iterdir()
-        if re.fullmatch(r"\d+\.\d+\.\d+", version.name)
-        and all((version / name).exists() for name in ("dataset_info.json", "features.json"))
-    }
-    return dict(sorted(found.items(), key=lambda item: tuple(map(int, item[0].split(".")))))
+    found = [version for version in folder.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", version.name)]
+    found = [version for version in found if all((version / name).exists() for name in DESCRIPTIONS)]
+    found.sort(key=lambda version: tuple(map(int, version.name.split("."))))
+    return {version.name: version for version in found}
 
 
 def _described(feature: Any) -> str:

@@ -28,57 +28,41 @@ def files_below(root: Path, wanted: Callable[[str], bool], by_class: bool = Fals
         The files, sorted.
     """
     above = {_identity(folder) for folder in (root, *root.resolve().parents)}
-    if not by_class:
-        return sorted(_files(root, set(above), wanted))
-    found = _files(root, set(above), wanted, deep=False)
-    for folder in sub_folders(root):
+    found = _files(root, set(above), wanted, deep=not by_class)
+    for folder in sub_folders(root) if by_class else []:
         found += _files(folder, set(above), wanted)
     return sorted(found)
 
 
 def sub_folders(root: Path) -> list[Path]:
     """The folders directly below `root` and the links to folders, without hidden ones; sorted."""
-    return sorted(Path(entry.path) for entry in _entries(root) if _is_folder(entry))
+    _, folders, _ = next(os.walk(root, onerror=_left_out), ("", [], []))
+    return sorted(Path(root, name) for name in folders if not name.startswith("."))
 
 
 def _files(folder: Path, seen: set[tuple[int, int]], wanted: Callable[[str], bool], deep: bool = True) -> list[Path]:
     """The wanted files in a folder and, if `deep`, below it.  Folders in `seen` are not read through links."""
-    files, waiting, links, level = [], [folder], [], 0
-    while waiting:
-        here = waiting.pop()
-        seen.add(_identity(here))
-        for entry in _entries(here):
-            if not _is_folder(entry):
-                files += [Path(entry.path)] if wanted(entry.name) and _is_file(entry) else []
-            elif deep and entry.is_symlink():
-                heappush(links, (level + 1, Path(entry.path)))  # how many links lead to it
-            elif deep:
-                waiting.append(Path(entry.path))
-        while links and not waiting:
-            level, link = heappop(links)
-            waiting += [link] if _identity(link) not in seen else []
+    files, links = [], [(0, folder)]  # how many links lead to a folder, and the last of them
+    while links:
+        level, top = heappop(links)
+        if level and _identity(top) in seen:
+            continue
+        for here, folders, names in os.walk(top, onerror=_left_out):
+            seen.add(_identity(Path(here)))
+            folders[:] = [name for name in folders if deep and not name.startswith(".")]
+            for link in filter(Path.is_symlink, (Path(here, name) for name in folders)):
+                heappush(links, (level + 1, link))
+            found = (Path(here, name) for name in names if wanted(name) and not name.startswith("."))
+            files += [path for path in found if path.is_file() or (path.is_symlink() and not path.exists())]
     return files
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except PermissionError:
-        warnings.warn(f"{folder} may not be read and is left out", stacklevel=2)
-        return []
+def _left_out(error: OSError) -> None:
+    if not isinstance(error, PermissionError):
+        raise error
+    warnings.warn(f"{error.filename} may not be read and is left out", stacklevel=2)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether it is a folder or a link to one; a link that cannot be followed, such as one to itself, is neither."""
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    """Whether it is a file or a broken link."""
-    return os.path.isfile(entry.path) or (entry.is_symlink() and not os.path.exists(entry.path))

@@ -122,10 +122,6 @@ def evaluate_automatically(predict: Any, z_t: Any, t: Any) -> Any:
     return with_automatic_axes(run, args, z_t, lambda spec: PartitionSpec(rows_of(spec)))
 
 
-def _with_explicit_axes(predict: Any, rows: PartitionSpec) -> Any:
-    return explicit_axes(predict, in_sharding=(rows, rows))
-
-
 def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
     """predict(z_t, t), traced with automatic axes; with explicit ones if that fails.
 
@@ -138,7 +134,7 @@ def evaluate(predict: Any, z_t: Any, t: Any) -> Any:
         first, second = partial(evaluate_automatically, predict), predict
     elif not context.empty and not is_explicit(context):
         rows = PartitionSpec(context.axis_names if len(z_t) % context.size == 0 else None)
-        first, second = predict, _with_explicit_axes(predict, rows)
+        first, second = predict, explicit_axes(predict, in_sharding=(rows, rows))
     else:
         return predict(z_t, t)
     try:

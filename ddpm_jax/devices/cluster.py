@@ -6,7 +6,7 @@ prevents processes that a launcher started together from training as separate co
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -129,19 +129,14 @@ def join(seat: Seat, timeout: int) -> None:
     )
     try:
         with shutdown.joining(lonely):
-            jax.distributed.initialize(
-                seat.coordinator,
-                seat.num_processes,
-                seat.process_index,
-                cluster_detection_method=None if seat.found_by_jax else "deactivate",
-                initialization_timeout=timeout,
-                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
-            )
+            given = (seat.coordinator, seat.num_processes, seat.process_index)
+            detection = None if seat.found_by_jax else "deactivate"
+            limits: dict[str, Any] = {"initialization_timeout": timeout, "heartbeat_timeout_seconds": HEARTBEAT_TIMEOUT}
+            jax.distributed.initialize(*given, cluster_detection_method=detection, **limits)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise RunError(
-            f"{place} found no cluster to join ({error}); start this under SLURM, Open MPI or Kubernetes, or on "
-            f"a TPU pod, or set {', '.join(CLUSTER_VARIABLES)} for each process"
-        ) from None
+        remedy = f"or on a TPU pod, or set {', '.join(CLUSTER_VARIABLES)} for each process"
+        what = f"{place} found no cluster to join ({error})"
+        raise RunError(f"{what}; start this under SLURM, Open MPI or Kubernetes, {remedy}") from None
     finally:
         jax.config.update("jax_enable_preemption_service", service)
     shutdown.joined()

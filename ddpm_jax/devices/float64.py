@@ -20,6 +20,8 @@ def in_float64(function: Callable[..., Any], *args: Any) -> Any:
         place = jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS leaves the CPU out; other devices compute in float64 more slowly
         place = nullcontext()
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), place:
+    # Tables of float32 among the numbers become float64, also where types must be equal.
+    usual = jax.numpy_dtype_promotion("standard")
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True), usual, place:
         found = function(*(jnp.asarray(np.asarray(arg, np.float64)) for arg in args))
         return jax.tree.map(np.asarray, found)

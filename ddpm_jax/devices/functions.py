@@ -15,13 +15,14 @@ copy is called: what it writes to itself is lost.
 """
 
 import functools
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
-from jax.tree_util import Partial, register_pytree_node_class
+from jax.tree_util import Partial
 
 
 class Fixed:
@@ -44,37 +45,30 @@ class Fixed:
         return self.value is other.value or (hashed and bool(self.value == other.value))
 
 
+@dataclass(frozen=True)
 class Held:
     """A NumPy array of an object: it stays one, as code that is being traced may read sizes from it."""
 
-    def __init__(self, value: np.ndarray) -> None:
-        self.value = value
-        self.content = (value.shape, value.dtype.str, value.tobytes())
+    value: np.ndarray = field(compare=False)
+    content: tuple[tuple[int, ...], str, bytes]
 
-    def __hash__(self) -> int:
-        return hash(self.content)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Held) and self.content == other.content
+    @classmethod
+    def of(cls, value: np.ndarray) -> "Held":
+        """An array, equal to others of its shape, dtype and bytes."""
+        return cls(value, (value.shape, value.dtype.str, value.tobytes()))
 
 
 # What is noticed when it has changed among the attributes of an object since its last call.
 KINDS = (jax.Array, Held, np.generic, bool, int, float, complex, str)
 
 
-@register_pytree_node_class
+@flax.struct.dataclass(eq=False)
 class Opened:
     """A callable that is no pytree, taken apart; `closed` puts it together again."""
 
-    def __init__(self, kind: type, what: Any, parts: Any) -> None:
-        self.kind, self.what, self.parts = kind, what, parts
-
-    def tree_flatten(self) -> tuple[tuple[Any], tuple[type, Any]]:
-        return (self.parts,), (self.kind, self.what)
-
-    @classmethod
-    def tree_unflatten(cls, rest: tuple[type, Any], parts: tuple[Any]) -> "Opened":
-        return cls(*rest, *parts)
+    kind: type = flax.struct.field(pytree_node=False)
+    what: Any = flax.struct.field(pytree_node=False)
+    parts: Any
 
 
 @flax.struct.dataclass(eq=False)
@@ -136,7 +130,7 @@ def _opened_attributes(value: Any, inside: tuple[Any, ...]) -> dict[str, Any]:
     """The attributes of an object that can be made anew from them, with the callable ones opened; or none."""
 
     def one(part: Any) -> Any:
-        return Held(part) if isinstance(part, np.ndarray) else opened(part, inside) if callable(part) else part
+        return Held.of(part) if isinstance(part, np.ndarray) else opened(part, inside) if callable(part) else part
 
     if isinstance(value, type) or hasattr(value, "__wrapped__"):  # `functools.wraps`: the wrapper may know its object
         return {}

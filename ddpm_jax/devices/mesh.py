@@ -52,18 +52,30 @@ class MeshShape:
         expected = f"a divisor of the number of devices, {count}: {', '.join(map(str, divisors))}"
         require("mesh.fsdp", self.fsdp, self.fsdp in divisors, expected)
         fitting = count // self.fsdp
-        require(
-            "mesh.data", self.data, self.data in (None, fitting), f"{fitting}, as {count} devices / fsdp {self.fsdp}"
-        )
+        expected = f"{fitting}, as {count} devices / fsdp {self.fsdp}"
+        require("mesh.data", self.data, self.data in (None, fitting), expected)
         return jax.make_mesh((fitting, self.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
     def place(self, mesh: Mesh, shapes: Any) -> Any:
-        """The sharding of each array of a state, from a tree of shapes."""
+        """The sharding of each array of a state, from a tree of shapes.
+
+        Args:
+            mesh: the mesh of devices.
+            shapes: a tree of arrays or of their shapes.
+
+        Returns:
+            The same tree, of NamedShardings.
+        """
         fsdp = mesh.shape.get("fsdp", 1)
         return jax.tree.map(lambda leaf: NamedSharding(mesh, self.partition(leaf.shape, fsdp)), shapes)
 
     def partition(self, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-        """The rule: the longest axis that `fsdp` divides is sharded, the last of equals; small arrays are not."""
+        """The rule: the longest axis that `fsdp` divides is sharded, the last of equals; small arrays are not.
+
+        Args:
+            shape: the shape of an array.
+            fsdp: the size of the axis fsdp.
+        """
         axes = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
         if fsdp == 1 or not axes or np.prod(shape) < self.min_shard_size:
             return PartitionSpec()
@@ -85,13 +97,23 @@ def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " n"]:
     """The rows of a global batch on devices of this process, which it has to read, in rising order.
 
     They need not be contiguous: a mesh follows the connections between the chips, not the numbers of the processes.
+
+    Args:
+        mesh: the mesh of devices.
+        batch_size: the number of rows of the global batch.
     """
     places = by_example(mesh).addressable_devices_indices_map((batch_size,))
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in places.values()]))
 
 
 def global_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict[str, Any]:
-    """One global array [batch_size, ...] for each entry, from this process's `local_rows` of the batch."""
+    """One global array [batch_size, ...] for each entry, from this process's `local_rows` of the batch.
+
+    Args:
+        mesh: the mesh of devices.
+        batch: this process's rows of each entry, [rows, ...].
+        batch_size: the number of rows of the global batch.
+    """
     rows, sharding = local_rows(mesh, batch_size), by_example(mesh)
 
     def whole(values: np.ndarray) -> jax.Array:
@@ -112,9 +134,8 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 def broadcast(value: int) -> int:
     """The boolean or whole number that the first process passes, on every process."""
-    if jax.process_count() == 1:
-        return value
-    return type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
+    alone = jax.process_count() == 1
+    return value if alone else type(value)(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
 def on_first_process(work: Callable[[], Result], failure: str) -> Result | None:
@@ -144,7 +165,12 @@ def on_first_process(work: Callable[[], Result], failure: str) -> Result | None:
 
 
 def with_sharding(shapes: Any, shardings: Any) -> Any:
-    """A tree of shapes and dtypes, with one sharding for all arrays or a tree of shardings."""
+    """A tree of shapes and dtypes, with one sharding for all arrays or a tree of shardings.
+
+    Args:
+        shapes: a tree of shapes and dtypes.
+        shardings: a NamedSharding, or a tree of them.
+    """
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, shapes)
     return jax.tree.map(
@@ -158,12 +184,16 @@ def shardings(shapes: Any) -> Any:
 
 
 def check_divides(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Raise ValueError unless the batch divides equally over the devices, and over `accumulate` parts on each."""
+    """Raise ValueError unless the batch divides equally over the devices, and over `accumulate` parts on each.
+
+    Args:
+        mesh: the mesh of devices.
+        batch_size: the number of rows of the global batch.
+        accumulate: the number of parts that a device takes one after another.
+    """
     pieces = mesh.size * accumulate
     if batch_size % pieces:
         below, above = batch_size // pieces * pieces, (batch_size // pieces + 1) * pieces
         nearest = f"{below} or {above}" if below else str(above)
-        in_parts = f" in {accumulate} parts" if accumulate > 1 else ""
-        raise ValueError(
-            f"batch_size is {batch_size}, which {mesh.size} devices cannot share equally{in_parts}; try {nearest}"
-        )
+        how = f"equally in {accumulate} parts" if accumulate > 1 else "equally"
+        raise ValueError(f"batch_size is {batch_size}, which {mesh.size} devices cannot share {how}; try {nearest}")

@@ -9,9 +9,7 @@ import jax
 from ddpm_jax.devices import shutdown
 from ddpm_jax.devices.cluster import ClusterOptions, find_seat, join
 from ddpm_jax.errors import RunError
-from ddpm_jax.storage.errors import error_summary
-from ddpm_jax.storage.paths import cache_folder
-from ddpm_jax.storage.quiet import quiet_orbax
+from ddpm_jax.storage import errors, paths, quiet
 
 _for_the_process = ExitStack()
 
@@ -26,9 +24,9 @@ def set_up_jax(cluster: ClusterOptions | None = None) -> None:
         RunError: there is no cluster to join, or JAX has no device.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+        jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    _for_the_process.enter_context(quiet_orbax())  # its threads may log an error minutes after the run has ended
+    _for_the_process.enter_context(quiet.quiet_orbax())  # its threads may log an error minutes after the run has ended
     seat = None if cluster is None else find_seat(cluster, os.environ)
     if cluster is not None and seat is not None:
         join(seat, cluster.join_timeout)
@@ -44,11 +42,10 @@ def check_devices() -> None:
     except Exception as error:  # RuntimeError, or AssertionError for a known platform without devices
         if shutdown.lost_contact(error):  # the devices of many processes are listed together
             raise
-        platforms, why = jax.config.values["jax_platforms"], error_summary(error)
+        platforms, why = jax.config.values["jax_platforms"], errors.error_summary(error)
         remedy = "install what JAX needs for it: pip install -e .[cuda13], .[cuda12] or .[tpu]"
         if platforms:
-            text = f"JAX_PLATFORMS is {platforms!r}, but JAX finds no such device ({why}); unset it, or {remedy}"
-        else:
-            text = f"JAX cannot use the devices of this machine ({why}); repair their driver, or {remedy}; or set "
-            text += "JAX_PLATFORMS=cpu"
-        raise RunError(text) from None
+            fault = f"JAX_PLATFORMS is {platforms!r}, but JAX finds no such device ({why}); unset it"
+            raise RunError(f"{fault}, or {remedy}") from None
+        fault = f"JAX cannot use the devices of this machine ({why}); repair their driver"
+        raise RunError(f"{fault}, or {remedy}; or set JAX_PLATFORMS=cpu") from None

@@ -33,9 +33,8 @@ _status = 1
 
 def joined() -> None:
     """Note that this process is now one of several."""
-    from jax._src.distributed import (
-        global_state,  # private; jax.process_index() would start the devices, which may fail
-    )
+    # It is private, but jax.process_index() would start the devices, which may fail.
+    from jax._src.distributed import global_state
 
     global _index, _count, _last_words
     _index, _count = global_state.process_id, global_state.num_processes
@@ -45,10 +44,9 @@ def joined() -> None:
 
 def lost_message(why: str) -> str:
     """The message of a process that has lost contact with another one."""
-    return (
-        f"ddpm-jax: process {_index} of {_count} lost contact with another one, which ended or cannot be reached "
-        f"({why}); start all of them again with the same command, which resumes from the last checkpoint"
-    )
+    what = f"process {_index} of {_count} lost contact with another one, which ended or cannot be reached ({why})"
+    remedy = "start all of them again with the same command, which resumes from the last checkpoint"
+    return f"ddpm-jax: {what}; {remedy}"
 
 
 @contextlib.contextmanager
@@ -143,15 +141,14 @@ def _leave(status: int, message: str, error: BaseException | None) -> NoReturn:
 
 def _meet(reason: str) -> bool:
     """Whether every process leaves for this reason within `MEETING` seconds."""
-    try:
+    with contextlib.suppress(Exception):
         from jax._src import distributed  # private, but Orbax and others use it too
 
         client = distributed.global_state.client
         assert client is not None
         client.wait_at_barrier(reason, MEETING * 1000)
-    except Exception:
-        return False
-    return True
+        return True
+    return False
 
 
 def _show_cursor() -> None:

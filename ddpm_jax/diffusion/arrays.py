@@ -27,11 +27,6 @@ __all__ = ["Batch", "Images", "Key", "Keys", "PerExample", "Pixels", "Predict", 
 __all__ += [
     "Whole",
     "as_data",
-    "check_first_index",
-    "check_shape",
-    "check_time",
-    "check_times",
-    "check_timesteps",
     "curve",
 ]
 __all__ += ["example_keys", "lookup", "normals", "per_example", "root", "stream"]
@@ -106,7 +101,12 @@ def check_first_index(first_index: Any) -> None:
 
 
 def per_example(values: Any, like: Batch) -> Shaped[Array, "..."]:
-    """One value for each example, or one for all, shaped [batch, 1, ..., 1] to broadcast against `like`."""
+    """One value for each example, or one for all, shaped [batch, 1, ..., 1] to broadcast against `like`.
+
+    Args:
+        values: () or [batch].
+        like: the batch, [batch, ...].
+    """
     values = jnp.asarray(values)
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
@@ -175,6 +175,13 @@ def curve(table: Table, t: Float[Array, "..."]) -> Float[Array, "..."]:
 
     The slope at an entry is half the difference of the entries beside it (Catmull-Rom); beyond both ends the table is
     extended in a straight line.
+
+    Args:
+        table: one number for each t = 0..T.
+        t: real times, of any shape.
+
+    Returns:
+        float32, shaped like t.
     """
     below = jnp.clip(jnp.floor(t).astype(jnp.int32), 0, len(table) - 2)
     u = t - below.astype(t.dtype)
@@ -228,7 +235,15 @@ def check_times(
 
 
 def stream(key: Key, name: str) -> Key:
-    """The key of the stream of random numbers called `name`, independent of every other stream."""
+    """The key of the stream of random numbers called `name`, independent of every other stream.
+
+    Args:
+        key: the key.
+        name: the name of the stream.
+
+    Raises:
+        ValueError: key is not a key.
+    """
     require_key(key)
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 

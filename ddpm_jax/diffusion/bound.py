@@ -108,7 +108,13 @@ class Bound:
 
 
 def prior(process: Process, x: Batch, t: Time | None = None) -> PerExample:
-    """KL(q(z_t | x) || N(0, S_t I)) in nats, [batch]: what z_t still says of x; t is the noisy end if None."""
+    """KL(q(z_t | x) || N(0, S_t I)) in nats, [batch]: what z_t still says of x; t is the noisy end if None.
+
+    Args:
+        process: the forward process.
+        x: the data, float32 [batch, ...].
+        t: the time, one or [batch]; None for the noisy end.
+    """
     end: Time = process.last if t is None else t
     q = marginal(process, x, end)
     scale = jnp.hypot(lookup(process.signal, end, x), q.std)
@@ -251,8 +257,8 @@ def estimate(
     """An unbiased estimate of each example's bound, from `num_terms` random terms.
 
     In a chain, term k draws its timestep from the k-th of the `timesteps.strata` of 1..T.  In a continuous process the
-    bound is that of infinitely many steps.  Term k draws log SNR from the k-th of `num_terms` equal parts of its range, and
-    one more evaluation gives the term of the step to clean data.
+    bound is that of infinitely many steps.  Term k draws log SNR from the k-th of `num_terms` equal parts of its range,
+    and one more evaluation gives the term of the step to clean data.
 
     Args:
         key: the key; the draws of an example are a function of (key, its number).
@@ -314,7 +320,15 @@ def _levels(bins: Any) -> int | None:
 
 
 def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:
-    """Nats for each example as bits for each of its elements."""
+    """Nats for each example as bits for each of its elements.
+
+    Args:
+        nats: float32 [batch].
+        x: the data, [batch, ...], of which the shape counts.
+
+    Returns:
+        float32 [batch].
+    """
     return nats / (math.prod(x.shape[1:]) * math.log(2))
 
 

@@ -31,7 +31,7 @@ from ddpm_jax.diffusion.targets import Edm, Eps, Prediction, Target, check_targe
 from ddpm_jax.diffusion.variance import FixedSmall, Variance
 from ddpm_jax.errors import require, require_key, require_part
 
-__all__ = ["Denoiser", "check_arguments", "check_denoiser"]
+__all__ = ["Denoiser"]
 
 
 @jax.tree_util.register_pytree_node_class
@@ -190,7 +190,9 @@ class Translated:
         """The output for the target at z_t."""
         own, other = self.model.process, self.process
         own_t = own.time(other.log_snr(jnp.asarray(t)))
-        scale = own.signal(own_t) / other.signal(t)
+        # One number in two ways: each keeps its digits, and is finite, at one end.
+        scales = own.signal(own_t) / other.signal(t), own.noise(own_t) / other.noise(t)
+        scale = jnp.where(other.snr(t) > 1, *scales)
         x, eps, _ = self.model.denoise(per_example(scale, z_t) * z_t, own_t)
         return jnp.asarray(self.target.encode(other, x, eps, t))
 

@@ -1,4 +1,4 @@
-r"""The forward process: data x becomes noise z_T, in T small steps or in continuous time.  No parameters, only formulas.
+r"""The forward process: data x becomes noise, in T small steps or in continuous time.  Only formulas, no parameters.
 
     q(z_t | z_{t-1}) = N( sqrt(1 - beta_t) z_{t-1},  beta_t I ),      z_0 = x,  t = 1..T     `transition`
     q(z_t | x)       = N( sqrt(alpha_bar_t) x,  (1 - alpha_bar_t) I )                         `marginal`

@@ -1,9 +1,9 @@
 """Which times a sampler, or a bound, visits: t_0 > t_1 > ... > t_{K-1}, and then clean data.
 
-A grid chooses K real numbers.  In a chain they are rounded to timesteps and moved apart if rounding makes them equal, so
-a grid of K steps has K steps.  With K = T every grid is the whole chain.  In a continuous process they are the times.
-`Uniform` and `Quadratic` leave out the clean end, from which a sampler gains little; `Linspace`, `LogSnr` and `Karras`
-visit it, as a tight bound needs.
+A grid chooses K real numbers.  In a chain they are rounded to timesteps and moved apart if rounding makes them equal,
+so a grid of K steps has K steps.  With K = T every grid is the whole chain.  In a continuous process they are the
+times. `Uniform` and `Quadratic` leave out the clean end, from which a sampler gains little; `Linspace`, `LogSnr` and
+`Karras` visit it, as a tight bound needs.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,7 @@ from ddpm_jax.diffusion.process import Process, check_process, require_chain
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import check_fields, require, require_int
 
-__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform", "steps_of", "tail"]
-__all__ += ["times_before"]
+__all__ = ["Given", "Grid", "Karras", "Leading", "Linspace", "LogSnr", "Quadratic", "Uniform"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,9 @@ class Grid:
         """
         check_process(process)
         if not process.is_chain:
-            count = require_int("num_steps", num_steps, 1, "a number of steps, as the process has none of its own")
+            count = require_int(
+                "num_steps", num_steps, 1, "a whole number of steps, at least 1, as the process has none of its own"
+            )
             return np.append(self.places(process, count), process.clean).astype(np.float32)
         length = process.last
         expected = f"1 to {length}, the number of steps of the process"

@@ -24,9 +24,10 @@ from jaxtyping import Array, Float
 
 from ddpm_jax.devices.axes import evaluate_automatically, lies_explicitly
 from ddpm_jax.devices.functions import as_pytree
-from ddpm_jax.diffusion.arrays import Batch, PerExample, Time, Whole, lookup, per_example
+from ddpm_jax.diffusion.arrays import Batch, PerExample, Time, lookup, per_example
 from ddpm_jax.diffusion.denoiser import Denoiser, check_denoiser
-from ddpm_jax.diffusion.targets import Eps, convert
+from ddpm_jax.diffusion.process import Process
+from ddpm_jax.diffusion.targets import convert
 from ddpm_jax.errors import as_int, require, short_repr
 
 __all__ = ["guided", "steered"]
@@ -39,7 +40,7 @@ class Guided:
     model: Denoiser
     null_model: Denoiser
     scale: Any
-    interval: tuple[int, int] | None = flax.struct.field(pytree_node=False)
+    interval: tuple[float, float] | None = flax.struct.field(pytree_node=False)
 
     def __call__(self, z_t: Batch, t: Time) -> Float[Array, "batch *out"]:
         """The guided output; if no t of the batch lies in the interval, the null network is not evaluated."""
@@ -66,7 +67,7 @@ def guided(
     null_model: Denoiser | None,
     scale: Float[Array, " batch"] | Float[Array, ""] | float,
     *,
-    interval: tuple[Whole, Whole] | None = None,
+    interval: tuple[Time, Time] | None = None,
 ) -> Denoiser:
     """Classifier-free guidance: null + scale (conditional - null), in the output of `model`.
 
@@ -74,7 +75,7 @@ def guided(
         model: the denoiser with the labels.
         null_model: the denoiser with the null label, of the same process.
         scale: one number, or [batch]; 1 gives `model`, 0 gives `null_model`, more than 1 strengthens the label.
-        interval: (first, last), the timesteps that are guided; the others follow `model` alone (Kynkaanniemi et al.
+        interval: (first, last), the times that are guided; the others follow `model` alone (Kynkaanniemi et al.
             2024, arXiv 2404.07724).  None guides all.
 
     Returns:
@@ -82,7 +83,7 @@ def guided(
 
     Raises:
         ValueError: there is no null model, the processes differ, the scale is no number, or the interval is not two
-            timesteps.
+            times.
     """
     check_denoiser(model)
     if null_model is None:
@@ -93,7 +94,9 @@ def guided(
     check_denoiser(null_model, "null_model")
     if not _same_process(model, null_model):
         raise ValueError("null_model.process differs from model.process; expected the process of model")
-    return dataclasses.replace(model, predict=Guided(model, null_model, _strength(scale), _interval(interval)))
+    return dataclasses.replace(
+        model, predict=Guided(model, null_model, _strength(scale), _interval(model.process, interval))
+    )
 
 
 def _strength(scale: Any) -> Array:
@@ -120,15 +123,21 @@ def _same_process(a: Denoiser, b: Denoiser) -> bool:
     )
 
 
-def _interval(given: Any) -> tuple[int, int] | None:
-    """(first, last) as ints; None for all timesteps."""
+def _interval(process: Process, given: Any) -> tuple[float, float] | None:
+    """(first, last) as numbers; None for all times."""
     if given is None:
         return None
     parts = given if isinstance(given, tuple | list | np.ndarray) else ()
-    ends = [end for end in map(as_int, parts) if end is not None]
+    read = as_int if process.is_chain else as_real
+    ends = [float(end) for end in map(read, parts) if end is not None]
     holds = len(ends) == len(parts) == 2 and 0 <= ends[0] <= ends[1]
-    require("interval", given, holds, "(first, last), two timesteps")
+    require("interval", given, holds, f"(first, last), two {'timesteps' if process.is_chain else 'times'}")
     return ends[0], ends[1]
+
+
+def as_real(value: Any) -> float | None:
+    """A number as a float; None for anything else."""
+    return float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else None
 
 
 @flax.struct.dataclass(eq=False)
@@ -145,14 +154,17 @@ class Steered:
             return evaluate_automatically(self, z_t, t)
         model = self.model
 
-        def total(z: Array) -> tuple[Array, tuple[Array, Any]]:
+        def total(z: Array) -> tuple[Array, tuple[Array, Array, Any]]:
             output, of_variance = model.output(z, t)
             prediction = model.read(output, of_variance, z, t)
-            return jnp.sum(self.log_likelihood(prediction.x)), (prediction.eps, of_variance)
+            return jnp.sum(self.log_likelihood(prediction.x)), (prediction.x, prediction.eps, of_variance)
 
-        gradient, (eps, of_variance) = jax.grad(total, has_aux=True)(jnp.asarray(z_t))
-        eps = eps - per_example(self.scale, z_t) * lookup(model.process.noise, t, z_t) * gradient
-        x, eps, _ = Eps().decode(model.process, eps, z_t, t)
+        gradient, (x, eps, of_variance) = jax.grad(total, has_aux=True)(jnp.asarray(z_t))
+        signal, noise = lookup(model.process.signal, t, z_t), lookup(model.process.noise, t, z_t)
+        change = (
+            per_example(self.scale, z_t) * noise * gradient
+        )  # of eps; that of x follows, unless z_t says nothing of x
+        x, eps = x + jnp.where(signal > 0, noise / signal, 0.0) * change, eps - change
         output = jnp.asarray(model.target.encode(model.process, x, eps, t))
         return output if of_variance is None else jnp.concatenate([output, of_variance], axis=-1)
 

@@ -4,9 +4,9 @@ r"""The exact likelihood of the probability flow: the deterministic ODE whose ma
     log p(z_0) = log N(z_T; 0, S_T I) + int_0^T div(dz/dt) dt          along it, from z_0 to z_T
 
 (Song et al. 2021, arXiv 2011.13456, equations 13 and 39, here for any process: between the timesteps of a chain
-signal and noise follow the smooth curves through their tables.)  The divergence is the trace of a Jacobian: exactly, one product
-with it for each element of x, or by Hutchinson's estimator, v . (Jacobian v) with E[v v^T] = I, at the cost of one.
-The network is evaluated in full float32 (`ddpm_jax.devices.precision`).
+signal and noise follow the smooth curves through their tables.)  The divergence is the trace of a Jacobian: exactly,
+one product with it for each element of x, or by Hutchinson's estimator, v . (Jacobian v) with E[v v^T] = I, at the cost
+of one. The network is evaluated in full float32 (`ddpm_jax.devices.precision`).
 
 A network has not seen earlier times than the clean end, t = 1 of a chain, so by default the flow ends there, and
 x = z_1 / signal_1.  What is measured is the model's density of data with noise of standard deviation

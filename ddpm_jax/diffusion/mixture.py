@@ -135,7 +135,15 @@ class Mixture:
         return Normal(mean[0], root(_average(self.weights[None], spread[None])[0]))
 
     def diffused(self, process: Process, t: Time) -> "Mixture":
-        """p(z_t), for one t."""
+        """p(z_t), for one t.
+
+        Args:
+            process: the forward process.
+            t: the time.
+
+        Raises:
+            ValueError: t is not one time.
+        """
         check_process(process)
         require("t", t, jnp.ndim(t) == 0, "one t for all")
         signal, var = _marginal_of(self, process, t, self.weights)

@@ -30,7 +30,7 @@ from ddpm_jax.diffusion.timesteps import UniformTimesteps
 from ddpm_jax.diffusion.weighting import Simple, Weighting, weights
 from ddpm_jax.errors import check_fields, require, require_int, require_key, require_shape
 
-__all__ = ["Draws", "FullBound", "Hybrid", "Objective", "SquaredError", "draw", "draw_noise"]
+__all__ = ["Draws", "FullBound", "Hybrid", "Objective", "SquaredError", "draw"]
 
 
 class Draws(NamedTuple):

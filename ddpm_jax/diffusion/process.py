@@ -23,7 +23,7 @@ al. 2022 (2210.02747), rectified flow.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -150,21 +150,15 @@ class Continuous(Process):
     def build(self) -> "Continuous":
         """The process itself, after a check of its ends; an experiment builds its schedule in this way."""
         require("last", self.last, self.first < self.last, f"more than first, which is {self.first}")
-        ends = in_float64(lambda t: (self.signal(t), self.noise(t)), np.array([self.first, self.last]))
+        ends = in_float64(lambda t: (self.signal(t), self.noise(t)), [self.first, self.last])
         for name, values in zip(("signal", "noise"), ends, strict=True):
             require(f"{type(self).__name__}.{name}", values, values.shape == (2,), "an elementwise function of t")
-        (signal, end), (noise, _) = ends[0], ends[1]
-        positive = all(map(math.isfinite, (*ends[0], *ends[1]))) and min(signal, noise, ends[1][1]) > 0 and end >= 0
-        falls = positive and end / ends[1][1] < signal / noise
-        require(
-            str(self), (ends[0].tolist(), ends[1].tolist()), falls, "signal and noise that are finite, and SNR falling"
-        )
+        (clean_signal, noisy_signal), (clean_noise, noisy_noise) = ends
+        signs = clean_signal > 0 <= noisy_signal and clean_noise > 0 < noisy_noise and bool(np.isfinite(ends).all())
+        falls = signs and noisy_signal / noisy_noise < clean_signal / clean_noise
+        found = f"signal {ends[0].tolist()} and noise {ends[1].tolist()} at the ends"
+        require(str(self), found, falls, "finite ones, noise > 0, and a falling SNR")
         return self
-
-    @property
-    def num_steps(self) -> None:
-        """None: a continuous process has no steps of its own."""
-        return None
 
     def label(self, t: Time) -> Values:
         return 1000.0 * self.share(t)
@@ -211,13 +205,12 @@ class VariancePreserving(Continuous):
     """log SNR at the clean end."""
     log_snr_min: float = -5.0
     """log SNR at the noisy end."""
-    shape: str = "linear"
+    shape: Literal["linear", "cosine"] = "linear"
     """"linear": log SNR linear in t.  "cosine": noise / signal = tan of an angle that is linear in t."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         require("log_snr_max", self.log_snr_max, self.log_snr_max > self.log_snr_min, f"more than {self.log_snr_min}")
-        require("shape", self.shape, self.shape in ("linear", "cosine"), '"linear" or "cosine"')
 
     def log_snr(self, t: Time) -> Values:
         if self.shape == "linear":

@@ -32,7 +32,7 @@ from ddpm_jax.diffusion.forward import before, noise_between
 from ddpm_jax.diffusion.process import Process, check_process
 from ddpm_jax.errors import check_fields, require
 
-__all__ = ["Edm", "Eps", "Mean", "Prediction", "Score", "Target", "V", "Velocity", "X", "check_target", "convert"]
+__all__ = ["Edm", "Eps", "Mean", "Prediction", "Score", "Target", "V", "Velocity", "X", "convert"]
 
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
 

@@ -29,7 +29,7 @@ from ddpm_jax.diffusion.process import Process
 from ddpm_jax.errors import check_fields, require, require_int
 
 __all__ = ["LogNormalSigma", "LogitNormal", "LossAwareTimesteps", "LossHistory", "StratifiedTimesteps", "TimestepRule"]
-__all__ += ["UniformTimesteps", "strata"]
+__all__ += ["UniformTimesteps"]
 
 # The parts of a continuous process whose losses LossAwareTimesteps remembers.
 BINS = 100
@@ -94,13 +94,13 @@ class StratifiedTimesteps(TimestepRule):
 
 
 @dataclass(frozen=True)
-class LogitNormal(TimestepRule):
-    """logit of (t - first) / (last - first) normal, for rectified flow (Esser et al. 2024, section 3.1)."""
+class Density(TimestepRule):
+    """A density of real times, with the weight 1 or that which keeps the mean."""
 
     mean: float = 0.0
-    """More than 0 draws more times near the noise."""
+    """The mean of the number that is normal."""
     std: float = 1.0
-    """The standard deviation of the logit."""
+    """Its standard deviation."""
     keep_mean: bool = False
     """Whether the loss is reweighted to the mean over t; if not, the density is a part of the weighting."""
 
@@ -109,7 +109,13 @@ class LogitNormal(TimestepRule):
         require("std", self.std, self.std > 0, "more than 0")
 
     def check(self, process: Process) -> None:
-        _require_continuous(self, process)
+        expected = "UniformTimesteps(), StratifiedTimesteps() or LossAwareTimesteps() for a chain"
+        require("timesteps", self, not process.is_chain, expected)
+
+
+@dataclass(frozen=True)
+class LogitNormal(Density):
+    """logit of (t - first) / (last - first) normal, for rectified flow (Esser et al. 2024, section 3.1)."""
 
     def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
         y = self.mean + self.std * jax.random.normal(key, (batch,))
@@ -119,39 +125,22 @@ class LogitNormal(TimestepRule):
 
 
 @dataclass(frozen=True)
-class LogNormalSigma(TimestepRule):
+class LogNormalSigma(Density):
     """log sigma normal, sigma = noise / signal, cut at the ends of the process (Karras et al. 2022, table 1)."""
 
     mean: float = -1.2
     """The mean of log sigma; EDM's for images in [-1, 1]."""
     std: float = 1.2
     """The standard deviation of log sigma."""
-    keep_mean: bool = False
-    """Whether the loss is reweighted to the mean over t; if not, the density is a part of the weighting."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        require("std", self.std, self.std > 0, "more than 0")
-
-    def check(self, process: Process) -> None:
-        _require_continuous(self, process)
 
     def draw(self, key: Key, memory: Any, process: Process, batch: int) -> tuple[Time, PerExample]:
-        ends = jnp.array([process.first, process.last], jnp.float32)
-        low, high = (-process.log_snr(ends) / 2 - self.mean) / self.std
+        ends = process.log_snr(jnp.array([process.first, process.last], jnp.float32))
+        low, high = (-ends / 2 - self.mean) / self.std
         y = jax.random.truncated_normal(key, low, high, (batch,))
         t = process.time(-2 * (self.mean + self.std * y))
-        if not self.keep_mean:
-            return t, jnp.ones(batch)
-        log_sigma_rate = process.log_snr_rate(t) / 2
-        density = norm.pdf(y) / (norm.cdf(high) - norm.cdf(low)) / self.std * log_sigma_rate
-        return t, 1 / ((process.last - process.first) * density)
-
-
-def _require_continuous(rule: TimestepRule, process: Process) -> None:
-    """Raise ValueError for a chain."""
-    expected = "UniformTimesteps(), StratifiedTimesteps() or LossAwareTimesteps() for a chain"
-    require("timesteps", rule, not process.is_chain, expected)
+        density = norm.pdf(y) / (norm.cdf(high) - norm.cdf(low)) / self.std * process.log_snr_rate(t) / 2
+        weight = 1 / ((process.last - process.first) * density)
+        return t, weight if self.keep_mean else jnp.ones(batch)
 
 
 @flax.struct.dataclass
@@ -167,8 +156,8 @@ class LossHistory:
 @dataclass(frozen=True)
 class LossAwareTimesteps(TimestepRule):
     """p(t) in proportion to sqrt(E[loss_t^2]), over the last losses of each timestep: for the bound, whose terms differ
-    in size by orders of magnitude (Nichol & Dhariwal 2021, equation 18).  Uniform until every timestep has enough.  Keeps
-    the mean.  For a continuous process, a timestep is one of 100 equal parts of t.
+    in size by orders of magnitude (Nichol & Dhariwal 2021, equation 18).  Uniform until every timestep has enough.
+    Keeps the mean.  For a continuous process, a timestep is one of 100 equal parts of t.
     """
 
     length: int = 10

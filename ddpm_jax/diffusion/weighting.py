@@ -64,8 +64,8 @@ class Vlb(Weighting):
 
     Exactly KL(q(z_{t-1} | z_t, x) || p(z_{t-1} | z_t)) per element for t >= 2 with FixedSmall, where it is also
     (snr_{t-1} - snr_t) / 2 (Kingma et al. 2021, arXiv 2107.00630, equation 13); up to what does not depend on the
-    network with FixedLarge; at t = 1, that of the density p(x | z_1).  For a continuous process, -SNR'(t) / 2, the limit
-    of infinitely many steps (equation 17), whatever the variance.
+    network with FixedLarge; at t = 1, that of the density p(x | z_1).  For a continuous process, -SNR'(t) / 2, the
+    limit of infinitely many steps (equation 17), whatever the variance.
     """
 
     variance: Variance = FixedSmall()

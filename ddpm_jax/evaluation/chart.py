@@ -38,8 +38,7 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
     Returns:
         The SVG element; "" if no line has two points.
     """
-    kept = [_thinned(line, log_y) for line in lines]
-    kept = [line for line in kept if len(line.x) > 1]
+    kept = [line for line in (_thinned(line, log_y) for line in lines) if len(line.x) > 1]
     if not kept:
         return ""
     values = np.log10 if log_y else np.asarray
@@ -61,8 +60,7 @@ def chart(title: str, x_label: str, y_label: str, lines: list[Line], log_y: bool
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(_text(x - 6, y + 4, f"{10**tick if log_y else tick:.3g}", "end"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
-    across = f'transform="rotate(-90 14 {HEIGHT / 2})"'
-    parts.append(_text(14.0, HEIGHT / 2, y_label, "middle", more=across))
+    parts.append(_text(14.0, HEIGHT / 2, y_label, "middle", more=f'transform="rotate(-90 14 {HEIGHT / 2})"'))
     legend = LEFT
     for index, line in enumerate(kept):
         colour = COLOURS[index % len(COLOURS)]

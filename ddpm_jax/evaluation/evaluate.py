@@ -18,14 +18,10 @@ import numpy as np
 from jaxtyping import Float32
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ddpm_jax.data.deferred import Deferred
-from ddpm_jax.data.source import Source
-from ddpm_jax.data.sources import image_shape
-from ddpm_jax.data.splits import held_out_split
+from ddpm_jax.data import Deferred, Source, sources, splits
 from ddpm_jax.devices.mesh import broadcast, on_first_process
 from ddpm_jax.errors import require, require_int
-from ddpm_jax.evaluation import figures, provenance, scores
-from ddpm_jax.evaluation.page import page
+from ddpm_jax.evaluation import figures, page, provenance, scores
 from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.reference import Reference, class_counts, name_of
 from ddpm_jax.evaluation.report import Report, Score
@@ -116,9 +112,9 @@ def evaluate(
     """
     folder = run_path(folder) / "evaluations"
     compared: Source = run.experiment.data if reference is None else reference
-    held_out = held_out_split(run.experiment.data) if held_out is None else held_out
+    held_out = splits.held_out_split(run.experiment.data) if held_out is None else held_out
     for name, source in (("reference", compared), ("held_out", held_out)):
-        if source is not None and (shape := image_shape(source)) != run.image_shape:
+        if source is not None and (shape := sources.image_shape(source)) != run.image_shape:
             raise ValueError(f"the images of {name} are {shape}; expected those of the run, {run.image_shape}")
     job = EvaluationJob(run, folder, extractor, evaluation, compared, held_out)
     job.check()
@@ -146,18 +142,18 @@ class EvaluationJob:
     def check(self) -> None:
         """Raise ValueError if the network, the data or the features cannot provide what the metrics need."""
         run, evaluation = self.run, self.evaluation
-        sources = {"reference": self.reference} | ({} if self.held_out is None else {"held_out": self.held_out})
+        given = {"reference": self.reference} | ({} if self.held_out is None else {"held_out": self.held_out})
         if "bpd" in evaluation.metrics:
             self._check_bound()
             known = run.experiment.net.num_classes is None or "label" in self.measured[0]
-            name, expected = list(sources)[-1], "images with labels, which bits/dim of a class-conditional network need"
+            name, expected = list(given)[-1], "images with labels, which bits/dim of a class-conditional network need"
             require(name, name_of(self.measured), known, f"{expected}; or metrics without bpd")
         if not self.draws:
             return
         require("extractor", None, self.extractor is not None, "one, as samples are compared by their features")
         assert self.extractor is not None
         run.check_guidance(evaluation.guidance)
-        for name, source in sources.items():
+        for name, source in given.items():
             require(f"the number of images of {name}", len(source), len(source) >= FEWEST, f"{FEWEST} or more")
         example = np.stack([self.reference[0]["image"]])
         known = "is" not in evaluation.metrics or extract(self.extractor, example).logits is not None
@@ -238,25 +234,21 @@ class EvaluationJob:
             found.append(scores.bits_per_dim(bits, name_of(self.measured), self.evaluation.bound_terms))
         report = Report(self.conditions(), tuple(found), tuple(notes))
         place = self.folder / f"{self.run.step:08d}-{provenance.digest(report.conditions)}"
-        write_bytes(place / "report.html", page(report, pictures, charts).encode())
+        write_bytes(place / "report.html", page.page(report, pictures, charts).encode())
         write_bytes(place / "report.json", report.as_json().encode())
         return report, place
 
     def _comparison(self, images: Any) -> scores.Comparison:
         """The samples and what they are compared with, through the extractor."""
-        extractor, held_out = self.extractor, self.held_out
+        extractor = self.extractor
         assert extractor is not None
         digest = provenance.digest([extractor.name, extractor.digest, extractor.preprocessing])
         slug = re.sub(r"[^a-z0-9]+", "-", extractor.name.lower()).strip("-")
-        mesh = self._reference.mesh
-        features = features_of(images, extractor, self._samples / f"{slug}-{digest}", "features of the samples", mesh)
-        return scores.Comparison(
-            features.chosen(lambda rows: Some.first(rows, self.evaluation.num_samples)),
-            self._reference,
-            None if held_out is None else self._through(held_out),
-            self._training or self._reference,
-            self.drawing,
-        )
+        folder, mesh = self._samples / f"{slug}-{digest}", self._reference.mesh
+        features = features_of(images, extractor, folder, "features of the samples", mesh)
+        chosen = features.chosen(lambda rows: Some.first(rows, self.evaluation.num_samples))
+        real = None if self.held_out is None else self._through(self.held_out)
+        return scores.Comparison(chosen, self._reference, real, self._training or self._reference, self.drawing)
 
     def _through(self, source: Source) -> Reference:
         """A source, seen through the extractor."""

@@ -10,8 +10,7 @@ from ddpm_jax.evaluation.chart import Line, chart
 from ddpm_jax.evaluation.page import Picture
 from ddpm_jax.evaluation.scores import Comparison
 from ddpm_jax.metrics.neighbours import neighbours
-from ddpm_jax.storage.paths import RunPath, io_errors
-from ddpm_jax.storage.pictures import grid
+from ddpm_jax.storage import paths, pictures
 
 __all__ = ["distances_chart", "loss_chart", "neighbours_picture", "samples_picture"]
 
@@ -20,7 +19,7 @@ SAMPLES, NEIGHBOURS, WITH_NEIGHBOURS = 100, 5, 10
 
 def samples_picture(images: Any) -> Picture:
     """The first 100 of the images, uint8 rows."""
-    return Picture("Samples", "The first samples, not selected.", grid(images[:SAMPLES]))
+    return Picture("Samples", "The first samples, not selected.", pictures.grid(images[:SAMPLES]))
 
 
 def neighbours_picture(images: Any, seen: Comparison) -> Picture:
@@ -38,7 +37,7 @@ def neighbours_picture(images: Any, seen: Comparison) -> Picture:
         cells += [sample, *(training.source[int(index)]["image"] for index in indices)]
     columns = found.indices.shape[1] + 1
     caption = f"In each row a sample, then the {columns - 1} images of {training.name} nearest to it in the features."
-    return Picture("Nearest training images", caption, grid(np.stack(cells), columns=columns))
+    return Picture("Nearest training images", caption, pictures.grid(np.stack(cells), columns=columns))
 
 
 def distances_chart(seen: Comparison) -> str:
@@ -49,11 +48,11 @@ def distances_chart(seen: Comparison) -> str:
     return chart("Distance to the nearest training image", "distance in the features", "share within", lines)
 
 
-def loss_chart(folder: RunPath) -> str:
+def loss_chart(folder: paths.RunPath) -> str:
     """The training loss of the run in a folder, from its metrics.jsonl; "" if there is none."""
     path = folder / "metrics.jsonl"
     points = []
-    with suppress(io_errors(path)):
+    with suppress(paths.io_errors(path)):
         for line in path.read_text().splitlines() if path.exists() else []:
             with suppress(ValueError, KeyError, TypeError):  # a line that a kill cut short
                 entry = json.loads(line)

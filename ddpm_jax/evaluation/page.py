@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ddpm_jax.evaluation.report import Report, row, summary
-from ddpm_jax.storage.pictures import png_image
+from ddpm_jax.storage.pictures import png
 
 __all__ = ["Picture", "page"]
 
@@ -94,17 +93,13 @@ def scores(report: Report) -> str:
 
 def conditions(report: Report) -> str:
     """The table of conditions as HTML."""
-    lines = [
-        f'<tr><td class="key soft">{label}<td><code>{html.escape(value)}</code></tr>'
-        for label, value in summary(report.conditions).items()
-    ]
+    line = '<tr><td class="key soft">{}<td><code>{}</code></tr>'
+    lines = (line.format(label, html.escape(value)) for label, value in summary(report.conditions).items())
     return "\n".join(["<table>", *lines, "</table>"])
 
 
 def figure(picture: Picture) -> str:
     """A picture as HTML, with its pixels inside."""
-    file = io.BytesIO()
-    png_image(picture.pixels).save(file, format="PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    source = f"data:image/png;base64,{base64.b64encode(png(picture.pixels, optimize=True)).decode()}"
     title, caption = html.escape(picture.title), html.escape(picture.caption)
     return f'<h2>{title}</h2><figure><img alt="{title}" src="{source}"><figcaption>{caption}</figcaption></figure>'

@@ -4,13 +4,13 @@ Training shows its progress with `storage.log.Log` instead: its bar belongs to a
 """
 
 import time
+from collections.abc import Iterator
 from threading import Event, Thread
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.storage.log import format_time
+from ddpm_jax.storage.log import format_time, progress_on
 
 __all__ = ["ProgressBar"]
 
@@ -27,12 +27,16 @@ class ProgressBar:
     def __init__(self, what: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self._what, self._total, self._start = what, total, done
         self._console = Console(stderr=True, quiet=quiet)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
-        options = {"console": self._console, "disable": not self._console.is_terminal, "transient": True}
-        self._bar = Progress("{task.description}", *columns, **options)
-        self._task = self._bar.add_task(what, total=total, completed=done)
+        self._bar = progress_on(self._console)
+        self._task = self._bar.add_task(what, total=total, completed=done, shown="")
         self._began = time.monotonic()
         self._reached, self._over = (done, self._began), Event()
+
+    def steps(self, size: int) -> Iterator[int]:
+        """The numbers of the first parts of the steps to come, of `size` parts each."""
+        for first in range(self._start, self._total, size):
+            yield first
+            self.reached(min(first + size, self._total))
 
     def reached(self, count: int) -> None:
         """Show that `count` parts of the task are done."""
@@ -46,8 +50,7 @@ class ProgressBar:
             if count > self._start:
                 left = (self._total - count) / (count - self._start) * (since - self._began)
                 spent = f"{format_time(left)} left"
-            text = f"{self._what}: {count:,} of {self._total:,}, {spent}"
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(f"{self._what}: {count:,} of {self._total:,}, {spent}", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "ProgressBar":
         self._bar.start()

@@ -39,22 +39,14 @@ def of_source(source: Source) -> dict[str, Any]:
     The digest changes with any pixel and any label (`data.fingerprint`); for most sources every example is read.
     """
     found = fingerprint(source, every_example=True)
-    return {
-        "data": specs.described(source),
-        "split": split_of(source),
-        "count": found.count,
-        "digest": found.digest[:12],
-    }
+    content = {"count": found.count, "digest": found.digest[:12]}
+    return {"data": specs.described(source), "split": split_of(source), **content}
 
 
 def of_code() -> dict[str, Any]:
     """The versions of this package and of JAX, the commit (None if it is not known), and the device."""
-    return {
-        "ddpm_jax": ddpm_jax.__version__,
-        "commit": commit(),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-    }
+    device = jax.devices()[0].device_kind
+    return {"ddpm_jax": ddpm_jax.__version__, "commit": commit(), "jax": jax.__version__, "device": device}
 
 
 def commit() -> str | None:

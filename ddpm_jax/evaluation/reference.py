@@ -17,11 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32, UInt8
 
-from ddpm_jax.data.given import Given
-from ddpm_jax.data.source import HasArrays, Source, split_of
-from ddpm_jax.data.sources import image_shape
-from ddpm_jax.data.stream import gather
-from ddpm_jax.data.tfds import Tfds
+from ddpm_jax.data import Given, Source, Tfds, sources, stream
+from ddpm_jax.data.source import HasArrays, split_of
 from ddpm_jax.devices.mesh import broadcast, on_first_process
 from ddpm_jax.devices.precision import FULL, quoted_precision
 from ddpm_jax.errors import require
@@ -57,7 +54,7 @@ class Images:
 
     def __getitem__(self, index: slice | Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n height width channels"]:
         indices = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
-        return gather(self.source, indices)["image"]
+        return stream.gather(self.source, indices)["image"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +68,7 @@ class Reference:
     @cached_property
     def about(self) -> dict[str, Any]:
         """The data, the split, the number of images and a digest of their content."""
-        image_shape(self.source)
+        sources.image_shape(self.source)
         return provenance.of_source(self.source)
 
     @property
@@ -89,10 +86,9 @@ class Reference:
             return np.asarray(self.source.arrays["label"], np.int32)
         shards = Shards(self._folder / "labels")
         with ProgressBar(f"labels of {self.name}", count, len(shards)) as progress:
-            while len(shards) < count:
-                rows = np.arange(len(shards), min(len(shards) + LABELS_AT_ONCE, count))
-                shards.append(np.asarray(gather(self.source, rows)["label"], np.int32))
-                progress.reached(len(shards))
+            for first in progress.steps(LABELS_AT_ONCE):
+                rows = np.arange(first, min(first + LABELS_AT_ONCE, count))
+                shards.append(np.asarray(stream.gather(self.source, rows)["label"], np.int32))
         return shards[:]
 
     @cached_property
@@ -115,13 +111,8 @@ class Reference:
     @property
     def _provenance(self) -> dict[str, Any]:
         extractor, precision = self.extractor, quoted_precision()
-        return {
-            **self.about,
-            "features": extractor.name,
-            "weights": extractor.digest,
-            "images": extractor.preprocessing,
-            **({} if precision == FULL else {"precision": precision}),
-        }
+        features = {"features": extractor.name, "weights": extractor.digest, "images": extractor.preprocessing}
+        return self.about | features | ({} if precision == FULL else {"precision": precision})
 
     @cached_property
     def _folder(self) -> Path:
@@ -166,7 +157,6 @@ def check_labels(labels: Int[np.ndarray, " n"], num_classes: int, name: str) -> 
         num_classes: the number of classes of the network.
         name: the name of the images, for the message.
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    where = int(wrong[0]) if wrong.size else 0
-    expected = f"0 to {num_classes - 1}, a class of the network; or images without labels"
-    require(f"the label of image {where} of {name}", int(labels[where]), not wrong.size, expected)
+    where = int(np.argmax((labels < 0) | (labels >= num_classes)))  # the first wrong one; 0 if there is none
+    label, expected = int(labels[where]), f"0 to {num_classes - 1}, a class of the network; or images without labels"
+    require(f"the label of image {where} of {name}", label, 0 <= label < num_classes, expected)

@@ -98,21 +98,20 @@ def summary(conditions: dict[str, Any]) -> dict[str, str]:
     drawing, reference, held_out = conditions["drawing"], conditions["reference"], conditions["held_out"]
     features, code = conditions["features"], conditions["code"]
     sampler, precision = short(drawing["sampler"]), drawing.get("precision")
+    weights, labels = drawing["weights"][:12], labels_of(drawing["labels"])
+    guidance = "none" if drawing["guidance"] is None else drawing["guidance"]
+    extractor = "{name}, sha256 {digest:.12}; {preprocessing}".format(**features) if features else "none"
+    package = f"ddpm_jax {code['ddpm_jax']}, commit {code['commit'] or 'unknown'}"
     return {
-        "run": f"{drawing['experiment']}, step {drawing['step']}, average {drawing['ema']}, "
-        f"weights {drawing['weights'][:12]}",
-        "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {labels_of(drawing['labels'])}, "
-        f"guidance: {'none' if drawing['guidance'] is None else drawing['guidance']}",
+        "run": f"{drawing['experiment']}, step {drawing['step']}, average {drawing['ema']}, weights {weights}",
+        "samples": f"{conditions['num_samples']:,}, seed {drawing['seed']}, labels: {labels}, guidance: {guidance}",
         "sampler": f"{sampler}; {conditions['evaluations']} network evaluations per image; {short(drawing['clip'])}",
         "precision": PRECISIONS.get(precision, f"float32 products of precision {precision}"),
         "pixels": drawing["rounding"],
         "reference": images_of(reference),
         "held out": images_of(held_out) if held_out else "none",
-        "features": f"{features['name']}, sha256 {features['digest'][:12]}; {features['preprocessing']}"
-        if features
-        else "none",
-        "code": f"ddpm_jax {code['ddpm_jax']}, commit {code['commit'] or 'unknown'}; "
-        f"jax {code['jax']} on {code['device']}",
+        "features": extractor,
+        "code": f"{package}; jax {code['jax']} on {code['device']}",
     }
 
 
@@ -120,12 +119,10 @@ def labels_of(drawn: Any) -> str:
     """The origin of the samples' labels, with the share of each class if there are at most ten."""
     if not isinstance(drawn, dict):
         return drawn or "none"
-    counts = drawn["counts"]
-    shares = [f"{100 * count / sum(counts):.3g}%" for count in counts]
-    if len(shares) > 10:
-        low, high = (f"{100 * end / sum(counts):.3g}%" for end in (min(counts), max(counts)))
-        return f"{drawn['how']} ({low} to {high})"
-    return f"{drawn['how']} ({', '.join(shares)})"
+    counts, few = drawn["counts"], len(drawn["counts"]) <= 10
+    shown = counts if few else (min(counts), max(counts))
+    shares = (", " if few else " to ").join(f"{100 * count / sum(counts):.3g}%" for count in shown)
+    return f"{drawn['how']} ({shares})"
 
 
 def images_of(about: dict[str, Any]) -> str:

@@ -28,8 +28,7 @@ from ddpm_jax.evaluation.progress import ProgressBar
 from ddpm_jax.evaluation.shards import Shards
 from ddpm_jax.features.extractor import Extracted, Extractor, extract
 from ddpm_jax.run import Run
-from ddpm_jax.storage import specs
-from ddpm_jax.storage.classes import code_of, file_classes
+from ddpm_jax.storage import classes, specs
 from ddpm_jax.storage.paths import RunPath, write_bytes
 
 __all__ = ["PER_DEVICE", "Drawing", "Features", "check_finite", "draw", "features_of"]
@@ -56,14 +55,14 @@ class Drawing:
         """All that image i depends on, except i."""
         run, experiment = self.run, self.run.experiment
         parts = ("net", "schedule", "target", "variance", "sampler", "clip")
-        written = file_classes(experiment)  # the code of these classes counts, not their names alone
+        written = classes.file_classes(experiment)  # the code of these classes counts, not their names alone
         return {
             "experiment": experiment.name,
             "step": run.step,
             "ema": run.ema,
             "weights": provenance.digest_of_arrays(run.params),
             **{part: specs.described(getattr(experiment, part)) for part in parts},
-            "classes": {name: provenance.digest(code_of(cls)) for name, cls in sorted(written.items())},
+            "classes": {name: provenance.digest(classes.code_of(cls)) for name, cls in sorted(written.items())},
             "image_shape": list(run.image_shape),
             "labels": None if self.num_classes is None else self.counts.conditions if self.counts else BALANCED,
             "guidance": self.guidance,
@@ -122,14 +121,12 @@ def draw(drawing: Drawing, folder: RunPath, n: int, per_device: int = PER_DEVICE
     size = min(per_device, math.ceil(n / devices)) * devices
     done, key = broadcast(len(shards)), jax.random.key(drawing.seed)
     with ProgressBar("drawing", n, min(done, n), quiet=not first_process) as progress:
-        while done < n:
-            which = {"labels": drawing.labels(done, size), "first_index": done}
+        for first in progress.steps(size):
+            which = {"labels": drawing.labels(first, size), "first_index": first}
             x = drawing.run.sample(key, size, **which, guidance=guidance, chunk=per_device)
-            check_finite("sample", x, done)
+            check_finite("sample", x, first)
             if first_process:
                 shards.append(np.asarray(to_pixels(x)))
-            done += size
-            progress.reached(min(done, n))
     return shards
 
 
@@ -143,9 +140,8 @@ def check_finite(what: str, values: Float[np.ndarray, "n ..."], first: int) -> N
     """
     wrong = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
     if wrong.size:
-        raise RunError(
-            f"{what} {first + wrong[0]} is not finite; the network of this checkpoint, or the sampler, diverges"
-        )
+        why = "the network of this checkpoint, or the sampler, diverges"
+        raise RunError(f"{what} {first + wrong[0]} is not finite; {why}")
 
 
 @dataclass(frozen=True)
@@ -174,12 +170,10 @@ def features_of(images: Any, extractor: Extractor, folder: RunPath, what: str, m
     with_logits = logits.folder.exists()
     done = min(len(features), len(logits)) if with_logits else len(features)
     with ProgressBar(what, len(images), done) as progress:
-        while done < len(images):
-            block = extract(extractor, images[done : done + PER_DEVICE], mesh=mesh)
-            _append(features, logits, block, done)
+        for first in progress.steps(PER_DEVICE):
+            block = extract(extractor, images[first : first + PER_DEVICE], mesh=mesh)
+            _append(features, logits, block, first)
             with_logits = block.logits is not None
-            done += len(block.features)
-            progress.reached(done)
     return Features(features, logits if with_logits else None)
 
 

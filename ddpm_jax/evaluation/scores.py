@@ -9,19 +9,12 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ddpm_jax import metrics
 from ddpm_jax.evaluation.reference import Reference
 from ddpm_jax.evaluation.report import FEW, Score
 from ddpm_jax.evaluation.samples import Drawing, Features
 from ddpm_jax.evaluation.shards import Some
 from ddpm_jax.features.extractor import PUBLISHED_INCEPTION
-from ddpm_jax.metrics.frechet import frechet_distance, moments
-from ddpm_jax.metrics.inception_score import inception_score
-from ddpm_jax.metrics.jackknife import frechet_estimate
-from ddpm_jax.metrics.kernel import kernel_distance
-from ddpm_jax.metrics.manifold import manifold
-from ddpm_jax.metrics.memorisation import memorisation
-from ddpm_jax.metrics.neighbours import neighbours
-from ddpm_jax.metrics.sliced import sliced_wasserstein
 
 __all__ = ["SCORES", "Comparison", "bits_per_dim"]
 
@@ -86,10 +79,8 @@ class Comparison:
         count = self.count if self.real is None else len(self.real.features)
         if count >= self.count:
             return ""
-        return (
-            f"There are {count:,} held-out images, fewer than the {self.count:,} samples. For this reason alone their "
-            "distances are larger and their coverage is smaller."
-        )
+        found = f"There are {count:,} held-out images, fewer than the {self.count:,} samples."
+        return f"{found} For this reason alone their distances are larger and their coverage is smaller."
 
     def of_held_out(self, measure: Callable[[Features], float]) -> float | None:
         """A measure of the held-out images; None if there are none."""
@@ -101,7 +92,7 @@ class Comparison:
         training = self.training.features.features
 
         def closest(features: Features) -> Any:
-            return neighbours(features.features, training).distances[:, 0]
+            return metrics.neighbours.neighbours(features.features, training).distances[:, 0]
 
         return closest(self.samples), None if self.held_out is None else closest(self.held_out.features)
 
@@ -117,12 +108,12 @@ def frechet(seen: Comparison) -> list[Score]:
     name, about = seen.named("FID", "FD"), f"{seen.against('Frechet distance')}; less is better"
 
     def distance(features: Features) -> float:
-        return frechet_distance(moments(features.features), reference)
+        return metrics.frechet.frechet_distance(metrics.frechet.moments(features.features), reference)
 
     held_out = seen.of_held_out(distance)
     if seen.count >= FEW:
         return [Score(name, distance(samples), about, held_out=held_out)]
-    estimate = frechet_estimate(samples.features, reference)
+    estimate = metrics.jackknife.frechet_estimate(samples.features, reference)
     about += f"; more samples give less; 95% interval of the mean over draws of {seen.count:,} samples (jackknife)"
     return [Score(name, estimate.value, about, interval=estimate.interval(), held_out=held_out)]
 
@@ -133,7 +124,7 @@ def kernel(seen: Comparison) -> list[Score]:
 
     def distance(features: Features, strata: Any) -> Any:
         options = {"seed": seen.drawing.seed, "x_strata": strata, "y_strata": y_strata}
-        return kernel_distance(features.features, seen.reference.features.features, **options)
+        return metrics.kernel.kernel_distance(features.features, seen.reference.features.features, **options)
 
     found = distance(seen.samples, seen.strata)
     held_out = seen.of_held_out(lambda features: distance(features, seen.strata_of(seen.held_out)).value)
@@ -146,7 +137,7 @@ def manifolds(seen: Comparison) -> list[Score]:
     reference = Some.spread(seen.reference.features.features, MANIFOLD_ROWS)
 
     def measure(features: Features) -> Any:
-        return manifold(Some.spread(features.features, MANIFOLD_ROWS), reference, MANIFOLD_K)
+        return metrics.manifold.manifold(Some.spread(features.features, MANIFOLD_ROWS), reference, MANIFOLD_K)
 
     found, held_out = measure(seen.samples), None if seen.real is None else measure(seen.real)
     used = min(seen.count, MANIFOLD_ROWS)
@@ -157,15 +148,11 @@ def manifolds(seen: Comparison) -> list[Score]:
         "density": "density of samples among reference images, 1 for the reference itself",
         "coverage": "share of reference images with a sample nearby",
     }
-    return [
-        Score(
-            f"{name}-{in_short(used)}",
-            getattr(found, name),
-            f"{text} ({of}); more is better",
-            held_out=None if held_out is None else getattr(held_out, name),
-        )
-        for name, text in about.items()
-    ]
+    scores = []
+    for name, text in about.items():
+        phrase, real = f"{text} ({of}); more is better", getattr(held_out, name, None)
+        scores.append(Score(f"{name}-{in_short(used)}", getattr(found, name), phrase, held_out=real))
+    return scores
 
 
 def inception(seen: Comparison) -> list[Score]:
@@ -173,14 +160,12 @@ def inception(seen: Comparison) -> list[Score]:
     extractor = seen.reference.extractor.name
 
     def score(features: Features) -> Any:
-        return inception_score(features.logits, min(10, len(features.logits)))
+        return metrics.inception_score.inception_score(features.logits, min(10, len(features.logits)))
 
     found, held_out = score(seen.samples), seen.of_held_out(lambda features: score(features).value)
     name = f"{'IS' if extractor == PUBLISHED_INCEPTION else 'class score'}-{in_short(seen.count)}"
-    about = (
-        f"exp of the mutual information of image and class ({extractor}), mean of 10 splits; ± is their spread; "
-        "more is better"
-    )
+    what = f"exp of the mutual information of image and class ({extractor}), mean of 10 splits"
+    about = f"{what}; ± is their spread; more is better"
     return [Score(name, found.value, about, found.spread, held_out=held_out)]
 
 
@@ -189,7 +174,7 @@ def sliced(seen: Comparison) -> list[Score]:
     key = jax.random.key(seen.drawing.seed)
 
     def distance(features: Features) -> Any:
-        return sliced_wasserstein(key, features.features, seen.reference.features.features)
+        return metrics.sliced.sliced_wasserstein(key, features.features, seen.reference.features.features)
 
     found, held_out = distance(seen.samples), seen.of_held_out(lambda features: distance(features).value)
     about = f"{seen.against('sliced Wasserstein distance (order 2, 512 directions)')}; less is better"
@@ -202,12 +187,11 @@ def memorised(seen: Comparison) -> list[Score]:
     if held_out is None:
         about = f"median distance to the nearest image of {seen.training.name}"
         return [Score("nearest", float(np.median(samples)), about)]
-    found = memorisation(samples, held_out)
+    found = metrics.memorisation.memorisation(samples, held_out)
     share, spread = 100 * found.expected, 100 * found.expected_spread
-    about = (
-        f"share of samples closer to an image of {seen.training.name} than all but the closest {share:.2g}% of the "
-        f"held-out images; {share:.2g} ± {spread:.1g}% if no sample is a copy"
-    )
+    than = f"than all but the closest {share:.2g}% of the held-out images"
+    if_none = f"{share:.2g} ± {spread:.1g}% if no sample is a copy"
+    about = f"share of samples closer to an image of {seen.training.name} {than}; {if_none}"
     return [Score("copies", found.fraction, about, found.standard_error, held_out=found.expected)]
 
 

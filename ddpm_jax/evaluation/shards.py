@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.errors import require
-from ddpm_jax.storage.paths import RunPath, is_remote, write_bytes
+from ddpm_jax.storage.paths import RunPath, is_remote, write_file
 
 __all__ = ["Shards", "Some"]
 
@@ -42,9 +42,7 @@ class Shards:
     def append(self, rows: np.ndarray) -> None:
         """Write the next rows; an interruption writes none of them."""
         start, stop = len(self), len(self) + len(rows)
-        file = io.BytesIO()
-        np.save(file, rows, allow_pickle=False)
-        write_bytes(self._path(start, stop), file.getvalue())
+        write_file(self._path(start, stop), lambda file: np.save(file, rows, allow_pickle=False))
         self._stops.append(stop)
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:

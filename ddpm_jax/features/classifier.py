@@ -21,13 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddpm_jax.data import Folder, Npz, Source, Tfds
-from ddpm_jax.data.accept import check_labels
+from ddpm_jax.data import Folder, Npz, Source, Tfds, accept, sources, splits
 from ddpm_jax.data.images import to_unit
 from ddpm_jax.data.source import Subset
-from ddpm_jax.data.sources import image_shape
-from ddpm_jax.data.splits import held_out_split
 from ddpm_jax.data.stream import batches, sequential
 from ddpm_jax.devices.precision import quoted
 from ddpm_jax.diffusion.arrays import Key, Pixels, stream
@@ -42,6 +40,7 @@ __all__ = ["Classifier", "accuracy", "load_classifier", "read_classifier", "save
 
 FORMAT = "ddpm_jax classifier 1"
 CHUNK = 256
+SPEC = [field.name for field in dataclasses.fields(ConvClassifier)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def train_classifier(
         ValueError: the examples have no labels, or a label is out of range.
     """
     require_int("num_steps", num_steps, 1)
-    shape = image_shape(source)
+    shape = sources.image_shape(source)
     if "label" not in source[0]:
         raise ValueError("the data have no labels; a classifier learns from labels")
     spec = ConvClassifier(count_classes(source) if num_classes is None else num_classes, width, features)
@@ -112,7 +111,7 @@ def train_classifier(
     step_of = _step(spec, optimizer)
     # No scan over steps: on CPUs gradients of convolutions are 20 times slower inside one.
     for step, batch in zip(range(num_steps), batches(source, batch_size, seed), strict=False):
-        check_labels(batch, spec.num_classes, "num_classes")
+        accept.check_labels(batch, spec.num_classes, "num_classes")
         step_key = jax.random.fold_in(stream(key, "shift"), step)
         params, state, loss = step_of(params, state, step_key, batch["image"], batch["label"])
         if report is not None and (step + 1) % 100 == 0:
@@ -202,7 +201,7 @@ def held_out(source: Source, seed: int = 0) -> tuple[Source, Source, str]:
     Raises:
         ValueError: there is no test split, and there are fewer than 10 examples.
     """
-    test = held_out_split(source)
+    test = splits.held_out_split(source)
     if test is not None:
         return source, test, "the split test"
     count = len(source)
@@ -224,8 +223,7 @@ def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict
     """
     from safetensors.numpy import save
 
-    leaves, _ = jax.tree_util.tree_flatten_with_path(classifier.params)
-    arrays = {"/".join(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+    arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(classifier.params, sep="/").items()}
     known = {"format": FORMAT, "image_shape": json.dumps(classifier.image_shape)}
     known |= {name: str(value) for name, value in dataclasses.asdict(classifier.spec).items()}
     facts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
@@ -235,8 +233,7 @@ def save_classifier(path: str | os.PathLike, classifier: Classifier, about: dict
 def _sorted_header(content: bytes) -> bytes:
     """A safetensors file with the entries of its header sorted by name; safetensors writes them in random order."""
     size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
@@ -264,25 +261,20 @@ def read_classifier(path: Path) -> tuple[Classifier, dict[str, str]]:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in list(file.keys())}
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} cannot be read as safetensors ({error}); the file is damaged or is of another kind"
-        ) from None
+        why = f"({error}); the file is damaged or is of another kind"
+        raise ValueError(f"{path} cannot be read as safetensors {why}") from None
     if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is not a classifier; expected one that scripts/train_features.py wrote. For weights of "
-            f"Inception-v3, write inception:{path}"
-        )
+        remedy = f"For weights of Inception-v3, write inception:{path}"
+        raise ValueError(f"{path} is not a classifier; expected one that scripts/train_features.py wrote. {remedy}")
     try:
-        height, width, channels = json.loads(about["image_shape"])
-        spec = ConvClassifier(*(int(about[field.name]) for field in dataclasses.fields(ConvClassifier)))
-        shape = (int(height), int(width), int(channels))
+        height, width, channels = map(int, json.loads(about["image_shape"]))
+        spec, shape = ConvClassifier(*(int(about[name]) for name in SPEC)), (height, width, channels)
         shapes = jax.eval_shape(lambda key: spec.init(key, shape), jax.random.key(0))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: its description cannot be read ({error})") from None
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    names = ["/".join(entry.key for entry in path) for path, _ in leaves]
-    right = {name: (leaf.shape, np.dtype(np.float32)) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    expected: dict[str, Any] = flatten_dict(shapes, sep="/")
+    right = {name: (leaf.shape, np.dtype(np.float32)) for name, leaf in expected.items()}
     if {name: (array.shape, array.dtype) for name, array in arrays.items()} != right:
         raise ValueError(f"{path} is damaged: its arrays are not those of {spec} for images of {shape}")
-    params = jax.tree_util.tree_unflatten(tree, [jnp.asarray(arrays[name]) for name in names])
+    params = unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/")
     return Classifier(spec, shape, params), about

@@ -72,10 +72,9 @@ def fetch(wanted: WeightsFile, folder: Path | None = None, timeout: float = TIME
             if not target.exists():  # another process may have downloaded it
                 _install(wanted, target, folder / f"{wanted.name}{own}.part", timeout, resumable=locked)
     except OSError as error:
-        raise RunError(
-            f"{target} cannot be written ({error.strerror or error}); free space there, set XDG_CACHE_HOME to another "
-            f"folder, or download {' or '.join(wanted.urls)} yourself and give its path: inception:PATH"
-        ) from None
+        by_hand = f"download {' or '.join(wanted.urls)} yourself and give its path: inception:PATH"
+        remedy = f"free space there, set XDG_CACHE_HOME to another folder, or {by_hand}"
+        raise RunError(f"{target} cannot be written ({error.strerror or error}); {remedy}") from None
     return target
 
 
@@ -128,10 +127,9 @@ def _download(wanted: WeightsFile, target: Path, part: Path, timeout: float) -> 
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             cause = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
             errors.append(f"{url}: {getattr(cause, 'strerror', None) or str(cause) or type(cause).__name__}")
-    raise RunError(
-        f"{wanted.name} cannot be downloaded ({'; '.join(errors)}). Try again, which resumes the download; or download "
-        f"the file on another machine and copy it to {target}, or give its path: inception:PATH"
-    )
+    by_hand = f"download the file on another machine and copy it to {target}, or give its path: inception:PATH"
+    remedy = f"Try again, which resumes the download; or {by_hand}"
+    raise RunError(f"{wanted.name} cannot be downloaded ({'; '.join(errors)}). {remedy}")
 
 
 def _receive(url: str, part: Path, timeout: float) -> None:
@@ -147,8 +145,7 @@ def _receive(url: str, part: Path, timeout: float) -> None:
         raise
     with response, part.open("ab") as file:
         if response.status != http.client.PARTIAL_CONTENT:
-            file.truncate(0)
-            have = 0
+            have = file.truncate(0)
         length, reported = response.headers.get("Content-Length"), time.monotonic()
         total = have + int(length) if length else None
         while block := response.read(BLOCK):

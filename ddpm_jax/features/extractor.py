@@ -21,8 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ddpm_jax.devices.axes import automatic, entered, relabelled
-from ddpm_jax.devices.functions import as_pytree
+from ddpm_jax.devices import axes, functions
 from ddpm_jax.devices.mesh import fetch, global_batch, local_rows, replicated
 from ddpm_jax.devices.precision import quoted
 from ddpm_jax.diffusion.arrays import Whole
@@ -118,10 +117,9 @@ def _call(function: Callable[[Any], Any], name: str, images: Any) -> Extracted:
     features, logits = _float32(name, features), None if logits is None else _float32(name, logits)
     for array in (features,) if logits is None else (features, logits):
         if array.ndim != 2 or len(array) != len(images):
-            raise ValueError(
-                f"{name} returned an array of shape {array.shape} for {len(images)} images; expected features "
-                f"[{len(images)}, d], or a pair of features and logits [{len(images)}, k]"
-            )
+            expected = f"features [{len(images)}, d], or a pair of features and logits [{len(images)}, k]"
+            found = f"{name} returned an array of shape {array.shape} for {len(images)} images"
+            raise ValueError(f"{found}; expected {expected}")
     return Extracted(features, logits)
 
 
@@ -131,9 +129,8 @@ def _float32(name: str, array: Any) -> Any:
     try:
         return np.asarray(array, np.float32)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{name} returned a {type(array).__name__}, which is not an array of numbers ({error})"
-        ) from None
+        found = f"a {type(array).__name__}, which is not an array of numbers"
+        raise ValueError(f"{name} returned {found} ({error})") from None
 
 
 @quoted
@@ -158,8 +155,8 @@ def extract(extractor: Extractor, images: Any, chunk: Whole = CHUNK, mesh: Mesh 
     require("number of images", n, n >= 1, "at least 1")
     run, count = extractor.apply, 1
     if mesh is not None and not jax.tree_util.all_leaves([run]):  # an extractor with weights: see functions.as_pytree
-        run, count, mesh = as_pytree(run), mesh.size, automatic(mesh)
-        run = functools.partial(_on_mesh, jax.device_put(relabelled(run, mesh), replicated(mesh)), mesh)
+        run, count, mesh = functions.as_pytree(run), mesh.size, axes.automatic(mesh)
+        run = functools.partial(_on_mesh, jax.device_put(axes.relabelled(run, mesh), replicated(mesh)), mesh)
     size = min(chunk, -(-n // count)) * count
     pieces = []
     for start in range(0, n, size):
@@ -172,7 +169,7 @@ def extract(extractor: Extractor, images: Any, chunk: Whole = CHUNK, mesh: Mesh 
 
 
 def _on_mesh(apply: Callable[[Any], Extracted], mesh: Mesh, images: np.ndarray) -> Extracted:
-    with entered(mesh):
+    with axes.entered(mesh):
         return apply(global_batch(mesh, {"image": images[local_rows(mesh, len(images))]}, len(images))["image"])
 
 
@@ -185,10 +182,9 @@ def checked_pixels(images: Any) -> np.ndarray:
     """The images as a NumPy array; ValueError unless they are uint8 [n, height, width, channels]."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"images are {images.dtype} {list(images.shape)}; expected uint8 [n, height, width, channels] with values "
-            "0..255: data.images.to_pixels makes them from [-1, 1]"
-        )
+        expected = "uint8 [n, height, width, channels] with values 0..255"
+        remedy = "data.images.to_pixels makes them from [-1, 1]"
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected {expected}: {remedy}")
     return images
 
 

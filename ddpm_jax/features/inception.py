@@ -44,10 +44,8 @@ PUBLISHED = WeightsFile(
     ),
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
-PREPROCESSING = (
-    "grey repeated to 3 channels, bilinear to 299x299 as in TensorFlow 1 (no antialiasing, no rounding), "
-    "(x - 128) / 128"
-)
+PREPROCESSING = "grey repeated to 3 channels, bilinear to 299x299 as in TensorFlow 1 (no antialiasing, no rounding), "
+PREPROCESSING += "(x - 128) / 128"
 
 
 def resize(x: Activations, size: int = SIZE) -> Float[Array, "batch {size} {size} channels"]:
@@ -66,9 +64,7 @@ def resize(x: Activations, size: int = SIZE) -> Float[Array, "batch {size} {size
         count = x.shape[axis]
         place = np.arange(size, dtype=np.float32) * np.float32(count / size)
         low = place.astype(np.int32)
-        shape = [1, 1, 1, 1]
-        shape[axis] = size
-        fraction = (place - low.astype(np.float32)).reshape(shape)
+        fraction = (place - low.astype(np.float32)).reshape([size if each == axis else 1 for each in range(4)])
         left = jnp.take(x, low, axis)
         x = left + (jnp.take(x, np.minimum(low + 1, count - 1), axis) - left) * fraction
     return x
@@ -99,8 +95,7 @@ def activations(weights: Weights, images: Pixels) -> dict[str, Array]:
     for name, stage in STAGES.items():
         x = run_layer(stage, weights, x)
         found[name] = x.mean((1, 2))
-    logits = jnp.matmul(found["2048"], weights["fc.kernel"])
-    return {**found, "logits_unbiased": logits}
+    return {**found, "logits_unbiased": jnp.matmul(found["2048"], weights["fc.kernel"])}
 
 
 @quoted
@@ -147,10 +142,9 @@ def _check(state: dict[str, np.ndarray], path: os.PathLike) -> None:
     wrong += [f"{n} is {given[n]}, not {expected[n]}" for n in expected if n in given and given[n] != expected[n]]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(
-            f"{path} does not hold the Inception-v3 of FID ({'; '.join(wrong[:3])}{more}); expected weights as in "
-            f"{PUBLISHED.name}, not those of torchvision's network of that name"
-        )
+        expected = f"weights as in {PUBLISHED.name}, not those of torchvision's network of that name"
+        found = f"{path} does not hold the Inception-v3 of FID ({'; '.join(wrong[:3])}{more})"
+        raise ValueError(f"{found}; expected {expected}")
 
 
 def load_inception(path: str | os.PathLike | None = None) -> Extractor:
@@ -167,12 +161,9 @@ def load_inception(path: str | os.PathLike | None = None) -> Extractor:
         FileNotFoundError: there is no such file.
         RunError: the published file cannot be downloaded.
     """
-    if path is None:
-        found = fetch(PUBLISHED)
-    else:
-        found = existing_file(path, "the weights of Inception-v3, .pth or .safetensors")
-    digest = sha256_of(found)
-    state = read_weights(found)
+    what = "the weights of Inception-v3, .pth or .safetensors"
+    found = fetch(PUBLISHED) if path is None else existing_file(path, what)
+    digest, state = sha256_of(found), read_weights(found)
     _check(state, found)
     weights = jax.tree.map(jnp.asarray, fold(state))
     name = PUBLISHED_INCEPTION if digest == PUBLISHED.sha256 else "inception-v3, other weights"

@@ -61,6 +61,11 @@ def _halving(name: str, features: int) -> Unit:
     return Unit(name, features, (3, 3), 2, padded=False)
 
 
+def _path(name: str, *units: tuple[int, int, int]) -> tuple[Unit, ...]:
+    """Units NAME_1, NAME_2, ... one after another, each of (features, height, width)."""
+    return tuple(Unit(f"{name}_{i}", out, (h, w)) for i, (out, h, w) in enumerate(units, 1))
+
+
 def block_a(name: str, pool_features: int) -> Layer:
     """Mixed_5b to 5d, 35x35.
 
@@ -72,16 +77,15 @@ def block_a(name: str, pool_features: int) -> Layer:
         The block.
     """
     one = Unit(f"{name}.branch1x1", 64)
-    five = (Unit(f"{name}.branch5x5_1", 48), Unit(f"{name}.branch5x5_2", 64, (5, 5)))
-    three = f"{name}.branch3x3dbl"
-    double = (Unit(f"{three}_1", 64), Unit(f"{three}_2", 96, (3, 3)), Unit(f"{three}_3", 96, (3, 3)))
+    five = _path(f"{name}.branch5x5", (48, 1, 1), (64, 5, 5))
+    double = _path(f"{name}.branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3))
     return Beside((one, five, double, (Pool("mean"), Unit(f"{name}.branch_pool", pool_features))))
 
 
 def block_b(name: str) -> Layer:
     """Mixed_6a, 35x35 to 17x17."""
     three = f"{name}.branch3x3dbl"
-    double = (Unit(f"{three}_1", 64), Unit(f"{three}_2", 96, (3, 3)), _halving(f"{three}_3", 96))
+    double = (*_path(three, (64, 1, 1), (96, 3, 3)), _halving(f"{three}_3", 96))
     return Beside((_halving(f"{name}.branch3x3", 384), double, Pool("max", 2)))
 
 
@@ -95,25 +99,18 @@ def block_c(name: str, width: int) -> Layer:
     Returns:
         The block.
     """
-    seven, double = f"{name}.branch7x7", f"{name}.branch7x7dbl"
-    once = (Unit(f"{seven}_1", width), Unit(f"{seven}_2", width, (1, 7)), Unit(f"{seven}_3", 192, (7, 1)))
-    twice = (
-        Unit(f"{double}_1", width),
-        Unit(f"{double}_2", width, (7, 1)),
-        Unit(f"{double}_3", width, (1, 7)),
-        Unit(f"{double}_4", width, (7, 1)),
-        Unit(f"{double}_5", 192, (1, 7)),
-    )
+    once = _path(f"{name}.branch7x7", (width, 1, 1), (width, 1, 7), (192, 7, 1))
+    sizes = ((width, 1, 1), (width, 7, 1), (width, 1, 7), (width, 7, 1), (192, 1, 7))
+    twice = _path(f"{name}.branch7x7dbl", *sizes)
     return Beside((Unit(f"{name}.branch1x1", 192), once, twice, (Pool("mean"), Unit(f"{name}.branch_pool", 192))))
 
 
 def block_d(name: str) -> Layer:
     """Mixed_7a, 17x17 to 8x8."""
     three, seven = f"{name}.branch3x3", f"{name}.branch7x7x3"
-    last = (Unit(f"{seven}_2", 192, (1, 7)), Unit(f"{seven}_3", 192, (7, 1)), _halving(f"{seven}_4", 192))
-    return Beside(
-        ((Unit(f"{three}_1", 192), _halving(f"{three}_2", 320)), (Unit(f"{seven}_1", 192), *last), Pool("max", 2))
-    )
+    once = (Unit(f"{three}_1", 192), _halving(f"{three}_2", 320))
+    twice = (*_path(seven, (192, 1, 1), (192, 1, 7), (192, 7, 1)), _halving(f"{seven}_4", 192))
+    return Beside((once, twice, Pool("max", 2)))
 
 
 def block_e(name: str, pool: Literal["mean", "max"]) -> Layer:
@@ -132,7 +129,7 @@ def block_e(name: str, pool: Literal["mean", "max"]) -> Layer:
 
     three, double = f"{name}.branch3x3", f"{name}.branch3x3dbl"
     once = (Unit(f"{three}_1", 384), split(three, "2a", "2b"))
-    twice = (Unit(f"{double}_1", 448), Unit(f"{double}_2", 384, (3, 3)), split(double, "3a", "3b"))
+    twice = (*_path(double, (448, 1, 1), (384, 3, 3)), split(double, "3a", "3b"))
     return Beside((Unit(f"{name}.branch1x1", 320), once, twice, (Pool(pool), Unit(f"{name}.branch_pool", 192))))
 
 
@@ -179,13 +176,8 @@ def run_layer(layer: Layer, weights: Weights, x: Activations) -> Output:
 
 
 def _unit(unit: Unit, weights: Weights, x: Activations) -> Output:
-    x = jax.lax.conv_general_dilated(
-        x,
-        weights[f"{unit.name}.kernel"],
-        (unit.stride, unit.stride),
-        "SAME" if unit.padded else "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    kernel, strides, padding = weights[f"{unit.name}.kernel"], (unit.stride,) * 2, "SAME" if unit.padded else "VALID"
+    x = jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return jax.nn.relu(x + weights[f"{unit.name}.bias"][None, None, None])
 
 
@@ -234,7 +226,5 @@ def unit_shapes(unit: Unit, channels: int) -> dict[str, tuple[int, ...]]:
         A shape for each name.
     """
     statistics = ("weight", "bias", "running_mean", "running_var")
-    return {
-        f"{unit.name}.conv.weight": (unit.features, channels, *unit.size),
-        **{f"{unit.name}.bn.{part}": (unit.features,) for part in statistics},
-    }
+    of_norm = {f"{unit.name}.bn.{part}": (unit.features,) for part in statistics}
+    return {f"{unit.name}.conv.weight": (unit.features, channels, *unit.size), **of_norm}

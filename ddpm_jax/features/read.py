@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from ddpm_jax.diffusion.arrays import Pixels
 from ddpm_jax.features.extractor import Extractor, existing_file, of_function
-from ddpm_jax.storage.classes import run_file
-from ddpm_jax.storage.paths import local_path
+from ddpm_jax.storage import classes, paths
 
 __all__ = ["ACCEPTED", "pixels", "read_extractor"]
 
@@ -42,7 +41,7 @@ def read_extractor(text: str) -> Extractor:
         return of_function(pixels, preprocessing="pixels / 255, as they are")
     file, separator, name = text.rpartition(":")
     if separator and file.endswith(".py"):
-        return _of_file(local_path(file), name)
+        return _of_file(paths.local_path(file), name)
     if text.endswith(".safetensors"):
         from ddpm_jax.features.classifier import load_classifier
 
@@ -58,7 +57,7 @@ def pixels(images: Pixels) -> Float[np.ndarray, "batch d"]:
 def _of_file(path: Path, name: str) -> Extractor:
     """The function or Extractor called `name` in a Python file; its digest is that of the whole file."""
     existing_file(path, "a Python file with a function of uint8 images, or an Extractor: FILE.py:NAME")
-    module = run_file(path)
+    module = classes.run_file(path)
     found = getattr(module, name, None)
     content = hashlib.sha256(path.read_bytes())
     if isinstance(found, Extractor):  # its own digest may not cover the code in the file

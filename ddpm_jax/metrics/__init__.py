@@ -39,30 +39,12 @@ from typing import TYPE_CHECKING
 from ddpm_jax import lazy_modules
 
 if TYPE_CHECKING:
-    from ddpm_jax.metrics import (
-        feature_rows,
-        frechet,
-        inception_score,
-        jackknife,
-        kernel,
-        manifold,
-        memorisation,
-        neighbours,
-        sliced,
-        spectrum,
-    )
+    from ddpm_jax.metrics import feature_rows, frechet, inception_score, jackknife, kernel, manifold
 
-__all__ = [
-    "feature_rows",
-    "frechet",
-    "inception_score",
-    "jackknife",
-    "kernel",
-    "manifold",
-    "memorisation",
-    "neighbours",
-    "sliced",
-    "spectrum",
-]
+    # isort: split
+    from ddpm_jax.metrics import memorisation, neighbours, sliced, spectrum
+
+__all__ = ["feature_rows", "frechet", "inception_score", "jackknife", "kernel", "manifold"]
+__all__ += ["memorisation", "neighbours", "sliced", "spectrum"]
 
 __getattr__ = lazy_modules(__name__, __all__)

@@ -28,7 +28,7 @@ from jaxtyping import Float64
 from ddpm_jax.diffusion.arrays import Rows
 from ddpm_jax.errors import require
 from ddpm_jax.metrics.feature_rows import blocks, width
-from ddpm_jax.storage.paths import io_errors, run_path, write_bytes
+from ddpm_jax.storage.paths import io_errors, run_path, write_file
 
 __all__ = ["Moments", "Stored", "frechet_distance", "load_moments", "merge", "moments", "root", "save_moments"]
 
@@ -150,9 +150,7 @@ def save_moments(path: str | PathLike, moments: Moments, provenance: dict[str, A
     arrays: dict[str, Any] = {"mu": moments.mean, "sigma": moments.cov, "provenance": np.array(json.dumps(provenance))}
     if moments.count is not None:
         arrays["count"] = np.array(moments.count)
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    write_bytes(run_path(path), file.getvalue())
+    write_file(run_path(path), lambda file: np.savez(file, **arrays))
 
 
 def load_moments(path: str | PathLike) -> Stored:
@@ -167,9 +165,8 @@ def load_moments(path: str | PathLike) -> Stored:
         content = io.BytesIO(file.read_bytes())
     except io_errors(file) as error:
         raise FileNotFoundError(f"path is {str(path)!r}, which cannot be read: {error}") from None
-    require(
-        "path", str(path), zipfile.is_zipfile(content), "an .npz file with `mu` and `sigma`; save_moments writes one"
-    )
+    expected = "an .npz file with `mu` and `sigma`; save_moments writes one"
+    require("path", str(path), zipfile.is_zipfile(content), expected)
     try:
         with np.load(content) as stored:
             found = {name: stored[name] for name in stored.files if name in ("mu", "sigma", "count", "provenance")}

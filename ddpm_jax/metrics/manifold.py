@@ -61,12 +61,9 @@ def manifold(samples: Rows, reference: Rows, k: int = 5, block: int = 2048) -> M
     around_reference, around_samples = (radii(rows, k, block) for rows in (reference, samples))
     balls_of_sample, samples_in_ball = members(samples, reference, around_reference, block)
     balls_of_reference, _ = members(reference, samples, around_samples, block)
-    return Manifold(
-        precision=float(np.mean(balls_of_sample > 0)),
-        recall=float(np.mean(balls_of_reference > 0)),
-        density=float(np.mean(balls_of_sample)) / k,
-        coverage=float(np.mean(samples_in_ball > 0)),
-    )
+    precision, recall = float(np.mean(balls_of_sample > 0)), float(np.mean(balls_of_reference > 0))
+    density, coverage = float(np.mean(balls_of_sample)) / k, float(np.mean(samples_in_ball > 0))
+    return Manifold(precision, recall, density, coverage)
 
 
 def radii(rows: Rows, k: int, block: int = 2048) -> Float[np.ndarray, " n"]:

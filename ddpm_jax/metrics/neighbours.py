@@ -29,6 +29,8 @@ from ddpm_jax.metrics.feature_rows import blocks, centred, checked, middle, same
 __all__ = ["Neighbours", "exact_distances", "neighbours", "squared"]
 
 PAIRS = 2048  # pairs of rows compared by differences at once
+Place = Int[Any, ""] | int
+Best = tuple[Float32[Array, "n c"], Int[Array, "n c"]]
 
 
 class Neighbours(NamedTuple):
@@ -100,7 +102,7 @@ def _of_block(
     at, shape = centred(rows, origin), (len(rows), kept)
     best = jnp.asarray(np.full(shape, np.inf, np.float32)), jnp.asarray(np.zeros(shape, np.int32))
     for first, others in blocks("b", b, block):
-        best = _propose(*best, at, centred(others, origin), first, start, exclude_self)
+        best = _propose(best, at, centred(others, origin), first, start, exclude_self)
     lower, index = np.asarray(best[0], np.float64), np.asarray(best[1], np.int64)
     distance = _again(rows, b, index)
     distance[lower == np.inf] = np.inf  # the row itself
@@ -115,16 +117,10 @@ def _of_block(
 
 @partial(jax.jit, static_argnames="exclude_self")
 def _propose(
-    lower: Float32[Array, "n c"],
-    index: Int[Array, "n c"],
-    a: Float32[Array, "n d"],
-    b: Float32[Array, "m d"],
-    first: Int[Any, ""] | int,
-    start: Int[Any, ""] | int,
-    exclude_self: bool,
-) -> tuple[Float32[Array, "n c"], Int[Array, "n c"]]:
+    best: Best, a: Float32[Array, "n d"], b: Float32[Array, "m d"], first: Place, start: Place, exclude_self: bool
+) -> Best:
     """The smallest lower bounds l_ij, of those so far and of a block of b from row `first` on, and their j."""
-    value, margin = squared(a, b)
+    (lower, index), (value, margin) = best, squared(a, b)
     j = jnp.broadcast_to(first + jnp.arange(len(b)), value.shape)
     own = exclude_self & (j == (start + jnp.arange(len(a)))[:, None])
     lower = jnp.concatenate([lower, jnp.where(own, jnp.inf, value - margin)], 1)

@@ -26,15 +26,11 @@ from ddpm_jax.metrics.feature_rows import blocks, centred, middle, same_width
 
 __all__ = ["merged_steps", "sliced_wasserstein", "unit_directions", "wasserstein"]
 
+Steps = tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"], Float[np.ndarray, " s"]]
+
 
 def sliced_wasserstein(
-    key: Key,
-    a: Rows,
-    b: Rows,
-    p: float = 2.0,
-    directions: int = 512,
-    group: int = 64,
-    block: int = 4096,
+    key: Key, a: Rows, b: Rows, p: float = 2.0, directions: int = 512, group: int = 64, block: int = 4096
 ) -> Estimate:
     """SW_p, with the standard error due to the finite number of directions (not of rows).
 
@@ -86,7 +82,7 @@ def unit_directions(key: Key, first: Int[Any, ""] | int, number: int, d: int) ->
     return theta / jnp.linalg.norm(theta, axis=1, keepdims=True)
 
 
-def merged_steps(n: int, m: int) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+def merged_steps(n: int, m: int) -> Steps:
     """The intervals of 0..1 on which both quantile functions are constant.
 
     Args:
@@ -102,10 +98,7 @@ def merged_steps(n: int, m: int) -> tuple[Int64[np.ndarray, " s"], Int64[np.ndar
 
 
 def wasserstein(
-    a: Float[np.ndarray, "g n"],
-    b: Float[np.ndarray, "g m"],
-    steps: tuple[Int64[np.ndarray, " s"], Int64[np.ndarray, " s"], Float[np.ndarray, " s"]],
-    p: float,
+    a: Float[np.ndarray, "g n"], b: Float[np.ndarray, "g m"], steps: Steps, p: float
 ) -> Float[np.ndarray, " g"]:
     """W_p^p of projections, in float64.
 

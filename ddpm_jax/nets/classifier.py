@@ -42,13 +42,23 @@ class ConvClassifier:
         require_int("features", self.features, 1)
 
     def init(self, key: Key, image_shape: tuple[int, int, int]) -> Any:
-        """Fresh float32 parameters for images of `image_shape` = (height, width, channels)."""
+        """Fresh float32 parameters for images of `image_shape` = (height, width, channels).
+
+        Args:
+            key: the key.
+            image_shape: (height, width, channels).
+        """
         require_key(key)
         batch = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         return initialise(key, jax.eval_shape(_Classifier(self).init, key, batch)["params"])
 
     def apply(self, params: Any, x: Images) -> tuple[Float[Array, "batch {self.features}"], Array]:
-        """(features, logits [batch, num_classes]) of images in [-1, 1]."""
+        """(features, logits [batch, num_classes]) of images in [-1, 1].
+
+        Args:
+            params: the parameters, as `init` returns them.
+            x: images in [-1, 1], float32 [batch, height, width, channels].
+        """
         return cast(Any, _Classifier(self).apply({"params": params}, x))
 
 

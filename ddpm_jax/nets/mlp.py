@@ -51,7 +51,15 @@ class Mlp(Network):
         require_int("out_multiplier", self.out_multiplier, 1)
 
     def init(self, key: Key, shape: tuple[int, ...]) -> Any:
-        """Fresh parameters for examples of `shape`; () for numbers."""
+        """Fresh parameters for examples of `shape`; () for numbers.
+
+        Args:
+            key: the key.
+            shape: the shape of an example, without the batch; () for numbers.
+
+        Raises:
+            ValueError: key is not a key, or shape not a shape.
+        """
         require_key(key)
         shape = require_shape("shape", shape, "the shape of an example")
         batch, t = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)

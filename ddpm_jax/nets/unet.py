@@ -100,7 +100,6 @@ class UNet:
         require("label_dropout", self.label_dropout, 0 <= self.label_dropout < 1, "0 or more, less than 1")
         labelled = classes is not None or self.label_dropout == 0
         require("label_dropout", self.label_dropout, labelled, "0, as num_classes is None")
-        require("dtype", self.dtype, self.dtype in ("float32", "bfloat16"), "float32 or bfloat16")
         self._check_variants()
         heads = "num_heads" if self.head_channels is None else "head_channels"
         size = self.head_channels or self.num_heads
@@ -113,8 +112,6 @@ class UNet:
         alone = self.head_channels is None or (self.head_channels >= 1 and self.num_heads == 1)
         require("head_channels", self.head_channels, alone, "None, or at least 1 with num_heads = 1")
         require("norm_epsilon", self.norm_epsilon, 0 < self.norm_epsilon < 1, "more than 0, less than 1")
-        kinds = ("normalised", "plain", "none")
-        require("middle_attention", self.middle_attention, self.middle_attention in kinds, f"one of {', '.join(kinds)}")
         # A single frequency is 1 whatever the shift.
         below = 0 <= self.frequency_shift < max(self.channels // 2, 2)
         require("frequency_shift", self.frequency_shift, below, f"0 or more, less than {max(self.channels // 2, 2)}")

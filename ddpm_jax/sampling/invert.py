@@ -1,8 +1,8 @@
 """From data to the noise that DDIM turns into it (Song et al. 2021, arXiv 2010.02502, section 5.4).
 
-Divided by its standard deviation hypot(signal, noise), z follows the process whose (signal, noise) is a point of the unit
-circle.  A step of DDIM turns it by the angle delta from t to s, and z with it
-(Salimans & Ho 2022, arXiv 2202.00512, appendix D), v = signal eps - noise x as everywhere:
+Divided by hypot(signal, noise), z follows the process whose (signal, noise) is a point of the unit circle.  A step of
+DDIM turns it by the angle delta from t to s, and z with it (Salimans & Ho 2022, arXiv 2202.00512, appendix D), with
+v = signal eps - noise x as everywhere:
 
     z_s = cos(delta) z_t - sin(delta) v(z_t, t)        so        z_t = (z_s + sin(delta) v(z_t, t)) / cos(delta)
 

@@ -2,12 +2,12 @@
 
     z ~ N(0, S I) at the noisy end t_0;   for t_0 > t_1 > ... > t_K:   z_{t_k} = step(z_{t_{k-1}});   x = z_{t_K}
 
-with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of steps.  Each image has its own key, and each of its draws its own
-timestep: image i depends on (key, i) only, whatever the batch.
+with S = signal^2 + noise^2, which is 1 in a chain, and clean data at t_K.  Memory does not grow with the number of
+steps.  Each image has its own key, and each of its draws its own timestep: image i depends on (key, i) only, whatever
+the batch.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -77,7 +77,15 @@ class Sampler:
         return self.grid.times(process, self.num_steps)
 
     def steps(self, process: Process, times: Shaped[np.ndarray, " times"]) -> Step:
-        """The steps between these times."""
+        """The steps between these times.
+
+        Args:
+            process: the forward process.
+            times: the times, falling, as `times` returns them.
+
+        Returns:
+            The numbers of the steps, each [steps].
+        """
         return steps_of(process, times)
 
     def evaluations(self, process: Process) -> int:
@@ -149,8 +157,7 @@ def sample(
     Raises:
         ValueError: an argument has the wrong type or shape, or the sampler's times do not fit the process.
     """
-    shape = _checked(key, model, shape, first_index)
-    z, _, steps = _begin(model, sampler, shape, start, sharding)
+    shape, z, _, steps = _begin(key, model, sampler, shape, start, first_index, sharding)
     return _placed_run((key, model, first_index, z, steps, ()), sampler, shape, sharding)[0]
 
 
@@ -179,8 +186,7 @@ def sample_path(
     Raises:
         ValueError: as in `sample`, or frames or of is out of range.
     """
-    shape = _checked(key, model, shape, first_index)
-    z, times, steps = _begin(model, sampler, shape, start, sharding)
+    shape, z, times, steps = _begin(key, model, sampler, shape, start, first_index, sharding)
     require("of", of, of in ("z", "x"), '"z" or "x"')
     places = len(times) if of == "z" else len(times) - 1
     frames = require_int("frames", frames, 1)
@@ -190,61 +196,46 @@ def sample_path(
     return Path(x, jnp.asarray(times[chosen]), path)
 
 
-def _checked(key: Key, model: Denoiser, shape: tuple[Whole, ...], first_index: Whole) -> tuple[int, ...]:
-    """The shape as ints; raises before anything is compiled."""
+def _begin(
+    key: Key, model: Denoiser, sampler: Sampler, shape: Any, start: Any, first_index: Whole, sharding: Any
+) -> tuple[tuple[int, ...], Array | None, Shaped[np.ndarray, " times"], Step]:
+    """(shape, z to begin with or None, times, steps); raises before anything is compiled."""
     check_arguments(key, model, first_index)
     sizes = require_shape("shape", shape, BATCH_SHAPE)
     require("shape", shape, len(sizes) > 0, BATCH_SHAPE)
-    return sizes
-
-
-def _begin(
-    model: Denoiser,
-    sampler: Sampler,
-    shape: tuple[int, ...],
-    start: tuple[Batch, Time] | None,
-    sharding: NamedSharding | None,
-) -> tuple[Batch | None, Shaped[np.ndarray, " times"], Step]:
-    """(z to begin with or None, times, steps); raises before anything is compiled."""
     require_part("sampler", sampler, Sampler, "a Sampler, such as Ddim(num_steps=50)")
     placed = sharding is None or isinstance(sharding, NamedSharding)
     require("sharding", sharding, placed, "None or a NamedSharding, such as mesh.by_example(mesh)")
-    if sharding is not None and math.prod(shape[:1]) % _parts(sharding):
-        raise ValueError(f"shape is {shape}, whose batch does not divide over the devices of {sharding}")
+    if sharding is not None:
+        try:
+            sharding.shard_shape(sizes)
+        except ValueError:
+            raise ValueError(f"shape is {sizes}, whose batch does not divide over the devices of {sharding}") from None
     process = model.process
     times = sampler.times(process)
     if start is None:
-        return None, times, sampler.steps(process, times)
+        return sizes, None, times, sampler.steps(process, times)
     require("start", type(start).__name__, isinstance(start, tuple) and len(start) == 2, "a pair (z_t, t)")
     z, t = as_data(start[0], "z_t"), as_time(process, start[1], "start[1]")
-    if tuple(z.shape) != tuple(shape):
-        raise ValueError(f"start has z_t of shape {tuple(z.shape)}; expected {tuple(shape)}, the shape asked for")
+    if z.shape != sizes:
+        raise ValueError(f"start has z_t of shape {z.shape}; expected {sizes}, the shape asked for")
     rest = tail(times, t)
     # The step before the last one may be of the whole grid, and begin above t.
     last_var = process.step(rest[:-1], rest[1:], times_before(times, rest[:-1])).last_var
-    return jnp.asarray(z, jnp.float32), rest, dataclasses.replace(sampler.steps(process, rest), last_var=last_var)
+    steps = dataclasses.replace(sampler.steps(process, rest), last_var=last_var)
+    return sizes, jnp.asarray(z, jnp.float32), rest, steps
 
 
 def as_time(process: Process, t: Any, name: str = "t") -> int | float:
     """One known time of the process as a number; ValueError for anything else."""
-    expected = (
-        f"one whole t in 1..{process.last}" if process.is_chain else f"one t in [{process.first}, {process.last}]"
-    )
+    ends = f"whole t in 1..{process.last}" if process.is_chain else f"t in [{process.first}, {process.last}]"
     try:
         process.check_time(t)
         holds = np.ndim(t) == 0 and not isinstance(t, bool)
     except ValueError:
         holds = False
-    require(name, t, holds, expected)
+    require(name, t, holds, f"one {ends}")
     return np.asarray(t).item()
-
-
-def _parts(sharding: NamedSharding) -> int:
-    """Into how many parts the batch is cut."""
-    spec: Any = sharding.spec
-    first = spec[0] if len(spec) else ()
-    names = (first,) if isinstance(first, str) else tuple(first or ())
-    return math.prod(sharding.mesh.shape[name] for name in names)
 
 
 def _placed_run(

@@ -6,7 +6,6 @@ Object stores cannot append: there, a file is kept in memory and written whole a
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ddpm_jax.storage.errors import error_summary
@@ -79,10 +78,7 @@ class AppendFile:
 
     def _adopt(self) -> None:
         """Make the file equal to `content`; if it only needs to be cut, that works on a full disk."""
-        try:
-            on_disk = Path(self._path).read_bytes()
-        except FileNotFoundError:
-            on_disk = b""
+        on_disk = self._path.read_bytes() if self._path.exists() else b""
         if on_disk != self._waiting and on_disk.startswith(self._waiting):
             os.truncate(self._path, len(self._waiting))
         elif on_disk != self._waiting:

@@ -86,14 +86,14 @@ class Checkpoints(OrbaxFolder):
         if self._under_way is None:
             return
         try:
-            self.finish_writing()
+            self._manager.wait_until_finished()
         except Exception as error:  # of Orbax, TensorStore or the file system, from the background
             self._fail(error)
         self._under_way = None
 
     def poll(self) -> None:
         """Report a failure in the background if there is one, without waiting."""
-        if jax.process_count() == 1 and self._under_way and not self.is_writing():
+        if jax.process_count() == 1 and self._under_way and not self._manager.is_saving_in_progress():
             self.wait()
 
     def finish(self, step: int, trees: dict[str, Any], about: dict[str, Any]) -> None:
@@ -128,8 +128,7 @@ class Checkpoints(OrbaxFolder):
         self._failure, self._failed_step, self._had_errors = error_summary(error), step, True
         if jax.process_count() > 1:  # `reopen` would wait for the others, which may have had no error
             raise RunError(f"{self._what_failed(step)}. {REMEDY}")
-        problem = self.reopen()
-        self._failure = self._failure or problem
+        self.reopen()
         with suppress(io_errors(self.folder)):
             self.remove_leftovers()
             if is_remote(self.folder) and step in self.unfinished():
@@ -158,10 +157,9 @@ class Checkpoints(OrbaxFolder):
         with suppress(OSError):
             free = shutil.disk_usage(self.folder if self.folder.exists() else self.folder.parent).free
             if free < count * size:
-                self.report(
-                    f"{self.folder} has {free / 1e9:.3g} GB of free space; the {count} checkpoints to come (one more "
-                    f"than are kept, while it is written) take {count * size / 1e9:.3g} GB"
-                )
+                to_come = f"the {count} checkpoints to come (one more than are kept, while it is written)"
+                free, needed = f"{free / 1e9:.3g} GB of free space", f"{count * size / 1e9:.3g} GB"
+                self.report(f"{self.folder} has {free}; {to_come} take {needed}")
 
     def restore(self, step: int, shapes: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """The trees of a checkpoint, and `about`.
@@ -178,10 +176,9 @@ class Checkpoints(OrbaxFolder):
             return self.read(step, shapes)
         except CheckpointError as error:
             if jax.process_count() > 1 and not _meet(f"{self.folder} {step} {next(_errors)}"):
-                raise RunError(
-                    f"{error}, according to process {jax.process_index()} but not to the others. Move "
-                    f"{self.folder / str(step)} elsewhere; the same command resumes from the checkpoint before it."
-                ) from error
+                found = f"{error}, according to process {jax.process_index()} but not to the others"
+                remedy = f"Move {self.folder / str(step)} elsewhere; the same command resumes from the one before it."
+                raise RunError(f"{found}. {remedy}") from error
             raise
 
     def restore_newest(
@@ -211,8 +208,7 @@ class Checkpoints(OrbaxFolder):
                 restored = self.restore(step, shapes)
             except CheckpointError as error:
                 problem = str(error)
-            if _on_all(restored is not None):
-                assert restored is not None
+            if _on_all(restored is not None) and restored is not None:
                 return step, restored
             problems.append(problem)
             if step != steps[-1]:
@@ -234,11 +230,10 @@ class Checkpoints(OrbaxFolder):
 
 def _meet(name: str) -> bool:
     """Whether every process arrives here within `MEETING` seconds."""
-    try:
+    with suppress(Exception):
         ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=1000 * MEETING)
-    except Exception:
-        return False
-    return True
+        return True
+    return False
 
 
 def _on_all(value: bool) -> bool:

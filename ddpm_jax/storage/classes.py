@@ -11,7 +11,6 @@ Public names do not contain the place of a class in ddpm_jax, so a class can mov
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -37,10 +36,8 @@ def class_name(cls: type) -> str:
     if home == "__main__" or home.startswith(_PREFIX):
         file = getattr(sys.modules[home], "__file__", None)
         if file is None and notebook.cell_of(cls) is None:
-            raise SpecError(
-                f"class {name} is defined in no file, and its code is not known; move it to an experiment file or a "
-                "module"
-            )
+            why = "is defined in no file, and its code is not known; move it to an experiment file or a module"
+            raise SpecError(f"class {name} {why}")
         return f"{Path(file).name if file else notebook.FILE}:{name}"
     if home.startswith("ddpm_jax."):
         return _public_name(cls)
@@ -104,13 +101,10 @@ def load_file(path: Path) -> types.ModuleType:
         return main
     name = _PREFIX + hashlib.sha256(content).hexdigest()[:16]
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path.resolve())
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        module = sys.modules[name] = types.ModuleType(name)
+        module.__file__ = str(path.resolve())
         try:
-            spec.loader.exec_module(module)
+            exec(compile(content, module.__file__, "exec"), vars(module))
         except BaseException:
             del sys.modules[name]
             raise
@@ -127,9 +121,8 @@ def run_file(path: Path) -> types.ModuleType:
     try:
         return load_file(path)
     except Exception as error:
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
-        ]
+        frames, own = traceback.extract_tb(error.__traceback__), str(path.resolve())
+        lines = [frame.lineno for frame in frames if frame.filename == own]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "?"
         raise ValueError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
 
@@ -153,20 +146,14 @@ def sources(spec: Any) -> dict[str, bytes]:
     """
     found, in_cells = {}, []
     for cls in file_classes(spec).values():
-        path = getattr(sys.modules[cls.__module__], "__file__", None)
-        if path:
+        if path := getattr(sys.modules[cls.__module__], "__file__", None):
             found[Path(path).name] = Path(path).read_bytes()
         else:
             in_cells.append(cls)
-    if in_cells:
-        try:
-            found[notebook.FILE] = notebook.source_of(in_cells).encode()
-        except ValueError as error:
-            raise SpecError(str(error)) from None
-    return found
+    return found | ({notebook.FILE: notebook.source_of(in_cells).encode()} if in_cells else {})
 
 
 def code_of(cls: type) -> str:
     """The source code of a class of an experiment file or of a notebook."""
-    cell = None if getattr(sys.modules[cls.__module__], "__file__", None) else notebook.cell_of(cls)
-    return inspect.getsource(cls) if cell is None else cell.source
+    in_file = getattr(sys.modules[cls.__module__], "__file__", None)
+    return (None if in_file else notebook.cell_of(cls)) or inspect.getsource(cls)

@@ -19,9 +19,8 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """
     if isinstance(old, dict) and isinstance(new, dict) and old.get("class") == new.get("class"):
         names = dict.fromkeys([*old, *new])
-        return [
-            line for name in names for line in differences(old.get(name), new.get(name), f"{where}.{name}".lstrip("."))
-        ]
+        parts = (differences(old.get(name), new.get(name), f"{where}.{name}".lstrip(".")) for name in names)
+        return [line for part in parts for line in part]
     if old == new:
         return []
     if _short(old) == _short(new):  # two classes with one name, in two modules
@@ -36,8 +35,5 @@ def _short(value: Any) -> str:
 def changed_code(old: Any, new: Any) -> list[str]:
     """The names of the classes of experiment files that two specs share, but with different code of the class."""
     there, here = file_classes(old), file_classes(new)
-    return sorted(
-        name
-        for name in there.keys() & here.keys()
-        if there[name] is not here[name] and code_of(there[name]).strip() != code_of(here[name]).strip()
-    )
+    other = [name for name in there.keys() & here.keys() if there[name] is not here[name]]
+    return sorted(name for name in other if code_of(there[name]).strip() != code_of(here[name]).strip())

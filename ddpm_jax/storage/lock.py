@@ -79,20 +79,17 @@ def in_use(folder: RunPath, content: bytes) -> RunError:
     """The error that names the job that wrote `content` to the lock of a folder."""
     who = _parsed(content)
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(who["since"])) if "since" in who else "an unknown time"
-    return RunError(
-        f"{folder} is in use by another job: process {who.get('process', 'unknown')} on {who.get('host', 'unknown')}, "
-        f"since {since}. Wait until it ends, or stop it, or choose another --workdir"
-    )
+    job = f"process {who.get('process', 'unknown')} on {who.get('host', 'unknown')}, since {since}"
+    remedy = "Wait until it ends, or stop it, or choose another --workdir"
+    return RunError(f"{folder} is in use by another job: {job}. {remedy}")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
     """The valid entries of a lock."""
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return {}
     kinds = {"host": str, "process": int, "since": float, "refreshed": float, "token": str}
-    if not isinstance(found, dict):
+    try:
+        found = dict(json.loads(content))
+    except (ValueError, TypeError):
         return {}
     return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
 
@@ -101,28 +98,23 @@ class FileLock:
     """`flock` on the file `lock` in a folder, held until `release` or the end of the process."""
 
     def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
-        self._file = None
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            report(f"{folder} cannot be locked on this system: make sure that no other job trains in it")
-            return
         self._file = (folder / "lock").open("a+b", buffering=0)
         try:
+            import fcntl
+
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            content = self._file.read()
-            self._file.close()
-            raise in_use(folder, content) from None
-        except OSError as error:  # ENOTSUP, ENOLCK, ENOSYS or EINVAL
-            report(f"{folder} cannot be locked ({error.strerror}): make sure that no other job trains in it")
-            return
-        self._write(json.dumps(owner()).encode())
+            with self._file as file:
+                file.seek(0)
+                raise in_use(folder, file.read()) from None
+        except (ImportError, OSError) as error:  # on Windows; ENOTSUP, ENOLCK, ENOSYS or EINVAL
+            why = getattr(error, "strerror", None) or "this system has no locks"
+            report(f"{folder} cannot be locked ({why}): make sure that no other job trains in it")
+        else:
+            self._write(json.dumps(owner()).encode())
 
     def _write(self, content: bytes) -> None:
         """Write the content of the lock; the lock is valid without it, for example on a full disk."""
-        assert self._file is not None
         with suppress(OSError):
             self._file.truncate(0)
             self._file.write(content)
@@ -132,9 +124,8 @@ class FileLock:
 
     def release(self) -> None:
         """Release the lock.  The file stays: without it, two other jobs could lock two files of this name."""
-        if self._file is not None:
-            self._write(b"")
-            self._file.close()
+        self._write(b"")
+        self._file.close()
 
 
 class Lease:
@@ -179,10 +170,8 @@ class Lease:
             with suppress(Exception):  # the network is down; the write that follows will fail too
                 self._lost = self._taken()
         if self._lost:
-            raise RunError(
-                f"{self._path.parent} was taken over by another job, as this job could not refresh its lock for "
-                f"{EXPIRY // 60} minutes; this job ends"
-            )
+            why = f"this job could not refresh its lock for {EXPIRY // 60} minutes; this job ends"
+            raise RunError(f"{self._path.parent} was taken over by another job, as {why}")
 
     def _keep(self) -> None:
         while not self._ended.wait(REFRESH):

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from ddpm_jax.storage.append_file import AppendFile, WriteFailures
+from ddpm_jax.storage import append_file, pictures, tensorboard
 from ddpm_jax.storage.paths import RunPath, io_errors
-from ddpm_jax.storage.pictures import grid, save_png
-from ddpm_jax.storage.tensorboard import Events
 
 # Seconds of silence after which a line says that training is alive.
 HEARTBEAT = 60.0
@@ -25,10 +23,17 @@ HEARTBEAT = 60.0
 def format_time(seconds: float) -> str:
     """Seconds as 45s, 3m20s, 5h07m or 2d03h."""
     seconds = round(seconds)
-    for big, small, size in (("d", "h", 86400), ("h", "m", 3600), ("m", "s", 60)):
+    for big, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
         if seconds >= size:
-            return f"{seconds // size}{big}{seconds % size // (size // {'d': 24, 'h': 60, 'm': 60}[big]):02d}{small}"
+            return f"{seconds // size}{big}{seconds % size // part:02d}{small}"
     return f"{seconds}s"
+
+
+def progress_on(console: Console) -> Progress:
+    """A progress bar; tasks have a field `shown`, a text after the count."""
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[shown]}", TimeElapsedColumn())
+    options = {"console": console, "disable": not console.is_terminal, "transient": True}
+    return Progress(*columns, "left", TimeRemainingColumn(), **options)
 
 
 class Log:
@@ -49,27 +54,17 @@ class Log:
         """
         self._folder, self._num_steps, self._quiet = folder, num_steps, quiet
         self._console = Console(stderr=True, quiet=quiet)
-        self._failures = WriteFailures(self.say, io_errors(folder))
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        self._failures = append_file.WriteFailures(self.say, io_errors(folder))
+        self._progress = progress_on(self._console)
         self._task = self._progress.add_task("training", total=num_steps, completed=start, shown="compiling")
         self._progress.start()
         self._spoke, self._closed = time.monotonic(), Event()
         if not quiet:
             path = folder / "metrics.jsonl"
             kept = entries_until(path, start, self._failures)
-            self._metrics = AppendFile(path, kept, self._failures, "its lines are kept and written once it works again")
-            self._events = Events(folder / "tensorboard", start, self._failures)
+            meanwhile = "its lines are kept and written once it works again"
+            self._metrics = append_file.AppendFile(path, kept, self._failures, meanwhile)
+            self._events = tensorboard.Events(folder / "tensorboard", start, self._failures)
             if not self._console.is_terminal:
                 Thread(target=self._heartbeat, daemon=True).start()
 
@@ -128,8 +123,8 @@ class Log:
             self.say(f"{path}: {concern}, which shows in these samples")
         if self._quiet:
             return path
-        picture = grid(np.asarray(pixels))
-        self._failures.attempt(f"the picture {path}", lambda: save_png(path, picture), "without it")
+        picture = pictures.grid(np.asarray(pixels))
+        self._failures.attempt(f"the picture {path}", lambda: pictures.save_png(path, picture), "without it")
         if not self._console.is_terminal:
             self.say(f"step {step}/{self._num_steps}  samples: {path}")
         self._events.add_image("samples", picture, step)
@@ -163,7 +158,7 @@ class Log:
         self.say(f"step {task.completed:.0f}/{self._num_steps}  {task.fields['shown']} ...")
 
 
-def entries_until(path: RunPath, step: int, failures: WriteFailures) -> bytes:
+def entries_until(path: RunPath, step: int, failures: append_file.WriteFailures) -> bytes:
     """The lines of a metrics.jsonl up to a step, without lines that are damaged, such as the last of a killed run.
 
     Args:
@@ -171,14 +166,13 @@ def entries_until(path: RunPath, step: int, failures: WriteFailures) -> bytes:
         step: the last step.
         failures: reports an error in reading.
     """
-    content = b""
+    lines: list[bytes] = []
 
     def read() -> None:
-        nonlocal content
-        content = path.read_bytes() if path.exists() else b""
+        lines.extend(path.read_bytes().splitlines(keepends=True) if path.exists() else [])
 
     failures.attempt(f"the old content of {path}", read, "without it")
-    return b"".join(line for line in content.splitlines(keepends=True) if _step_of(line) <= step)
+    return b"".join(line for line in lines if _step_of(line) <= step)
 
 
 def _step_of(line: bytes) -> float:

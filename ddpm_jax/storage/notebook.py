@@ -10,26 +10,16 @@ import symtable
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from ddpm_jax.storage.errors import SpecError
 
 # The name of the file.
 FILE = "notebook_cells.py"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The part of a cell that defines a class or a function."""
-
-    source: str
-
-    @property
-    def names(self) -> set[str]:
-        """The global names that it refers to."""
-        return set(_globals_of(symtable.symtable(self.source, FILE, "exec")))
-
-
 def _globals_of(table: symtable.SymbolTable) -> Iterator[str]:
+    """The global names that some code refers to."""
     is_top = table.get_type() == "module"
     for symbol in table.get_symbols():
         if symbol.is_referenced() and (is_top or symbol.is_global()):
@@ -38,8 +28,8 @@ def _globals_of(table: symtable.SymbolTable) -> Iterator[str]:
         yield from _globals_of(child)
 
 
-def cell_of(thing: Any) -> Cell | None:
-    """The cell that defines a class or function of a notebook; None if its source is not known."""
+def cell_of(thing: Any) -> str | None:
+    """The code of a class or function in a cell of a notebook; None if it is not known."""
     for file in _files_of(thing):
         lines = linecache.getlines(file)
         try:
@@ -53,14 +43,13 @@ def cell_of(thing: Any) -> Cell | None:
         for node in reversed(tree.body):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__:
                 first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                return Cell("".join(lines[first - 1 : node.end_lineno]).rstrip() + "\n")
+                return "".join(lines[first - 1 : node.end_lineno]).rstrip() + "\n"
     return None
 
 
 def _files_of(thing: Any) -> Iterator[str]:
     """The names by which `linecache` may know the cell: those of the code of functions, and then all cells."""
-    values = vars(thing).values() if isinstance(thing, type) else [thing]
-    for value in values:
+    for value in vars(thing).values() if isinstance(thing, type) else [thing]:
         for function in (value, *(getattr(value, name, None) for name in ("fget", "func", "__func__", "__wrapped__"))):
             code = getattr(function, "__code__", None)
             if isinstance(code, types.CodeType) and code.co_filename != "<string>":
@@ -72,20 +61,19 @@ def _files_of(thing: Any) -> Iterator[str]:
 def source_of(classes: list[type]) -> str:
     """A Python file that defines the classes.
 
-    Raises ValueError if one refers to a value that cannot be written to a file, such as an array.
+    Raises SpecError if one refers to a value that cannot be written to a file, such as an array.
     """
     imports: dict[str, None] = {}
     parts: dict[str, str] = {}
     for cls in classes:
         _add(cls.__name__, cls, imports, parts, cls.__name__)
-    head = "".join(f"{line}\n" for line in imports)
-    return "\n\n".join([head, *parts.values()]) if head else "\n\n".join(parts.values())
+    head = ["".join(f"{line}\n" for line in imports)] if imports else []
+    return "\n\n".join([*head, *parts.values()])
 
 
 def _add(name: str, value: Any, imports: dict[str, None], parts: dict[str, str], user: str) -> None:
     """Add the import or the definition of `name`, after the definitions that it needs."""
-    line = _import_of(name, value)
-    if line:
+    if line := _import_of(name, value):
         imports[line] = None
         return
     if name in parts:
@@ -95,17 +83,17 @@ def _add(name: str, value: Any, imports: dict[str, None], parts: dict[str, str],
         return
     cell = cell_of(value) if isinstance(value, type | types.FunctionType) else None
     if cell is None or value.__name__ != name:
-        raise ValueError(
-            f"{user} is a class of a notebook whose code refers to {name}, a {type(value).__name__} of the notebook, "
-            f"which cannot be saved with the run; make {name} a field, or move the class to a file and import it"
-        )
+        why = f"{user} is a class of a notebook whose code refers to {name}, a {type(value).__name__} of the notebook"
+        remedy = f"make {name} a field, or move the class to a file and import it"
+        raise SpecError(f"{why}, which cannot be saved with the run; {remedy}")
     parts[name] = ""  # in case it refers to itself
     module = vars(sys.modules[value.__module__])
-    for needed in sorted(cell.names - {name}):
+    names = _globals_of(symtable.symtable(cell, FILE, "exec"))
+    for needed in sorted({*names} - {name}):
         if needed in module and not (hasattr(builtins, needed) and module[needed] is getattr(builtins, needed)):
             _add(needed, module[needed], imports, parts, user)
     del parts[name]  # it follows what it needs
-    parts[name] = cell.source
+    parts[name] = cell
 
 
 def _import_of(name: str, value: Any) -> str | None:
@@ -123,8 +111,4 @@ def _import_of(name: str, value: Any) -> str | None:
 def _is_literal(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_literal, value))
-    return (
-        value is None
-        or isinstance(value, bool | int | str | bytes)
-        or (isinstance(value, float) and abs(value) < 1e308)
-    )
+    return abs(value) < 1e308 if isinstance(value, float) else isinstance(value, bool | int | str | bytes | None)

@@ -8,7 +8,7 @@ import errno
 import gc
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from ddpm_jax.storage.errors import CheckpointError, error_summary
-from ddpm_jax.storage.integrity import check_description, check_trees, sealed
-from ddpm_jax.storage.paths import RunPath, is_remote, move_tree, remove_tree
-from ddpm_jax.storage.quiet import quiet_orbax
+from ddpm_jax.storage import errors, integrity, paths, quiet
 
 
 class OrbaxFolder:
@@ -29,10 +26,10 @@ class OrbaxFolder:
     of JSON values.  Messages of Orbax are hidden until `close`, as the errors are reported here.
     """
 
-    def __init__(self, folder: RunPath, keep_last: int | None = None, keep_every: int | None = None) -> None:
+    def __init__(self, folder: paths.RunPath, keep_last: int | None = None, keep_every: int | None = None) -> None:
         self.folder, self._keep_last, self._keep_every = folder, keep_last, keep_every
         self._had_errors, self._quiet = False, ExitStack()
-        self._quiet.enter_context(quiet_orbax())
+        self._quiet.enter_context(quiet.quiet_orbax())
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -45,24 +42,20 @@ class OrbaxFolder:
             # Two managers may save at once: their processes wait for one another under different names.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
         )
-        folder = self.folder if is_remote(self.folder) else Path(self.folder).absolute()
+        folder = self.folder if paths.is_remote(self.folder) else Path(self.folder).absolute()
         return ocp.CheckpointManager(folder, options=options)
 
-    def reopen(self) -> str:
-        """Replace Orbax's manager after an error; returns the first error that closing raised, or "".
+    def reopen(self) -> None:
+        """Replace Orbax's manager after an error.
 
         The old manager may hold more errors, which its next save would raise, and a wrong list of steps.  Closing it
         waits for what is being written, and raises one of these errors at a time.
         """
-        problem = ""
         for _ in range(5):
-            try:
+            with suppress(Exception):
                 self._manager.close()
                 break
-            except Exception as error:
-                problem = problem or error_summary(error)
         self._manager = self._open()
-        return problem
 
     def steps(self) -> list[int]:
         """The steps that have a finished checkpoint, newest first."""
@@ -82,21 +75,13 @@ class OrbaxFolder:
             about: the description.
 
         Raises:
-            Exception: of Orbax, TensorStore or the file system; `finish_writing` may raise them too.
+            Exception: of Orbax, TensorStore or the file system; some come from the background, later.
         """
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        about = sealed(about, trees)
-        if not (is_remote(self.folder) or self.folder.parent.exists()):  # Orbax would create it
+        about = integrity.sealed(about, trees)
+        if not (paths.is_remote(self.folder) or self.folder.parent.exists()):  # Orbax would create it
             raise FileNotFoundError(errno.ENOENT, "", str(self.folder.parent))
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items))
-
-    def is_writing(self) -> bool:
-        """Whether a save is under way in the background."""
-        return self._manager.is_saving_in_progress()
-
-    def finish_writing(self) -> None:
-        """Block until the save under way is on disk; raises its error if it failed."""
-        self._manager.wait_until_finished()
 
     def read(self, step: int, shapes: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """The trees of a checkpoint, and `about`.
@@ -109,18 +94,18 @@ class OrbaxFolder:
             CheckpointError: the checkpoint cannot be read, or is not what was written.
         """
         if step in self.unfinished():
-            raise CheckpointError(f"checkpoint {step} is not finished, or has lost the file that says so")
+            raise errors.CheckpointError(f"checkpoint {step} is not finished, or has lost the file that says so")
         try:
             about = self._restore(step, about=ocp.args.JsonRestore())["about"]
-            check_description(step, about)
+            integrity.check_description(step, about)
             like = shapes(about)
             trees = self._restore(step, **{name: ocp.args.StandardRestore(tree) for name, tree in like.items()})
-        except CheckpointError:
+        except errors.CheckpointError:
             raise
         except Exception as error:  # of TensorStore, JSON or the file system
             self._had_errors = True
-            raise CheckpointError(f"checkpoint {step} cannot be read ({error_summary(error)})") from error
-        check_trees(step, about, trees)
+            raise errors.CheckpointError(f"checkpoint {step} cannot be read ({errors.error_summary(error)})") from error
+        integrity.check_trees(step, about, trees)
         return {**trees, "about": about}
 
     def _restore(self, step: int, **items: Any) -> dict[str, Any]:
@@ -133,7 +118,7 @@ class OrbaxFolder:
         for _ in range(20):  # threads of a save that failed may write for a moment longer
             found = list(self.folder.glob("*.orbax-checkpoint-tmp*"))
             for entry in found:
-                remove_tree(entry)
+                paths.remove_tree(entry)
             if not found:
                 return
             time.sleep(0.05)
@@ -149,8 +134,8 @@ class OrbaxFolder:
         for step in steps_in(self.folder):
             if step > after and jax.process_index() == 0:
                 target = broken / (f"{self.folder.name}-{step}" if replace else f"{step}-{time.time_ns()}")
-                remove_tree(target)
-                move_tree(self.folder / str(step), target)
+                paths.remove_tree(target)
+                paths.move_tree(self.folder / str(step), target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("broken checkpoints are set aside")
         self._manager.reload()
@@ -163,6 +148,6 @@ class OrbaxFolder:
         self._quiet.close()
 
 
-def steps_in(folder: RunPath) -> set[int]:
+def steps_in(folder: paths.RunPath) -> set[int]:
     """The steps that have a folder, whatever it holds."""
     return {int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()} if folder.exists() else set()

@@ -6,12 +6,14 @@ and writes whole files works with both.  Object stores lack appending, locks and
 
 import atexit
 import importlib.util
+import io
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from etils import epath
 
@@ -39,17 +41,11 @@ def run_path(folder: str | os.PathLike[str]) -> RunPath:
     if not separator:
         return local_path(text)
     if scheme not in SCHEMES:
-        raise RunError(f"{text} is not the address of a folder; expected a local path or {known_schemes()}")
+        raise RunError(f"{text} is not the address of a folder; expected a local path or gs://, s3:// or az://")
     if importlib.util.find_spec("tensorflow") is None and importlib.util.find_spec(SCHEMES[scheme]) is None:
         extra = "ddpm-jax[gcs]" if scheme == "gs" else SCHEMES[scheme]
         raise RunError(f"{text} needs the package {SCHEMES[scheme]}: pip install '{extra}'")
     return epath.Path(text)
-
-
-def known_schemes() -> str:
-    """gs://, s3:// or az://."""
-    *first, last = (f"{scheme}://" for scheme in SCHEMES)
-    return f"{', '.join(first)} or {last}"
 
 
 def is_remote(path: RunPath) -> bool:
@@ -90,6 +86,13 @@ def write_bytes(path: RunPath, content: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_file(path: RunPath, save: Callable[[BinaryIO], Any]) -> None:
+    """Write a file as `write_bytes` does; `save` writes its content to a file object."""
+    file = io.BytesIO()
+    save(file)
+    write_bytes(path, file.getvalue())
 
 
 def local_copy(path: RunPath) -> Path:

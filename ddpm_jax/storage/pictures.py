@@ -42,20 +42,20 @@ def grid(images: Pixels, columns: int | None = None, scale: int | None = None) -
     cells[:count, GAP:, GAP:] = images.repeat(scale, axis=1).repeat(scale, axis=2)
     picture = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return np.pad(
-        picture.reshape(rows * height, columns * width, channels),
-        ((0, GAP), (0, GAP), (0, 0)),
-        constant_values=LIGHT,
+        picture.reshape(rows * height, columns * width, channels), ((0, GAP), (0, GAP), (0, 0)), constant_values=LIGHT
     )
 
 
-def png_image(picture: UInt8[np.ndarray, "H W channels"]):
-    """The Pillow image of a picture with 1 (grey), 3 (RGB) or 4 (RGBA) channels."""
+def png(picture: UInt8[np.ndarray, "H W channels"], optimize: bool = False) -> bytes:
+    """A picture with 1 (grey), 3 (RGB) or 4 (RGBA) channels as a PNG file; `optimize` makes it smaller, but slowly."""
     from PIL import Image
 
     channels = picture.shape[-1]
     if channels not in MODES:
         raise ValueError(f"the picture has shape {picture.shape}; a PNG has 1, 3 or 4 channels, the last axis")
-    return Image.fromarray(picture[..., 0] if channels == 1 else picture)
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(file, format="PNG", optimize=optimize)
+    return file.getvalue()
 
 
 def save_png(path: str | os.PathLike[str], picture: UInt8[np.ndarray, "H W channels"]) -> None:
@@ -63,6 +63,4 @@ def save_png(path: str | os.PathLike[str], picture: UInt8[np.ndarray, "H W chann
 
     Missing folders are made; a reader sees the old file or the new one, never half of it.
     """
-    file = io.BytesIO()
-    png_image(picture).save(file, format="PNG")
-    write_bytes(run_path(path), file.getvalue())
+    write_bytes(run_path(path), png(picture))

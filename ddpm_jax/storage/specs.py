@@ -99,8 +99,6 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value decoded from JSON has the type that a field's annotation asks for."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _fits(value, arguments[0])
     if origin is typing.Literal:
         return value in arguments
     if origin in (typing.Union, types.UnionType):
@@ -116,8 +114,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return type(value) in (int, float)
     if hint in (int, bool, str):
         return type(value) is hint
-    if hint is None or hint is type(None):
-        return value is None
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 

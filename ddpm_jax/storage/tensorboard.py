@@ -12,7 +12,7 @@ from ddpm_jax.storage.append_file import AppendFile, WriteFailures
 from ddpm_jax.storage.paths import RunPath
 
 
-class Events:
+class Events(AppendFile):
     """A file of TensorBoard events: scalars and pictures, each with its step.
 
     TensorBoard hides events of steps after `start` in files of earlier processes.
@@ -21,7 +21,7 @@ class Events:
     def __init__(self, folder: RunPath, start: int, failures: WriteFailures) -> None:
         self._start = start
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
-        self._file = AppendFile(folder / name, b"", failures, "without these events until it works again")
+        super().__init__(folder / name, b"", failures, "without these events until it works again")
 
     @cached_property
     def _proto(self) -> Any:
@@ -44,14 +44,6 @@ class Events:
 
         self._add(summary.image(name, picture, dataformats="HWC"), step)
 
-    def write(self) -> None:
-        """Write what is waiting if that is cheap."""
-        self._file.write()
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-        self._file.flush()
-
     def _add(self, summary: Any, step: int) -> None:
         self._record(self._proto.Event(wall_time=time.time(), step=step, summary=summary))
 
@@ -61,4 +53,4 @@ class Events:
 
         content = event.SerializeToString()
         for part in (struct.pack("<Q", len(content)), content):
-            self._file.append(part + struct.pack("<I", masked_crc32c(part)))
+            self.append(part + struct.pack("<I", masked_crc32c(part)))

@@ -24,18 +24,9 @@ import numpy as np
 
 from ddpm_jax.storage.paths import local_path
 
-STORAGES = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
+# FloatStorage, DoubleStorage, ..., and the dtypes of their elements.
+STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+DTYPES = ("float32", "float64", "float16", ml_dtypes.bfloat16, "int64", "int32", "int16", "int8", "uint8", "bool")
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 LEGACY_START = pickle.dumps(MAGIC, protocol=2)
 ZIP_START = b"PK\x03\x04"
@@ -97,18 +88,10 @@ class _Unpickler(pickle.Unpickler):
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
-        if module == "torch" and name in STORAGES:
-            return _Kind(STORAGES[name])
-        raise _RefusedError(
-            f"it asks for {module}.{name}, and only tensors and dictionaries of them are read. If you trust "
-            "it, convert it with torch: torch.save(model.state_dict(), PATH)"
-        )
+        if f"{module}.{name}" in KNOWN:
+            return KNOWN[f"{module}.{name}"]
+        remedy = "If you trust it, convert it with torch: torch.save(model.state_dict(), PATH)"
+        raise _RefusedError(f"it asks for {module}.{name}, and only tensors and dictionaries are read. {remedy}")
 
     def persistent_load(self, pid: Any) -> Storage:
         tag, kind, key, _, size, *view = pid
@@ -134,9 +117,13 @@ def _tensor(storage: Any, offset: Any, sizes: Any, strides: Any, *_: Any) -> Ten
     return tensor
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
-    """In place of `torch._utils._rebuild_parameter`."""
-    return tensor
+# What stands for the names that a file may ask for.
+KNOWN = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    **{f"torch.{name}Storage": _Kind(np.dtype(kind)) for name, kind in zip(STORAGES, DTYPES, strict=True)},
+}
 
 
 def _tensors(found: Any) -> dict[str, Tensor]:
@@ -145,9 +132,8 @@ def _tensors(found: Any) -> dict[str, Tensor]:
         raise _RefusedError(f"it holds a {type(found).__name__}; expected a dictionary of tensors, model.state_dict()")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _RefusedError(
-                f"its entry {name!r} is a {type(value).__name__}; expected a dictionary of tensors, model.state_dict()"
-            )
+            kind = type(value).__name__
+            raise _RefusedError(f"its entry {name!r} is a {kind}; expected a dictionary of tensors, model.state_dict()")
     return dict(found)
 
 
@@ -181,8 +167,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     if (_plain(file), version := _plain(file)) != (MAGIC, VERSION):
         raise _RefusedError(f"its version is {version!r}; expected {VERSION}")
-    machine = _plain(file)
-    order = "little" if machine["little_endian"] else "big"
+    order = "little" if _plain(file)["little_endian"] else "big"
     unpickler = _Unpickler(file)
     tensors = _tensors(unpickler.load())
     contents = {}

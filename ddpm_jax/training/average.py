@@ -73,7 +73,12 @@ def gamma_of(width: float) -> float:
 
 
 def require_width(field: str, width: float) -> None:
-    """Raise ValueError unless a profile with gamma >= 0 has this width."""
+    """Raise ValueError unless a profile with gamma >= 0 has this width.
+
+    Args:
+        field: the name of the field.
+        width: the width.
+    """
     holds = bool(NARROWEST <= width <= WIDEST)
     require(field, width, holds, f"{NARROWEST:.4f} to {math.floor(1e4 * WIDEST) / 1e4}")
 
@@ -110,7 +115,12 @@ class Averaging:
         return tuple(np.where(left < 1e-6, 0.0, left).tolist())
 
     def snapshot_due(self, step: int, last: int) -> bool:
-        """Whether the averages after this step, of a training of `last` steps, are kept for good."""
+        """Whether the averages after this step, of a training of `last` steps, are kept for good.
+
+        Args:
+            step: the step that has been taken.
+            last: the last step of the training.
+        """
         return False
 
     def update(self, averages: tuple[Any, ...], params: Any, step: Int[Array, ""]) -> tuple[Any, ...]:

@@ -230,6 +230,10 @@ class Experiment:
     def _check_variance(self) -> None:
         """Raise ValueError if the loss and the variance do not fit together."""
         name, learned = type(self.objective).__name__, self.variance.learned
+        fixed = not (learned and isinstance(self.schedule, Continuous))
+        require(
+            "variance", self.variance, fixed, "FixedSmall() or FixedLarge(): only the bound of a chain trains another"
+        )
         if learned and isinstance(self.objective, SquaredError):
             raise ValueError(f"variance is {self.variance}, which {name} does not train; use Hybrid() or FullBound()")
         if isinstance(self.objective, Hybrid) and not learned:

@@ -50,7 +50,6 @@ class Adam:
         check_fields(self)
         require("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "more than 0, and finite")
         require_int("warmup_steps", self.warmup_steps, 0, "0 or more")
-        require("decay", self.decay, self.decay in ("constant", "cosine"), "constant or cosine")
         require("b1", self.b1, 0 <= self.b1 < 1, "0 or more, less than 1")
         require("b2", self.b2, 0 <= self.b2 < 1, "0 or more, less than 1")
         require("eps", self.eps, self.eps > 0, "more than 0")

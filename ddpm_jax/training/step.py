@@ -52,7 +52,13 @@ class Recipe:
         return new_state(params, self.update, remembered, len(self.ema.profiles))
 
     def model(self, params: Any, batch: dict[str, Array], key: Key) -> Denoiser:
-        """The denoiser in training: with labels and a dropout key, if the network takes them."""
+        """The denoiser in training: with labels and a dropout key, if the network takes them.
+
+        Args:
+            params: the network's parameters.
+            batch: the arrays of the batch, [batch, ...].
+            key: the key of the step.
+        """
         options = {}
         if self.net.num_classes is not None:
             options["labels"] = batch["label"]
@@ -63,11 +69,25 @@ class Recipe:
         return Denoiser(self.net.bind(params, **options), self.process, self.target, self.variance)
 
     def losses(self, params: Any, batch: dict[str, Array], x: Array, draws: Draws, key: Key) -> Float[Array, " batch"]:
-        """The loss of each example."""
+        """The loss of each example.
+
+        Args:
+            params: the network's parameters.
+            batch: the arrays of the batch, [batch, ...].
+            x: the data, float32 [batch, ...].
+            draws: the times and the noise.
+            key: the key of the step.
+        """
         return self.objective(self.model(params, batch, key), x, draws)
 
     def gradient(self, params: Any, examples: Examples, key: Key) -> tuple[PerExample, Any]:
-        """(losses, gradient of their weighted mean) of a batch."""
+        """(losses, gradient of their weighted mean) of a batch.
+
+        Args:
+            params: the network's parameters.
+            examples: the batch, x, the draws and their weights.
+            key: the key of the step.
+        """
         batch, x, draws, weight = examples
 
         def mean_loss(params: Any) -> tuple[Float[Array, ""], PerExample]:
@@ -81,6 +101,11 @@ class Recipe:
         """`gradient` of a batch, in `accumulate` parts one after another, in the memory of one of them.
 
         Part j has the examples i = j modulo `accumulate`, so every device keeps the examples that it has.
+
+        Args:
+            params: the network's parameters.
+            examples: the batch, x, the draws and their weights.
+            key: the key of the step.
         """
         parts = self.accumulate
         cut = jax.tree.map(lambda array: jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0), examples)

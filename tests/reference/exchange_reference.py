@@ -234,8 +234,8 @@ def their_run(pipeline: Any, eps: np.ndarray) -> np.ndarray:
 @jax.jit
 def our_step(decoder: Denoiser, z: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
     """One step of ancestral sampling, t -> t - 1, with a noise that is given."""
-    t = jnp.full(z.shape[:1], t)
-    return Ancestral().step(decoder, StepInput(z, t, t - 1, decoder.denoise(z, t), noise), ())[0]
+    now = StepInput(z, decoder.process.step(t, t - 1), decoder.denoise(z, jnp.full(z.shape[:1], t)), noise)
+    return Ancestral().step(decoder, now, ())[0]
 
 
 def our_run(model: exchange.Model, eps: np.ndarray) -> np.ndarray:

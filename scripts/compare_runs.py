@@ -1,0 +1,121 @@
+"""Several trained runs beside each other: how good their samples are for few network evaluations, and their bits/dim.
+
+    pip install -e .[test]
+    python scripts/compare_runs.py runs/digits runs/digits_edm runs/digits_flow
+
+Prints two tables.  Each number is kept in RUN/comparison-STEP.json as soon as it is measured, so a comparison that was
+killed resumes.  The runs have the same data, with labels and a split called test.
+
+Frechet distance: as in sampler_table.py, 1,000 images (--num-images) in the features of a small classifier.  Every run
+has the same samplers, each on its default grid.
+
+Bits/dim: of the test split, 256 levels.  The bound of K steps, with the variance of the run, on the default grid and on
+one that is even in log SNR; the bound of all steps, T in a chain and infinitely many in a continuous process, from
+--num-terms random terms of each image; and the likelihood of the probability flow, which the deterministic samplers
+follow whatever their number of steps.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+from sampler_table import SEED, Measurements, distance_of, flow_bits, load_split, model_of, train_features
+from sampler_table import with_evaluations as with_count
+
+from ddpm_jax import Run, load_run
+from ddpm_jax.devices.setup import set_up_jax
+from ddpm_jax.diffusion.bound import bound
+from ddpm_jax.diffusion.grids import Grid, LogSnr
+from ddpm_jax.errors import require
+from ddpm_jax.metrics.frechet import frechet_distance, moments
+from ddpm_jax.sampling import Ddim, Heun, Sampler, UniPc
+from ddpm_jax.storage.paths import local_path
+
+EVALUATIONS = (5, 10, 20, 50)
+SAMPLERS: tuple[Sampler, ...] = (Ddim(), UniPc(), Heun())
+GRIDS: dict[str, Grid | None] = {"default grid": None, "even in log SNR": LogSnr()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare trained runs."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The folders of the runs."""
+    num_images: int = 1000
+    """Images drawn for each Frechet distance."""
+    num_terms: int = 100
+    """Terms drawn for each image, for the bound of all steps."""
+
+
+def measure(runs: dict[str, tuple[Run, Measurements]], options: Options) -> tuple[list[list[str]], list[list[str]]]:
+    """The rows of both tables: run, sampler or grid, numbers."""
+    data: Any = next(iter(runs.values()))[0].experiment.data
+    test, labels = load_split(data, "test")
+    train, train_labels = load_split(data, "train")
+    features = train_features(train, train_labels)
+    reference = moments(features(train))
+    print(f"Frechet distance of the test split: {frechet_distance(moments(features(test)), reference):.2f}")
+    key, distances, bits = jax.random.key(SEED), [], []
+    for name, (run, table) in runs.items():
+        model, source = model_of(run, labels), dataclasses.replace(data, split="test")
+        for grid_name, grid in GRIDS.items():
+            row = [
+                table.get(
+                    f"bound, {grid_name}, {count} steps",
+                    lambda k=count, g=grid: float(bound(key, model, test, num_steps=k, grid=g).bits_per_dim.mean()),
+                )
+                for count in EVALUATIONS
+            ]
+            terms = options.num_terms
+            row += [
+                table.get(
+                    f"bound of all steps, {terms} terms",
+                    lambda: float(run.bits_per_dim(key, source, num_terms=terms).mean()),
+                ),
+                table.get("flow", lambda: flow_bits(run, test, labels)),
+            ]
+            bits.append([name, grid_name, *(f"{value:.2f}" for value in row)])
+        for sampler in SAMPLERS:
+            cells = [
+                table.get(
+                    f"{type(sampler).__name__}, {count} evaluations, Frechet distance of {options.num_images}",
+                    lambda s=with_count(sampler, count): distance_of(
+                        run, s, None, options.num_images, features, reference
+                    ),
+                )
+                for count in EVALUATIONS
+            ]
+            distances.append([name, type(sampler).__name__, *(f"{value:.2f}" for value in cells)])
+    return distances, bits
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """A table in Markdown."""
+    for row in (heads, ["---"] * len(heads), *rows):
+        print(f"| {' | '.join(row)} |")
+
+
+def main() -> None:
+    """Measure and print."""
+    options = tyro.cli(Options, description=__doc__)
+    set_up_jax()
+    folders = [local_path(folder) for folder in options.runs]
+    require("runs", [folder.name for folder in folders], len(folders) > 0, "the folders of at least one run")
+    runs = {}
+    for folder in folders:
+        run = load_run(folder)
+        runs[folder.name] = run, Measurements(folder / f"comparison-{run.step}.json")
+    distances, bits = measure(runs, options)
+    counts = list(map(str, EVALUATIONS))
+    print("\nFrechet distance by network evaluations\n")
+    print_table(["run", "sampler", *counts], distances)
+    print("\nBits/dim by steps\n")
+    print_table(["run", "grid of the bound", *counts, "all steps", "flow"], bits)
+
+
+if __name__ == "__main__":
+    main()
