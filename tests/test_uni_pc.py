@@ -4,13 +4,13 @@ The data are mixtures of normals, whose denoiser is known.  The truth is their p
 float64.  Measured, the geometric mean over six mixtures of (least error of UniPC) / (least error of DPM-Solver++):
 
     evaluations                8     10     15     20     30     50
-    Linear, 1000 steps      1.22   0.97   0.60   0.53   0.32   0.15
-    Cosine, 1000 steps      1.12   0.93   0.92   0.95   0.62   0.19
-    VariancePreserving      0.88   0.73   0.55   0.41   0.37   0.25
-    all                     1.06   0.87   0.67   0.59   0.42   0.19
+    Linear, 1000 steps      1.22   0.97   0.61   0.54   0.32   0.15
+    Cosine, 1000 steps      1.12   0.94   0.92   0.95   0.62   0.19
+    VariancePreserving      0.88   0.73   0.56   0.41   0.37   0.24
+    all                     1.06   0.87   0.68   0.59   0.42   0.19
 
 UniPC is of third order, so it gains with the number of evaluations.  Of 8 to 15 the steps are too long for an order to
-count: the ratio of one mixture lies anywhere between 0.4 and 1.6.
+count: the ratio of one mixture lies anywhere between 0.4 and 2.
 """
 
 from functools import partial
