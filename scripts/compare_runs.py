@@ -9,26 +9,36 @@ killed resumes.  The runs have the same data, with labels and a split called tes
 Frechet distance: as in sampler_table.py, 1,000 images (--num-images) in the features of a small classifier.  Every run
 has the same samplers, each on its default grid.
 
-Bits/dim: of the test split, 256 levels.  The bound of K steps, with the variance of the run, on the default grid and on
-one that is even in log SNR; the bound of all steps, T in a chain and infinitely many in a continuous process, from
---num-terms random terms of each image; and the likelihood of the probability flow, which the deterministic samplers
+Bits/dim: of the test split, 256 levels.  The bound of K steps that are even in t, with the variance of the run: on
+Uniform, whose last step to clean data is as long as the others, and for a continuous process also on Linspace, whose
+last step begins at the clean end.  The bound of all steps, T in a chain and infinitely many in a continuous process,
+from --num-terms random terms of each image.  The likelihood of the probability flow, which the deterministic samplers
 follow whatever their number of steps.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tyro
-from sampler_table import SEED, Measurements, distance_of, flow_bits, load_split, model_of, train_features
-from sampler_table import with_evaluations as with_count
+from sampler_table import (
+    SEED,
+    Measurements,
+    distance_of,
+    flow_bits,
+    load_split,
+    model_of,
+    train_features,
+    with_evaluations,
+)
 
 from ddpm_jax import Run, load_run
 from ddpm_jax.devices.setup import set_up_jax
 from ddpm_jax.diffusion.bound import bound
-from ddpm_jax.diffusion.grids import Grid, LogSnr
+from ddpm_jax.diffusion.grids import Grid, Linspace, Uniform
 from ddpm_jax.errors import require
 from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.sampling import Ddim, Heun, Sampler, UniPc
@@ -36,7 +46,7 @@ from ddpm_jax.storage.paths import local_path
 
 EVALUATIONS = (5, 10, 20, 50)
 SAMPLERS: tuple[Sampler, ...] = (Ddim(), UniPc(), Heun())
-GRIDS: dict[str, Grid | None] = {"default grid": None, "even in log SNR": LogSnr()}
+GRIDS: tuple[Grid, ...] = (Uniform(), Linspace())
 
 
 @dataclass(frozen=True)
@@ -59,38 +69,47 @@ def measure(runs: dict[str, tuple[Run, Measurements]], options: Options) -> tupl
     features = train_features(train, train_labels)
     reference = moments(features(train))
     print(f"Frechet distance of the test split: {frechet_distance(moments(features(test)), reference):.2f}")
-    key, distances, bits = jax.random.key(SEED), [], []
+    distance = partial(distance_of, features=features, reference=reference)
+    distances, bits = [], []
     for name, (run, table) in runs.items():
-        model, source = model_of(run, labels), dataclasses.replace(data, split="test")
-        for grid_name, grid in GRIDS.items():
-            row = [
-                table.get(
-                    f"bound, {grid_name}, {count} steps",
-                    lambda k=count, g=grid: float(bound(key, model, test, num_steps=k, grid=g).bits_per_dim.mean()),
-                )
-                for count in EVALUATIONS
-            ]
-            terms = options.num_terms
-            row += [
-                table.get(
-                    f"bound of all steps, {terms} terms",
-                    lambda: float(run.bits_per_dim(key, source, num_terms=terms).mean()),
-                ),
-                table.get("flow", lambda: flow_bits(run, test, labels)),
-            ]
-            bits.append([name, grid_name, *(f"{value:.2f}" for value in row)])
         for sampler in SAMPLERS:
-            cells = [
-                table.get(
-                    f"{type(sampler).__name__}, {count} evaluations, Frechet distance of {options.num_images}",
-                    lambda s=with_count(sampler, count): distance_of(
-                        run, s, None, options.num_images, features, reference
-                    ),
-                )
-                for count in EVALUATIONS
-            ]
-            distances.append([name, type(sampler).__name__, *(f"{value:.2f}" for value in cells)])
+            row = distances_of(run, table, sampler, options.num_images, distance)
+            distances.append([name, type(sampler).__name__, *(f"{value:.2f}" for value in row)])
+    for name, (run, table) in runs.items():
+        for grid in GRIDS[:1] if run.experiment.schedule.build().is_chain else GRIDS:
+            row = bits_of(run, table, grid, test, labels, options.num_terms)
+            bits.append([name, type(grid).__name__, *(f"{value:.2f}" for value in row)])
     return distances, bits
+
+
+def distances_of(run: Run, table: Measurements, sampler: Sampler, n: int, distance: Any) -> list[float]:
+    """The Frechet distance of n images for each number of evaluations."""
+    return [
+        table.get(
+            f"{type(sampler).__name__}, {count} evaluations, Frechet distance of {n}",
+            partial(distance, run, with_evaluations(sampler, count), None, n),
+        )
+        for count in EVALUATIONS
+    ]
+
+
+def bits_of(
+    run: Run, table: Measurements, grid: Grid, test: np.ndarray, labels: np.ndarray, num_terms: int
+) -> list[float]:
+    """Bits/dim: of each number of steps, of all steps, of the flow."""
+    key, source = jax.random.key(SEED), replace(run.experiment.data, split="test")  # pyright: ignore
+
+    def of_steps(count: int) -> float:
+        return float(bound(key, model_of(run, labels), test, num_steps=count, grid=grid).bits_per_dim.mean())
+
+    def of_all() -> float:
+        return float(run.bits_per_dim(key, source, num_terms=num_terms).mean())
+
+    return [
+        *(table.get(f"bound, {type(grid).__name__}, {k} steps", partial(of_steps, k)) for k in EVALUATIONS),
+        table.get(f"bound of all steps, {num_terms} terms", of_all),
+        table.get("flow", partial(flow_bits, run, test, labels)),
+    ]
 
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:

@@ -27,6 +27,7 @@ REDUCED = {
     "plinko": {"count": 1000, "num_steps": 100},
     "brownian_limit": {"num_chains": 500, "num_steps": 200},
     "perspectives": {"train_steps": 400, "count": 50, "score_limit": 0.3, "nats_limit": 0.3},
+    "one_process": {"train_steps": 200, "count": 500},
     "without_the_target": {"num_draws": 500, "chains": (16, 32), "table_draws": (4000,), "stops": (100,)},
     "spectral": {
         "num_images": 500,
@@ -40,7 +41,8 @@ REDUCED = {
 
 
 # Notes that train networks, or take seconds.
-LONG = ("many_modes", "without_the_target", "spectral", "perspectives", "objective", "brownian_limit", "plinko")
+LONG = ("many_modes", "without_the_target", "spectral", "perspectives", "one_process")
+LONG += ("objective", "brownian_limit", "plinko")
 
 
 each_note = pytest.mark.parametrize(

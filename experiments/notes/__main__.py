@@ -24,6 +24,7 @@ Name = Literal[
     "without_the_target",
     "spectral",
     "perspectives",
+    "one_process",
 ]
 NAMES: tuple[Name, ...] = Name.__args__  # in the order in which they build on each other
 
