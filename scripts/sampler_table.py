@@ -37,12 +37,17 @@ from ddpm_jax.diffusion.grids import Grid, Karras, Quadratic, Uniform
 from ddpm_jax.diffusion.likelihood import log_likelihood
 from ddpm_jax.diffusion.variance import FixedLarge, FixedSmall, Variance
 from ddpm_jax.metrics.frechet import Moments, frechet_distance, moments
-from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler, sample
+from ddpm_jax.sampling import Ancestral, Ddim, DpmSolver, ExponentialHeun, Heun, Sampler, UniPc, sample
 from ddpm_jax.storage.paths import local_path
 
 EVALUATIONS = (10, 20, 50, 100, 250, 1000)
 # For the error of the solvers.  Two evaluations a step, and one in the last, make an odd number.
-FEW_EVALUATIONS = {DpmSolver(): (10, 15, 35), ExponentialHeun(): (9, 15, 35), Heun(): (9, 15, 35)}
+FEW_EVALUATIONS = {
+    DpmSolver(): (5, 10, 15, 35),
+    UniPc(): (5, 8, 10, 15),
+    ExponentialHeun(): (9, 15, 35),
+    Heun(): (9, 15, 35),
+}
 GRIDS: tuple[Grid, ...] = (Uniform(), Quadratic(), Karras())
 NUM_RMSE = 256
 SEED = 0

@@ -8,7 +8,7 @@ import sampler_table
 
 from ddpm_jax import schedule
 from ddpm_jax.diffusion.mixture import Mixture
-from ddpm_jax.sampling import DpmSolver, ExponentialHeun, Heun, Karras, Quadratic, Uniform
+from ddpm_jax.sampling import DpmSolver, ExponentialHeun, Heun, Karras, Quadratic, Uniform, UniPc
 
 
 def test_samplers_have_the_evaluations_that_the_table_names():
@@ -41,7 +41,7 @@ def test_errors_fall_with_evaluations_and_on_the_better_grid(capsys, monkeypatch
 
 def test_the_default_grids_are_in_the_table():
     assert {type(grid) for grid in sampler_table.GRIDS} == {Uniform, Quadratic, Karras}
-    assert {type(sampler) for sampler in sampler_table.FEW_EVALUATIONS} == {DpmSolver, ExponentialHeun, Heun}
+    assert {type(sampler) for sampler in sampler_table.FEW_EVALUATIONS} == {DpmSolver, ExponentialHeun, Heun, UniPc}
     assert all(sampler.grid in sampler_table.GRIDS for sampler in sampler_table.FEW_EVALUATIONS)
 
 

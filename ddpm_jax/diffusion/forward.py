@@ -71,8 +71,9 @@ def transition(process: Process, z_s: Batch, t: Time, s: Time | None = None) -> 
     """
     check_process(process)
     z_s = as_data(z_s, "z_s")
+    step = process.step(t, before(process, t) if s is None else s)
     check_time(t, z_s)
-    step = process.step(t, before(process, t) if s is None else s).like(z_s)
+    step = step.like(z_s)
     return Normal(mean=step.signal_t / step.signal_s * z_s, std=jnp.sqrt(step.forward_var))
 
 

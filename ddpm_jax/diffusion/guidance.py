@@ -40,7 +40,7 @@ class Guided:
     model: Denoiser
     null_model: Denoiser
     scale: Any
-    interval: tuple[float, float] | None = flax.struct.field(pytree_node=False)
+    interval: tuple[int | float, int | float] | None = flax.struct.field(pytree_node=False)
 
     def __call__(self, z_t: Batch, t: Time) -> Float[Array, "batch *out"]:
         """The guided output; if no t of the batch lies in the interval, the null network is not evaluated."""
@@ -123,13 +123,13 @@ def _same_process(a: Denoiser, b: Denoiser) -> bool:
     )
 
 
-def _interval(process: Process, given: Any) -> tuple[float, float] | None:
+def _interval(process: Process, given: Any) -> tuple[int | float, int | float] | None:
     """(first, last) as numbers; None for all times."""
     if given is None:
         return None
     parts = given if isinstance(given, tuple | list | np.ndarray) else ()
     read = as_int if process.is_chain else as_real
-    ends = [float(end) for end in map(read, parts) if end is not None]
+    ends = [end for end in map(read, parts) if end is not None]
     holds = len(ends) == len(parts) == 2 and 0 <= ends[0] <= ends[1]
     require("interval", given, holds, f"(first, last), two {'timesteps' if process.is_chain else 'times'}")
     return ends[0], ends[1]

@@ -282,6 +282,9 @@ def check_process(process: Any) -> None:
         raise ValueError(f"process is {short_repr(process)}; {EXPECTED_PROCESS}{advice}")
     if isinstance(process, Continuous):
         require_part("process", process, Continuous, "a continuous process")
+    elif jax.tree_util.all_leaves([process]):
+        name = type(process).__name__
+        raise ValueError(f"process is a {name}, which is no pytree; expected one, such as a Continuous dataclass")
 
 
 def require_chain(process: Process, name: str) -> int:
