@@ -88,7 +88,7 @@ def one_function(model: Denoiser, count: int) -> list[Claim]:
 
     def said(name: str, target: targets.Target) -> jax.Array:
         output, process = read[name].output(z[name], t[name])[0], PROCESSES[name]
-        return targets.convert(process, output, z[name], t[name], read[name].target, target)
+        return jnp.asarray(targets.convert(process, output, z[name], t[name], read[name].target, target))
 
     vp, ve, flow = PROCESSES
     v, f, u = said(vp, V()), said(ve, Edm(1.0)), said(flow, Velocity())
