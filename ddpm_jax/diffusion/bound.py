@@ -30,26 +30,13 @@ from jaxtyping import Array, Float, Shaped
 
 from ddpm_jax.devices.axes import rows_of, with_automatic_axes
 from ddpm_jax.devices.precision import quoted
-from ddpm_jax.diffusion.arrays import (
-    Batch,
-    Key,
-    PerExample,
-    Time,
-    Whole,
-    as_data,
-    check_shape,
-    example_keys,
-    lookup,
-    normals,
-)
-from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments, check_denoiser
-from ddpm_jax.diffusion.discretised import PIXEL_LEVELS, discretised_log_prob
-from ddpm_jax.diffusion.forward import before, diffuse, marginal
-from ddpm_jax.diffusion.gaussian import Normal
+from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Whole, as_data, example_keys, normals
+from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
+from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
+from ddpm_jax.diffusion.forward import diffuse
 from ddpm_jax.diffusion.grids import Grid, Linspace, Uniform, steps_of
-from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.step import Step
-from ddpm_jax.diffusion.targets import Prediction
+from ddpm_jax.diffusion.terms import Term, bits_per_dim, levels_of, prior, rate_of, term, term_at, term_of
 from ddpm_jax.diffusion.timesteps import strata
 from ddpm_jax.errors import require, require_int
 
@@ -58,15 +45,6 @@ __all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "rate_
 
 # Where the integral over log SNR ends if the process ends in pure noise: the rest is below the rounding of float32.
 LOWEST_LOG_SNR = -30.0
-
-
-@flax.struct.dataclass
-class Term:
-    """One term of the bound for each example, and the errors of what was predicted there, means over elements."""
-
-    nats: PerExample
-    x_mse: PerExample
-    eps_mse: PerExample
 
 
 @flax.struct.dataclass
@@ -107,88 +85,6 @@ class Bound:
         return sent / (self.dims * math.log(2)), 127.5 * jnp.sqrt(self.x_mse.mean(1))
 
 
-def prior(process: Process, x: Batch, t: Time | None = None) -> PerExample:
-    """KL(q(z_t | x) || N(0, S_t I)) in nats, [batch]: what z_t still says of x; t is the noisy end if None.
-
-    Args:
-        process: the forward process.
-        x: the data, float32 [batch, ...].
-        t: the time, one or [batch]; None for the noisy end.
-    """
-    end: Time = process.last if t is None else t
-    q = marginal(process, x, end)
-    scale = jnp.hypot(lookup(process.signal, end, x), q.std)
-    return _sum(q.kl(Normal(jnp.zeros_like(q.mean), jnp.broadcast_to(scale, q.std.shape))))
-
-
-def term_of(
-    model: Denoiser, prediction: Prediction, x: Batch, z_t: Batch, step: Step, bins: Whole | None = PIXEL_LEVELS
-) -> PerExample:
-    """The term of a step, given the prediction at z_t; arguments as in `term` and `Denoiser.normal`."""
-    step = step.like(z_t)
-    p = model.normal(prediction, z_t, step)
-    code = -(p.log_prob(jnp.asarray(x)) if bins is None else discretised_log_prob(p, x, bins))
-    # Both means contain the same a z_t.  Without it their difference, b (x - x predicted), keeps its digits.
-    var = jnp.where(step.is_last, 1.0, step.var)  # in the last step q is a point, and unused
-    q = Normal(mean=step.b * (x - prediction.x), std=jnp.sqrt(var))
-    return _sum(jnp.where(step.is_last, code, q.kl(Normal(jnp.zeros_like(q.mean), p.std))))
-
-
-def rate_of(model: Denoiser, prediction: Prediction, x: Batch, t: Time) -> PerExample:
-    """SNR / 2 ||x - x predicted||^2: nats per unit of log SNR in the limit of infinitely many steps, float32 [batch].
-
-    Args:
-        model: the denoiser.
-        prediction: the prediction at z_t.
-        x: the data, float32 [batch, ...].
-        t: the time, [batch].
-    """
-    return 0.5 * model.process.snr(t) * _sum((jnp.asarray(x) - prediction.x) ** 2)
-
-
-@quoted
-def term(
-    model: Denoiser,
-    x: Batch,
-    t: Time,
-    eps: Batch,
-    *,
-    s: Time | None = None,
-    u: Time | None = None,
-    bins: Whole | None = PIXEL_LEVELS,
-) -> Term:
-    """The term of each example's step t -> s, from the one sample z_t = diffuse(x, t, eps).
-
-    Args:
-        model: the denoiser.
-        x: the data, float32 [batch, ...].
-        t: [batch] or one for all; int32 in 1..T for a chain.
-        eps: standard normal noise, shaped like x.
-        s: the end of the step, like t, before it; None for t - 1, in a chain.
-        u: the time before t in a strided chain, like t, in t..T; None for even steps, 2 t - s, at most T.  It counts
-            only in the last step, to s = 0 (`variance`).
-        bins: the number of levels of the data; None for continuous data, whose last term is minus the log density.
-
-    Returns:
-        The term and the errors of the prediction, each [batch].
-
-    Raises:
-        ValueError: an argument has the wrong type or shape, or a time is out of range.
-    """
-    check_denoiser(model)
-    step = model.process.step(t, before(model.process, t) if s is None else s, u)
-    x, bins = as_data(x, scaled=True), _levels(bins)
-    check_shape("eps", eps, "x", x)
-    return _term(model, x, step, eps, bins)
-
-
-def _term(model: Denoiser, x: Array, step: Step, eps: Batch, bins: int | None) -> Term:
-    z_t = diffuse(model.process, x, step.t, eps)
-    prediction = model.denoise(z_t, jnp.broadcast_to(step.t, x.shape[:1]))
-    nats = term_of(model, prediction, x, z_t, step, bins)
-    return Term(nats, _mean((prediction.x - x) ** 2), _mean((prediction.eps - eps) ** 2))
-
-
 @quoted
 def bound(
     key: Key,
@@ -221,7 +117,7 @@ def bound(
     grid = (Uniform() if model.process.is_chain else Linspace()) if grid is None else grid
     require("grid", grid, isinstance(grid, Grid), "a Grid, such as Uniform()")
     steps = steps_of(model.process, grid.times(model.process, num_steps))
-    x, bins = as_data(x, scaled=True), _levels(bins)
+    x, bins = as_data(x, scaled=True), levels_of(bins)
 
     def placed(spec: PartitionSpec) -> tuple[PartitionSpec, ...]:
         return PartitionSpec(rows_of(spec)), *(PartitionSpec(None, rows_of(spec)),) * 3
@@ -236,11 +132,11 @@ def _bound(key: Key, model: Denoiser, x: Array, steps: Step, first_index: Any, *
     """The prior's term, [batch], then the parts of `Bound` for each step, [steps, batch]."""
     keys = example_keys(key, first_index, len(x))
 
-    def term_at(_: None, step: Step) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
-        one = _term(model, x, step, normals(keys, step.draw, x.shape), bins)
+    def one_step(_: None, step: Step) -> tuple[None, tuple[PerExample, PerExample, PerExample]]:
+        one = term_at(model, x, step, normals(keys, step.draw, x.shape), bins)
         return None, (one.nats, one.x_mse, one.eps_mse)
 
-    _, curves = jax.lax.scan(term_at, None, steps)
+    _, curves = jax.lax.scan(one_step, None, steps)
     return prior(model.process, x, steps.t[0]), *curves
 
 
@@ -275,7 +171,7 @@ def estimate(
         ValueError: an argument has the wrong type or shape, or there are fewer than num_terms terms.
     """
     check_arguments(key, model, first_index)
-    num_terms, bins, process = require_int("num_terms", num_terms, 1), _levels(bins), model.process
+    num_terms, bins, process = require_int("num_terms", num_terms, 1), levels_of(bins), model.process
     if process.is_chain:
         require("num_terms", num_terms, num_terms <= process.last, f"at most {process.last}, all terms")
     else:
@@ -295,7 +191,7 @@ def _estimate(key: Key, model: Denoiser, x: Array, first_index: Any, *, num_term
         clean, noisy = process.log_snr(jnp.float32([process.first, process.last]))
         ends = jnp.linspace(clean, jnp.maximum(noisy, LOWEST_LOG_SNR), num_terms + 1)
 
-    def term_at(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+    def one_part(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         k, start, length = part
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (), jnp.float32))(keys)
         eps = normals(keys, num_terms + k, x.shape)
@@ -305,36 +201,11 @@ def _estimate(key: Key, model: Denoiser, x: Array, first_index: Any, *, num_term
             return total - length * rate_of(model, prediction, x, t), None
         count = length.astype(jnp.float32)
         t = start + jnp.minimum(jnp.floor(count * u).astype(jnp.int32), length - 1)  # where rounding reaches the end
-        return total + count * _term(model, x, process.step(t, t - 1), eps, bins).nats, None
+        return total + count * term_at(model, x, process.step(t, t - 1), eps, bins).nats, None
 
     of_parts = jnp.arange(num_terms), ends[:-1], jnp.diff(ends)
-    total, _ = jax.lax.scan(term_at, jnp.zeros(len(x), jnp.float32), of_parts)
+    total, _ = jax.lax.scan(one_part, jnp.zeros(len(x), jnp.float32), of_parts)
     if not process.is_chain:
         last = process.step(process.first, process.clean)
-        total += _term(model, x, last, normals(keys, 2 * num_terms, x.shape), bins).nats
+        total += term_at(model, x, last, normals(keys, 2 * num_terms, x.shape), bins).nats
     return prior(process, x) + total
-
-
-def _levels(bins: Any) -> int | None:
-    return None if bins is None else require_int("bins", bins, 2)
-
-
-def bits_per_dim(nats: PerExample, x: Batch) -> PerExample:
-    """Nats for each example as bits for each of its elements.
-
-    Args:
-        nats: float32 [batch].
-        x: the data, [batch, ...], of which the shape counts.
-
-    Returns:
-        float32 [batch].
-    """
-    return nats / (math.prod(x.shape[1:]) * math.log(2))
-
-
-def _sum(values: Array) -> PerExample:
-    return values.reshape(len(values), -1).sum(1)
-
-
-def _mean(values: Array) -> PerExample:
-    return values.reshape(len(values), -1).mean(1)

@@ -216,6 +216,18 @@ def times_before(times: Shaped[np.ndarray, " times"], t: Shaped[np.ndarray, " st
     return np.where(place > 0, times[place - 1], t).astype(times.dtype)
 
 
+def as_time(process: Process, t: Any, name: str = "t") -> int | float:
+    """One known time of the process as a number; ValueError for anything else."""
+    ends = f"whole t in 1..{process.last}" if process.is_chain else f"t in [{process.first}, {process.last}]"
+    try:
+        process.check_time(t)
+        holds = np.ndim(t) == 0 and not isinstance(t, bool)
+    except ValueError:
+        holds = False
+    require(name, t, holds, f"one {ends}")
+    return np.asarray(t).item()
+
+
 def _log_snr_ends(process: Process) -> tuple[float, float]:
     """log SNR at the clean and at the noisy end."""
     if not is_known(*jax.tree.leaves(process)):

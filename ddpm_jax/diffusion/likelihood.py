@@ -187,9 +187,8 @@ def _log_likelihood(
         throw=False,
     )
     latent, divergence = (value[-1] for value in cast(tuple[Array, Array], solution.ys))
-    scale = jnp.hypot(process.signal(process.last), process.noise(process.last))
-    normal = Normal(jnp.zeros_like(latent), scale).log_prob(latent).reshape(len(x), -1).sum(1)
-    log_prob = normal + divergence + dims * jnp.log(signal).reshape(())
+    noise = Normal(jnp.zeros_like(latent), jnp.hypot(process.signal(process.last), process.noise(process.last)))
+    log_prob = noise.log_prob(latent).reshape(len(x), -1).sum(1) + divergence + dims * jnp.log(signal).reshape(())
     log_prob = jnp.where(solution.result == diffrax.RESULTS.successful, log_prob, jnp.nan)
     level = 0.0 if bins is None else math.log(2 / (bins - 1))  # log of a level's width
     bits = -(log_prob + dims * level) / (dims * math.log(2))

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 from ddpm_jax.diffusion.arrays import Batch, Key, Time, Whole, as_data, example_keys, normals
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.forward import diffuse
+from ddpm_jax.diffusion.grids import as_time
 from ddpm_jax.errors import as_numbers, require
-from ddpm_jax.sampling.sampler import Sampler, as_time, sample
+from ddpm_jax.sampling.sampler import Sampler, sample
 
 
 def interpolate(

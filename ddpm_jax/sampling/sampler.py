@@ -23,7 +23,7 @@ from ddpm_jax.devices.axes import is_explicit, spec_of, with_automatic_axes
 from ddpm_jax.devices.compiler import jit
 from ddpm_jax.diffusion.arrays import Batch, Key, Time, Whole, as_data, example_keys, normals
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
-from ddpm_jax.diffusion.grids import Grid, Uniform, steps_of, tail, times_before
+from ddpm_jax.diffusion.grids import Grid, Uniform, as_time, steps_of, tail, times_before
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.diffusion.targets import Prediction
@@ -224,18 +224,6 @@ def _begin(
     last_var = process.step(rest[:-1], rest[1:], times_before(times, rest[:-1])).last_var
     steps = dataclasses.replace(sampler.steps(process, rest), last_var=last_var)
     return sizes, jnp.asarray(z, jnp.float32), rest, steps
-
-
-def as_time(process: Process, t: Any, name: str = "t") -> int | float:
-    """One known time of the process as a number; ValueError for anything else."""
-    ends = f"whole t in 1..{process.last}" if process.is_chain else f"t in [{process.first}, {process.last}]"
-    try:
-        process.check_time(t)
-        holds = np.ndim(t) == 0 and not isinstance(t, bool)
-    except ValueError:
-        holds = False
-    require(name, t, holds, f"one {ends}")
-    return np.asarray(t).item()
 
 
 def _placed_run(
