@@ -16,7 +16,7 @@ experiment = dataclasses.replace(
     name="digits_flow",
     schedule=process.RectifiedFlow(),
     target=targets.Velocity(),  # eps - x
-    timesteps=timesteps.LogitNormal(),
+    timesteps=timesteps.LogitNormal(mean=-1.2, std=1.2),  # the density of digits_edm.py, which looks at small t
     sampler=sampling.Ddim(num_steps=50),  # along straight lines of (signal, noise): Euler's method
 )
 

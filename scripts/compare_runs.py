@@ -123,7 +123,8 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     set_up_jax()
     folders = [local_path(folder) for folder in options.runs]
-    require("runs", [folder.name for folder in folders], len(folders) > 0, "the folders of at least one run")
+    names = [folder.name for folder in folders]
+    require("runs", names, len(set(names)) == len(names) > 0, "folders whose names differ, at least one")
     runs = {}
     for folder in folders:
         run = load_run(folder)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import marginal
 import note
+import one_process
 import pytest
 from helpers import readable
 from note import Claim
@@ -64,6 +65,12 @@ def test_the_claims_hold(name):
 @each_note
 def test_a_picture_can_be_read(name):
     readable(importlib.import_module(name).NOTE.figure(findings(name)))
+
+
+def test_one_function_on_three_processes():
+    """The claims of `one_process` at equal SNR, with the exact network."""
+    for claim in one_process.one_function(one_process.DATA.denoiser(one_process.VP), 50):
+        assert claim.holds, claim
 
 
 @pytest.mark.parametrize(

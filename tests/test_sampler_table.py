@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import compare_runs
 import numpy as np
 import pytest
 import sampler_table
@@ -48,3 +49,23 @@ def test_the_default_grids_are_in_the_table():
 def test_two_digits():
     found = [sampler_table.two_digits(value) for value in (160.4, 0.0304, 0.00925, 4.86, np.float32(0.5))]
     assert found == ["160", "0.03", "0.0092", "4.9", "0.5"]
+
+
+def test_a_comparison_measures_each_number_once(tmp_path):
+    """Every sampler has as many steps as the evaluations allow, and a second look measures nothing."""
+    seen = []
+
+    def distance(run, sampler, variance, n):
+        seen.append((run, sampler.num_steps, variance, n))
+        return float(sampler.num_steps)
+
+    for _ in range(2):
+        table = sampler_table.Measurements(tmp_path / "comparison-1.json")
+        found = compare_runs.distances_of("run", table, Heun(), 7, distance)
+        assert found == [3, 5, 10, 25]
+    assert seen == [("run", steps, None, 7) for steps in (3, 5, 10, 25)]
+
+
+def test_the_table_of_a_comparison(capsys):
+    compare_runs.print_table(["run", "5"], [["digits", "0.42"]])
+    assert capsys.readouterr().out.splitlines() == ["| run | 5 |", "| --- | --- |", "| digits | 0.42 |"]

@@ -236,7 +236,7 @@ def draw(figure: Any, paths: dict, points: dict, spent: tuple, off: tuple) -> No
         ax, look = axes[0, i], {"color": f"C{i}", "linewidth": 1.1}
         ax.plot(t, z, **look)
         ax.plot(points[name][0], points[name][1][:, [2, 6]], color="#222222", linestyle="--", linewidth=1)
-        ax.set(title=name.capitalize(), xlabel="$t$", ylabel="$z_t$" if i == 0 else "")
+        ax.set(title=name.capitalize(), xlabel="$t$", ylabel="$z_t$")
     axes[0, 1].set(ylim=(-6, 6))
     for i, (name, (t, z)) in enumerate(paths.items()):
         process = PROCESSES[name]
