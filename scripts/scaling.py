@@ -115,9 +115,7 @@ def measure(options: Options, layout: str, count: int, num_steps: int | None) ->
     seconds = time.monotonic() - start
     stats = program.memory_analysis()
     state, working = stats.argument_size_in_bytes, stats.temp_size_in_bytes
-    return Row(
-        layout, count, experiment.schedule.build().num_steps, seconds, state, working, collectives(program.as_text())
-    )
+    return Row(layout, count, plan.recipe.process.last, seconds, state, working, collectives(program.as_text()))
 
 
 def tpu_chips(kind: str, count: int) -> list[Any]:

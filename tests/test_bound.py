@@ -18,9 +18,10 @@ import scipy.stats
 from jax.tree_util import Partial
 
 from ddpm_jax.diffusion.arrays import example_keys, lookup
-from ddpm_jax.diffusion.bound import bits_per_dim, bound, discretised_log_prob, estimate, prior, term
+from ddpm_jax.diffusion.bound import bits_per_dim, bound, estimate, prior, term
 from ddpm_jax.diffusion.clipping import Clip, NoClipping
 from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.discretised import discretised_log_prob
 from ddpm_jax.diffusion.forward import diffuse
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.grids import Given, Karras, Quadratic, Uniform

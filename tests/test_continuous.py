@@ -494,7 +494,7 @@ def test_the_true_x_costs_almost_nothing(process):
     limit = bound.bits_per_dim(bound.estimate(KEY, model, x, 4), x)
     print(f"floor {limit.mean():.4f} bits/dim")
     assert 0 < float(limit.mean()) < 0.01
-    assert float(bound.bound(KEY, model, x, num_steps=10).bits_per_dim.mean()) < 0.01
+    assert float(bound.bound(KEY, model, x, num_steps=10, grid=Linspace()).bits_per_dim.mean()) < 0.01
 
 
 @each_process_slowly
@@ -515,7 +515,10 @@ def test_the_bound_of_many_steps_approaches_its_limit():
     process, x = VariancePreserving(), LINE.sample(jax.random.key(1), 2000)
     model = LINE.denoiser(process)
     limit = float(bound.estimate(KEY, model, x, 200, bins=None).mean())
-    excess = [float(bound.bound(KEY, model, x, num_steps=k, bins=None).total.mean()) - limit for k in (10, 20, 200)]
+    excess = [
+        float(bound.bound(KEY, model, x, num_steps=k, grid=Linspace(), bins=None).total.mean()) - limit
+        for k in (10, 20, 200)
+    ]
     print(f"limit {limit:.4f}, excess {excess}")
     assert excess[0] > 1.5 * excess[1] > 0
     assert abs(excess[2]) < 0.1 * excess[0]

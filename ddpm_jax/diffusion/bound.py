@@ -34,7 +34,7 @@ from ddpm_jax.diffusion.arrays import Batch, Key, PerExample, Whole, as_data, ex
 from ddpm_jax.diffusion.denoiser import Denoiser, check_arguments
 from ddpm_jax.diffusion.discretised import PIXEL_LEVELS
 from ddpm_jax.diffusion.forward import diffuse
-from ddpm_jax.diffusion.grids import Grid, Linspace, Uniform, steps_of
+from ddpm_jax.diffusion.grids import Grid, Uniform, steps_of
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.diffusion.terms import Term, bits_per_dim, levels_of, prior, rate_of, term, term_at, term_of
 from ddpm_jax.diffusion.timesteps import strata
@@ -92,7 +92,7 @@ def bound(
     x: Batch,
     *,
     num_steps: Whole | None = None,
-    grid: Grid | None = None,
+    grid: Grid = Uniform(),
     bins: Whole | None = PIXEL_LEVELS,
     first_index: Whole = 0,
 ) -> Bound:
@@ -103,7 +103,8 @@ def bound(
         model: the denoiser.
         x: the data, float32 [batch, ...].
         num_steps: the number of steps of a strided chain, or of a continuous process; None for all T steps of a chain.
-        grid: which times the steps visit; None for Uniform() in a chain, Linspace() in a continuous process.
+        grid: which times the steps visit.  In a continuous process, Uniform() is tighter for few steps, Linspace() for
+            many.
         bins: the number of levels of the data, 256 for pixels; None for continuous data.
         first_index: the number of the first example, as in `sample`.
 
@@ -114,7 +115,6 @@ def bound(
         ValueError: an argument has the wrong type or shape, or the grid does not fit the process.
     """
     check_arguments(key, model, first_index)
-    grid = (Uniform() if model.process.is_chain else Linspace()) if grid is None else grid
     require("grid", grid, isinstance(grid, Grid), "a Grid, such as Uniform()")
     steps = steps_of(model.process, grid.times(model.process, num_steps))
     x, bins = as_data(x, scaled=True), levels_of(bins)

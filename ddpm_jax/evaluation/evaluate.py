@@ -162,9 +162,10 @@ class EvaluationJob:
     def _check_bound(self) -> None:
         """Raise ValueError if the bound has fewer terms than are asked for, or cannot be estimated."""
         terms, of = self.evaluation.bound_terms, self.run.experiment
-        most = of.schedule.build().num_steps
-        if most is not None:
-            require("bound_terms", terms, terms is None or terms <= most, f"at most {most}, all terms of the bound")
+        process = of.schedule.build()
+        if process.is_chain:
+            holds = terms is None or terms <= process.last
+            require("bound_terms", terms, holds, f"at most {process.last}, all terms of the bound")
             return
         fixed = "a fixed one, which bits/dim of a continuous process need; or metrics without bpd"
         require("variance", of.variance, not of.variance.learned, fixed)
