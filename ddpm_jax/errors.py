@@ -129,7 +129,7 @@ def _declared(name: str, value: Any, kind: Any) -> Any:
     elif bool in options:
         require(name, value, isinstance(value, bool), "True or False")
     elif get_origin(kind) is Literal:
-        require(name, value, value in get_args(kind), f"one of {', '.join(map(str, get_args(kind)))}")
+        require(name, value, value in get_args(kind), f"one of {', '.join(map(repr, get_args(kind)))}")
     elif get_origin(kind) is tuple and get_args(kind)[0] in (int, float):
         item, numbers = (int, "whole numbers") if get_args(kind)[0] is int else (int | float, "numbers")
         items = tuple(value) if isinstance(value, tuple | list | range | set | frozenset) else None

@@ -14,9 +14,10 @@ from ddpm_jax.data import Digits
 from ddpm_jax.devices.mesh import MeshShape
 from ddpm_jax.diffusion import forward, grids, objective, schedule, targets, timesteps, variance, weighting
 from ddpm_jax.diffusion.arrays import as_data
-from ddpm_jax.diffusion.bound import bound, discretised_log_prob, estimate, prior, term
+from ddpm_jax.diffusion.bound import bound, estimate, prior, term
 from ddpm_jax.diffusion.clipping import Clip, DynamicThreshold
 from ddpm_jax.diffusion.denoiser import Denoiser
+from ddpm_jax.diffusion.discretised import discretised_log_prob
 from ddpm_jax.diffusion.gaussian import Normal
 from ddpm_jax.diffusion.guidance import guided, steered
 from ddpm_jax.diffusion.likelihood import log_likelihood

@@ -657,7 +657,7 @@ class Scalar(Circular):
         (lambda: RectifiedFlow(0.0), "first is 0.0; expected more than 0"),
         (lambda: RectifiedFlow(last=1.5), "last is 1.5; expected at most 1"),
         (lambda: VariancePreserving(-5.0, 13.3), "log_snr_max is -5.0; expected more than 13.3"),
-        (lambda: VariancePreserving(shape="sine"), "shape is .sine.; expected one of linear, cosine"),
+        (lambda: VariancePreserving(shape="sine"), "shape is .sine.; expected one of 'linear', 'cosine'"),
         (lambda: VarianceExploding(sigma_max=0.001), "sigma_min is 0.002"),
         (lambda: Ddim(None).times(RectifiedFlow()), "num_steps is None; expected a whole number of steps, at least 1"),
         (lambda: sampling.Leading().times(RectifiedFlow(), 5), "expected a chain, such as .*, for Leading"),

@@ -92,7 +92,7 @@ def test_a_long_gradient_is_clipped_before_adam():
     [
         (lambda: Adam(learning_rate=0.0), "learning_rate is 0.0; expected more than 0"),
         (lambda: Adam(warmup_steps=-1), "warmup_steps is -1; expected 0 or more"),
-        (lambda: Adam(decay="linear"), "decay is 'linear'; expected one of constant, cosine"),  # type: ignore[arg-type]
+        (lambda: Adam(decay="linear"), "decay is 'linear'; expected one of 'constant', 'cosine'"),  # type: ignore[arg-type]
         (lambda: Adam(clip_norm=0.0), "clip_norm is 0.0; expected None or more than 0"),
     ],
 )

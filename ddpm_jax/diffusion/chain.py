@@ -73,17 +73,20 @@ class Chain(Process):
 
     def step(self, t: Time, s: Time, u: Time | None = None) -> Step:
         self._check_step(t, s, u)
-        t, s = jnp.asarray(t), jnp.asarray(s)
-        u = jnp.minimum(2 * t - s, self.last) if u is None else jnp.asarray(u)
-        (signal_t, noise_t), (signal_s, noise_s) = ((take(self.signals, i), take(self.noises, i)) for i in (t, s))
-        # The last step has the variance of the step before it, u -> t, as in the published code.
-        before = jnp.where(u == t, 1.0, -jnp.expm1(-self._gap(u, t)))
-        return Step(t, s, signal_t, noise_t, signal_s, noise_s, self._gap(t, s), noise_t**2 * before, t)
+        # Known numbers are NumPy's, so that nothing is compiled for them.
+        xp, at = (np, _entries) if is_known(t, s, u, self.beta) else (jnp, take)
+        t, s = xp.asarray(t, np.int32), xp.asarray(s, np.int32)
+        u = xp.minimum(2 * t - s, self.last) if u is None else xp.asarray(u, np.int32)
 
-    def _gap(self, t: Array, s: Array) -> Array:
-        """log SNR_s - log SNR_t; infinite if one of them is."""
-        high, low = (take(table, s) - take(table, t) for table in self.log_snrs)
-        return high + low
+        def gap(t: Any, s: Any) -> Any:
+            high, low = (at(table, s) - at(table, t) for table in self.log_snrs)
+            return high + low
+
+        (signal_t, noise_t), (signal_s, noise_s) = ((at(self.signals, i), at(self.noises, i)) for i in (t, s))
+        # The last step has the variance of the step before it, u -> t, as in the published code.
+        before = xp.where(u == t, xp.float32(1.0), -xp.expm1(-gap(u, t)))
+        numbers = (signal_t, noise_t, signal_s, noise_s, gap(t, s), noise_t**2 * before)
+        return Step(*map(jnp.asarray, (t, s, *numbers, t)))
 
     def _check_step(self, t: Time, s: Time, u: Time | None) -> None:
         """Raise ValueError unless t is in 1..T, s in 0..t-1 and u in t..T."""
@@ -95,6 +98,11 @@ class Chain(Process):
             self.check_time(u, "u")
             if is_known(t, u) and np.any(np.asarray(u) < np.asarray(t)):
                 raise ValueError(f"u is {u} and t is {t}; u must be at least t")
+
+
+def _entries(table: Table, t: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """table[t] in NumPy."""
+    return np.asarray(np.asarray(table)[t])
 
 
 def check_betas(betas: Any) -> Float64[np.ndarray, " T"]:

@@ -7,6 +7,7 @@ times. `Uniform` and `Quadratic` leave out the clean end, from which a sampler g
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Float, Shaped
 
 from ddpm_jax.devices.float64 import in_float64
 from ddpm_jax.diffusion.arrays import Whole, is_known
-from ddpm_jax.diffusion.process import Process, check_process, require_chain
+from ddpm_jax.diffusion.process import Process, check_process, require_chain, times_of
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import check_fields, require, require_int
 
@@ -139,7 +140,7 @@ class LogSnr(Grid):
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
         clean, noisy = _log_snr_ends(process)
         first = min(max(self.log_snr_min, noisy), clean)
-        return _at(process, np.linspace(first, clean, num_steps))
+        return times_at(process, np.linspace(first, clean, num_steps))
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Karras(Grid):
         own_min, own_max = np.exp(-0.5 * np.array(_log_snr_ends(process)))
         ends = [min(max(sigma, own_min), own_max) for sigma in (self.sigma_max, self.sigma_min)]
         root = np.linspace(ends[0] ** (1 / self.rho), ends[1] ** (1 / self.rho), num_steps)
-        return _at(process, -2 * self.rho * np.log(root))
+        return times_at(process, -2 * self.rho * np.log(root))
 
 
 @dataclass(frozen=True)
@@ -236,10 +237,10 @@ def _log_snr_ends(process: Process) -> tuple[float, float]:
     return float(clean), float(noisy)
 
 
-def _at(process: Process, log_snr: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+def times_at(process: Process, log_snr: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
     """The (real) t at which log SNR takes each of the values."""
     if not process.is_chain:
-        return in_float64(process.time, log_snr)
+        return in_float64(partial(times_of, process), log_snr)
     times = np.arange(1, process.last + 1)
     with jax.ensure_compile_time_eval():  # numbers rather than tracers, also inside a jitted function
         curve = np.asarray(process.log_snr(times), np.float64)

@@ -23,6 +23,7 @@ al. 2022 (2210.02747), rectified flow.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -176,25 +177,30 @@ class Continuous(Process):
             # The times that a network sees are float32; their numbers follow from these in float64.
             t, s = (np.asarray(time, np.float32) for time in (t, s))
             require("s", s, np.all(s < t), f"times before t, {short_repr(t)}")
-            parts = in_float64(self._step, t, s)
+            parts = in_float64(partial(_numbers, self), t, s)
         else:
-            parts = self._step(t, s)
+            parts = _numbers(self, t, s)
         numbers = (jnp.asarray(part, jnp.float32) for part in parts)
         t, s = (jnp.asarray(time, jnp.float32) for time in (t, s))
         # Any function of t that differs from 0, which is the number of the draw at the noisy end.
         return Step(t, s, *numbers, draw=1 + jax.lax.bitcast_convert_type(t, jnp.uint32))
 
-    def _step(self, t: Time, s: Time) -> tuple[Values, ...]:
-        """The numbers of a `Step`."""
-        clean = s == self.clean
-        before = jnp.where(clean, self.first, s)
-        signal, noise = self.signal(t), self.noise(t)
-        gap = jnp.where(clean, jnp.inf, self.log_snr(before) - self.log_snr(t))
-        ends = jnp.where(clean, 1.0, self.signal(before)), jnp.where(clean, 0.0, self.noise(before))
-        return signal, noise, *ends, gap, (noise / signal) ** 2
-
     def check_time(self, t: Any, name: str = "t", clean: bool = False) -> None:
         check_times(t, self.first, self.last, name, self.clean if clean else None)
+
+
+@partial(jax.jit, static_argnums=0)
+def _numbers(process: Continuous, t: Array, s: Array) -> tuple[Array, ...]:
+    """The numbers of a `Step`."""
+    clean = s == process.clean
+    before = jnp.where(clean, process.first, s)
+    signal, noise = process.signal(t), process.noise(t)
+    gap = jnp.where(clean, jnp.inf, process.log_snr(before) - process.log_snr(t))
+    ends = jnp.where(clean, 1.0, process.signal(before)), jnp.where(clean, 0.0, process.noise(before))
+    return signal, noise, *ends, gap, (noise / signal) ** 2
+
+
+times_of = jax.jit(Process.time, static_argnums=0)  # of a continuous process, compiled once
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Shaped
 from ddpm_jax.devices.float64 import in_float64
 from ddpm_jax.diffusion.arrays import is_known
 from ddpm_jax.diffusion.denoiser import Denoiser
-from ddpm_jax.diffusion.grids import Grid, Karras
+from ddpm_jax.diffusion.grids import Grid, Karras, times_at
 from ddpm_jax.diffusion.process import Process
 from ddpm_jax.diffusion.step import Step
 from ddpm_jax.errors import require
@@ -88,13 +88,11 @@ class Heun(Sampler):
         plain = super().steps(process, times)
         if self.churn == 0:
             return plain
-        low, high = in_float64(process.log_snr, times[:-1]), self.churn_max or math.inf
-        sigma = np.exp(-low / 2)
+        log_snr, begins = in_float64(process.log_snr, times[:-1]), times[:-1]
+        sigma, high = np.exp(-log_snr / 2), math.inf if self.churn_max is None else self.churn_max
         gamma = min(self.churn / len(sigma), math.sqrt(2) - 1) * ((sigma >= self.churn_min) & (sigma <= high))
-        raised = in_float64(process.time, low - 2 * np.log1p(gamma))
-        raised = np.where(
-            gamma > 0, np.maximum(np.rint(raised) if process.is_chain else raised, times[:-1]), times[:-1]
-        )
+        raised = times_at(process, log_snr - 2 * np.log1p(gamma))
+        raised = np.where(gamma > 0, np.maximum(np.rint(raised) if process.is_chain else raised, begins), begins)
         steps = process.step(raised.astype(times.dtype), times[1:])
         scale = steps.signal_t / plain.signal_t
         added = jnp.sqrt(jnp.maximum(steps.noise_t**2 - (scale * plain.noise_t) ** 2, 0.0))
