@@ -352,6 +352,7 @@ def test_a_snapshot_that_cannot_be_written_is_told_of_and_the_last_is_tried_agai
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == ["6"]
 
 
+@pytest.mark.slow
 def test_training_ends_with_its_last_snapshot_on_disk(walk, walked, one, tmp_path, monkeypatch):
     """Where the disk was full for a moment, and took the last checkpoint only."""
     folder, save, failed = tmp_path / "run", Checkpoints.save, []

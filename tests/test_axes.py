@@ -130,7 +130,12 @@ def test_of_a_batch_that_is_cut_over_a_mesh(kind, by_user, compiled, names):
 
 
 @pytest.mark.parametrize(
-    ("kind", "by_user"), [("explicit", False), ("explicit", True), pytest.param("auto", True, marks=pytest.mark.slow)]
+    ("kind", "by_user"),
+    [
+        pytest.param("explicit", False, marks=pytest.mark.slow),
+        ("explicit", True),
+        pytest.param("auto", True, marks=pytest.mark.slow),
+    ],
 )
 def test_samples_lie_as_asked(kind, by_user):
     """Also with a function that closes over arrays of the mesh, which can be traced with explicit axes only."""

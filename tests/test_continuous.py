@@ -356,7 +356,7 @@ def test_samples_of_gaussian_data_have_the_moments_of_theory(process, sampler):
     check_moments(process, sampler)
 
 
-@pytest.mark.parametrize("name", ["ancestral", "churn"])
+@pytest.mark.parametrize("name", [pytest.param("ancestral", marks=pytest.mark.slow), "churn"])
 def test_samples_of_the_exploding_process_have_the_moments_of_theory(name):
     check_moments(PROCESSES["exploding"], STOCHASTIC[name])
 
@@ -460,7 +460,7 @@ def test_inpainting_and_interpolation_keep_what_they_are_given(process):
     assert mixed.shape == (2, 4, 2)
 
 
-@each_process
+@each_process_slowly
 def test_guidance_by_a_gradient_is_bayes_rule_for_gaussian_data(process):
     """With log p(y | x) linear in x, the steered score is that of a shifted Gaussian, at each t; on an interval of real
     times, guidance by labels is that of the interval."""
@@ -510,6 +510,7 @@ def test_the_limit_of_the_bound_is_the_entropy_of_gaussian_data(process):
     assert -3 * error - 0.002 < excess < 3 * error + 0.01
 
 
+@pytest.mark.slow
 def test_the_bound_of_many_steps_approaches_its_limit():
     """From above, as 1 / K."""
     process, x = VariancePreserving(), LINE.sample(jax.random.key(1), 2000)

@@ -130,6 +130,7 @@ def gaussian_likelihood(schedule, x, covariance=COVARIANCE, gain=1.0, **options)
 POINTS = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 16).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_it_is_the_density_of_correlated_gaussian_data(schedule):
     got = gaussian_likelihood(schedule, POINTS)
     np.testing.assert_allclose(got.log_prob, GAUSSIAN.logpdf(POINTS), atol=1e-3)

@@ -67,6 +67,7 @@ def test_a_picture_can_be_read(name):
     readable(importlib.import_module(name).NOTE.figure(findings(name)))
 
 
+@pytest.mark.slow
 def test_one_function_on_three_processes():
     """The claims of `one_process` at equal SNR, with the exact network."""
     for claim in one_process.one_function(one_process.DATA.denoiser(one_process.VP), 50):

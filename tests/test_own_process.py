@@ -10,6 +10,8 @@ import ddpm_jax
 from ddpm_jax.cli import main
 from ddpm_jax.storage.classes import load_file
 
+pytestmark = pytest.mark.slow  # two trainings and two evaluations
+
 FILE = """
 from dataclasses import dataclass
 

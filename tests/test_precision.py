@@ -76,7 +76,9 @@ def precisions(function) -> set:
     return {kind for pair in products for kind in (pair or (DEFAULT,))}
 
 
-@pytest.mark.parametrize("name", QUOTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "likelihood")) for name in QUOTED]
+)
 def test_a_quoted_number_is_of_full_float32_unless_asked_otherwise(name):
     assert precisions(QUOTED[name]) == {HIGHEST}
     with jax.default_matmul_precision("default"):

@@ -358,7 +358,8 @@ def metrics_of(folder):
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("fault", ["unreadable", pytest.param("label", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["unreadable", "label"])
 def test_a_bad_example_ends_a_training_that_is_saved(tiny, tmp_path, one, capsys, fault):
     """The state before it is saved, and with the data mended the same command resumes there."""
     looked_at = {int(place) for place in np.linspace(0, 159, fingerprints.LOOKED_AT)}

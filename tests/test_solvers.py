@@ -95,7 +95,7 @@ def test_the_order_of_convergence(fine, solver, counts, order, tolerance):
 @pytest.mark.parametrize(
     ("sampler", "variance"),
     [
-        (Ancestral(), FixedSmall()),
+        pytest.param(Ancestral(), FixedSmall(), marks=pytest.mark.slow),
         (Ancestral(), FixedLarge()),
         (Ddim(num_steps=200), FixedSmall()),
         (Ddim(num_steps=200, eta=0.5), FixedSmall()),

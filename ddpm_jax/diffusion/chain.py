@@ -73,20 +73,24 @@ class Chain(Process):
 
     def step(self, t: Time, s: Time, u: Time | None = None) -> Step:
         self._check_step(t, s, u)
-        # Known numbers are NumPy's, so that nothing is compiled for them.
-        xp, at = (np, _entries) if is_known(t, s, u, self.beta) else (jnp, take)
-        t, s = xp.asarray(t, np.int32), xp.asarray(s, np.int32)
-        u = xp.minimum(2 * t - s, self.last) if u is None else xp.asarray(u, np.int32)
+        xp: Any = jnp
+        at: Any = take
+        tables: Any = self.signals, self.noises, self.log_snrs
+        if is_known(t, s, u, *tables):  # in NumPy, so that nothing is compiled
+            xp, at, tables = np, np.take, map(np.asarray, tables)
+        signals, noises, (high, low) = tables
+        begin, end = xp.asarray(t, np.int32), xp.asarray(s, np.int32)
+        start = xp.minimum(2 * begin - end, self.last) if u is None else xp.asarray(u, np.int32)
 
         def gap(t: Any, s: Any) -> Any:
-            high, low = (at(table, s) - at(table, t) for table in self.log_snrs)
-            return high + low
+            return (at(high, s) - at(high, t)) + (at(low, s) - at(low, t))
 
-        (signal_t, noise_t), (signal_s, noise_s) = ((at(self.signals, i), at(self.noises, i)) for i in (t, s))
         # The last step has the variance of the step before it, u -> t, as in the published code.
-        before = xp.where(u == t, xp.float32(1.0), -xp.expm1(-gap(u, t)))
-        numbers = (signal_t, noise_t, signal_s, noise_s, gap(t, s), noise_t**2 * before)
-        return Step(*map(jnp.asarray, (t, s, *numbers, t)))
+        before = xp.where(start == begin, xp.float32(1.0), -xp.expm1(-gap(start, begin)))
+        ends = at(signals, begin), at(noises, begin), at(signals, end), at(noises, end)
+        numbers: Any = (begin, end, *ends, gap(begin, end), at(noises, begin) ** 2 * before, begin)
+        numbers = tuple(map(jnp.asarray, numbers))
+        return Step(*numbers)
 
     def _check_step(self, t: Time, s: Time, u: Time | None) -> None:
         """Raise ValueError unless t is in 1..T, s in 0..t-1 and u in t..T."""
@@ -98,11 +102,6 @@ class Chain(Process):
             self.check_time(u, "u")
             if is_known(t, u) and np.any(np.asarray(u) < np.asarray(t)):
                 raise ValueError(f"u is {u} and t is {t}; u must be at least t")
-
-
-def _entries(table: Table, t: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """table[t] in NumPy."""
-    return np.asarray(np.asarray(table)[t])
 
 
 def check_betas(betas: Any) -> Float64[np.ndarray, " T"]:
