@@ -53,7 +53,8 @@ def require_part(field: str, value: Any, kind: Any, expected: str) -> None:
         expected: what would be accepted.
     """
     require(field, value, isinstance(value, kind) and not isinstance(value, type), expected)
-    require(field, value, dataclasses.is_dataclass(value), f"{expected}: a class with @dataclass(frozen=True)")
+    frozen = dataclasses.is_dataclass(value) and type(value).__hash__ is not None  # others have no hash
+    require(field, value, frozen, f"{expected}: a class with @dataclass(frozen=True)")
     fields = [part.name for part in dataclasses.fields(value)]
     for hidden in set(getattr(value, "__dict__", {})) - set(fields):
         if isinstance(getattr(type(value), hidden, None), cached_property):

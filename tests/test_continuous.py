@@ -649,9 +649,41 @@ class Scalar(Circular):
         return jnp.float32(0.5)
 
 
+@dataclass(frozen=True)
+class OfNumpy(Circular):
+    def signal(self, t):
+        return np.cos(np.pi / 2 * t)
+
+
+@dataclass
+class NotFrozen(Continuous):
+    first: float = 0.1
+
+    def signal(self, t):
+        return 1 - t
+
+    def noise(self, t):
+        return t
+
+
+def denoiser(process):
+    return Denoiser(bent, process, target=targets.X())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: denoiser(Rising()), "Rising.* is .*; expected finite ones, noise > 0, and a falling SNR"),
+        (lambda: denoiser(OfNumpy()), "process is OfNumpy.*, which computes in NumPy; expected functions of jax.numpy"),
+        (lambda: denoiser(NotFrozen()), r"process is .*NotFrozen.*: a class with @dataclass\(frozen=True\)"),
+        (
+            lambda: Heun(5, Linspace()).times(RectifiedFlow(last=1.0)),
+            "sampler is Heun.*; expected one on a grid that begins at a finite sigma.*t = 1.0 nothing of x is left",
+        ),
+        (
+            lambda: LogSnr(-np.inf).times(RectifiedFlow(last=1.0), 5),
+            "log_snr_min is -inf; expected a finite number, as the process ends at SNR 0",
+        ),
         (lambda: Rising().build(), "expected finite ones, noise > 0, and a falling SNR"),
         (lambda: Scalar().build(), "Scalar.signal is .*; expected an elementwise function of t"),
         (lambda: Circular(0.5, 0.5).build(), "last is 0.5; expected more than first"),

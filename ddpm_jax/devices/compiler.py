@@ -53,8 +53,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         # While another function is traced, new arrays are tracers too.
         leaves = jax.tree.leaves((args, kwargs, jnp.zeros(())))
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        return (inside if traced else outermost())(*args, **kwargs)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return inside(*args, **kwargs)
+        try:
+            return outermost()(*args, **kwargs)
+        except ValueError as error:  # a function among the arguments closes over a tracer, as in jax.grad
+            if "compiler_options" not in str(error):
+                raise
+        return inside(*args, **kwargs)
 
     return call
 

@@ -140,6 +140,7 @@ class LogSnr(Grid):
     def places(self, process: Process, num_steps: int) -> Float[np.ndarray, " steps"]:
         clean, noisy = _log_snr_ends(process)
         first = min(max(self.log_snr_min, noisy), clean)
+        require("log_snr_min", self.log_snr_min, first > -np.inf, "a finite number, as the process ends at SNR 0")
         return times_at(process, np.linspace(first, clean, num_steps))
 
 

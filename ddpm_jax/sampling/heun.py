@@ -74,6 +74,8 @@ class Heun(Sampler):
             return times
         with jax.ensure_compile_time_eval():  # numbers rather than tracers, also inside a jitted function
             signal, noise = (np.asarray(of(times[:-1]), np.float64) for of in (process.signal, process.noise))
+        expected = "one on a grid that begins at a finite sigma, such as Karras(), or UniPc()"
+        require("sampler", self, signal[0] > 0, f"{expected}: at t = {times[0]} nothing of x is left")
         gains = signal[1:] * -np.diff(noise / signal) / 2
         if gains.size and gains.max() > LARGEST_GAIN:
             k = int(gains.argmax())
