@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpm_jax.devices import convolution
-from ddpm_jax.nets import blocks, layers, unet
+from ddpm_jax.nets import blocks, layers, unet_module
 from ddpm_jax.nets.unet import UNet
 
 PLACES = jnp.linspace(-30.0, 30.0, 601)
@@ -123,7 +123,7 @@ ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="the working 
 def test_a_backward_pass_needs_less_memory_than_with_the_derivative_that_jax_finds(monkeypatch):
     spec = UNet(channels=16, channel_multipliers=(1, 2), num_res_blocks=1, attention_resolutions=())
     ours = working_memory(spec, (16, 16, 16, 3))
-    for module in (blocks, unet):
+    for module in (blocks, unet_module):
         monkeypatch.setattr(module, "silu", jax.nn.silu)
     assert ours < 0.9 * working_memory(spec, (16, 16, 16, 3))
 

@@ -206,7 +206,7 @@ def test_interrupted_and_resumed_it_gives_the_same_files(run, extractor, reporte
         "drawing": (samples, "to_pixels"),
         "features": (samples, "extract"),
         "bits": (evaluations.Shards, "append"),
-        "writing": (evaluations, "page"),
+        "writing": (evaluations.page, "page"),
     }[where]
     kept, calls = getattr(target, name), []
 
