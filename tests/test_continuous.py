@@ -356,6 +356,13 @@ def test_samples_of_gaussian_data_have_the_moments_of_theory(process, sampler):
     check_moments(process, sampler)
 
 
+def test_inpainting_refuses_churn():
+    """Its walk has no place for the noise of the sampler."""
+    model = GAUSSIAN.denoiser(RectifiedFlow())
+    with pytest.raises(ValueError, match=r"sampler is Heun.*; expected Heun without churn"):
+        sampling.inpaint(KEY, model, Heun(5, churn=2.0), jnp.zeros((2, 3)), np.array([True, False, True]))
+
+
 @pytest.mark.parametrize("name", [pytest.param("ancestral", marks=pytest.mark.slow), "churn"])
 def test_samples_of_the_exploding_process_have_the_moments_of_theory(name):
     check_moments(PROCESSES["exploding"], STOCHASTIC[name])
@@ -497,7 +504,8 @@ def test_the_true_x_costs_almost_nothing(process):
     assert float(bound.bound(KEY, model, x, num_steps=10, grid=Linspace()).bits_per_dim.mean()) < 0.01
 
 
-@each_process_slowly
+@pytest.mark.slow
+@each_process
 def test_the_limit_of_the_bound_is_the_entropy_of_gaussian_data(process):
     """With the exact denoiser, and ends at which little is lost, the bound of infinitely many steps is tight."""
     x = GAUSSIAN.sample(jax.random.key(1), 4000)

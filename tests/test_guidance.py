@@ -280,6 +280,7 @@ def test_filling_in_has_the_moments_of_theory(key, jump, resamples, variance):
     assert abs(drawn.var() - var) < 4 * var * np.sqrt(2 / drawn.size)
 
 
+@pytest.mark.slow
 def test_what_is_filled_in_fits_what_is_known_the_better_the_more_it_is_resampled():
     """The limit is x_2 given x_1, N(m_2 + c_12 / c_11 (x_1 - m_1), c_22 - c_12^2 / c_11); once is far from it."""
     slope = COVARIANCE[0, 1] / COVARIANCE[0, 0]

@@ -77,7 +77,7 @@ def run(schedule: Chain, sampler: Sampler) -> tuple[np.ndarray, np.ndarray]:
         (Ddim, (16, 32, 64), 1.0, 0.15),
         (partial(DpmSolver, grid=Karras()), (32, 64, 96), 2.0, 0.25),
         (partial(DpmSolver, grid=LogSnr()), (32, 64, 96), 2.0, 0.25),
-        (Heun, (32, 64, 96), 2.0, 0.25),
+        pytest.param(Heun, (32, 64, 96), 2.0, 0.25, marks=pytest.mark.slow),
         (ExponentialHeun, (16, 32, 64), 2.0, 0.25),
         (partial(ExponentialHeun, grid=Karras()), (32, 64, 96), 2.0, 0.25),
     ],

@@ -156,6 +156,7 @@ def test_each_file_in_turn(run, like, written, damage, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_typical_damage(run, like, written):
     checkpoint = run / "checkpoints" / "2"
     (biggest,) = sorted((checkpoint / "training" / "d").iterdir())

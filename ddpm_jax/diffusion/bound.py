@@ -43,7 +43,7 @@ from ddpm_jax.errors import require, require_int
 __all__ = ["Bound", "Term", "bits_per_dim", "bound", "estimate", "prior", "rate_of", "term", "term_of"]
 
 
-# Where the integral over log SNR ends if the process ends in pure noise: the rest is below the rounding of float32.
+# The end of the integral over log SNR, for a process that ends in pure noise.  The rest is below float32's rounding.
 LOWEST_LOG_SNR = -30.0
 
 

@@ -88,9 +88,8 @@ class Chain(Process):
         # The last step has the variance of the step before it, u -> t, as in the published code.
         before = xp.where(start == begin, xp.float32(1.0), -xp.expm1(-gap(start, begin)))
         ends = at(signals, begin), at(noises, begin), at(signals, end), at(noises, end)
-        numbers: Any = (begin, end, *ends, gap(begin, end), at(noises, begin) ** 2 * before, begin)
-        numbers = tuple(map(jnp.asarray, numbers))
-        return Step(*numbers)
+        numbers = (begin, end, *ends, gap(begin, end), at(noises, begin) ** 2 * before, begin)
+        return Step(*map(jnp.asarray, numbers))  # pyright: ignore[reportArgumentType]
 
     def _check_step(self, t: Time, s: Time, u: Time | None) -> None:
         """Raise ValueError unless t is in 1..T, s in 0..t-1 and u in t..T."""
@@ -112,7 +111,8 @@ def check_betas(betas: Any) -> Float64[np.ndarray, " T"]:
         raise ValueError(f"betas is {short_repr(betas)}; expected (T,) numbers with T at least 1") from None
     if betas.ndim != 1 or betas.size == 0:
         raise ValueError(f"betas has shape {betas.shape}; expected (T,) with T at least 1")
-    wrong = np.flatnonzero(~((betas > 0) & (betas < np.append(np.ones(len(betas) - 1), np.nextafter(1.0, 2.0)))))
+    is_last = np.arange(betas.size) == betas.size - 1
+    wrong = np.flatnonzero(~((betas > 0) & ((betas < 1) | is_last & (betas == 1))))
     if wrong.size:
         t = int(wrong[0]) + 1
         raise ValueError(
@@ -128,7 +128,7 @@ def from_betas(betas: Float64[np.ndarray, " T"]) -> Chain:
     1 - alpha_bar is summed from positive terms, 1 - alpha_bar_t = sum_{i<=t} alpha_bar_{i-1} beta_i:
     subtracting a float32 alpha_bar from 1 would leave three digits at t = 1.  A last beta of 1 leaves no signal at T.
 
-    Raises ValueError where a beta is not in (0, 1).
+    Raises ValueError if a beta is not in (0, 1), or the last one not in (0, 1].
     """
     betas = check_betas(betas)
     beta = np.concatenate([[0.0], betas])

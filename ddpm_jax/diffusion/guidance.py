@@ -161,9 +161,8 @@ class Steered:
 
         gradient, (x, eps, of_variance) = jax.grad(total, has_aux=True)(jnp.asarray(z_t))
         signal, noise = lookup(model.process.signal, t, z_t), lookup(model.process.noise, t, z_t)
-        change = (
-            per_example(self.scale, z_t) * noise * gradient
-        )  # of eps; that of x follows, unless z_t says nothing of x
+        # The change of eps.  That of x follows, unless z_t says nothing of x.
+        change = per_example(self.scale, z_t) * noise * gradient
         x, eps = x + jnp.where(signal > 0, noise / signal, 0.0) * change, eps - change
         output = jnp.asarray(model.target.encode(model.process, x, eps, t))
         return output if of_variance is None else jnp.concatenate([output, of_variance], axis=-1)

@@ -1,4 +1,4 @@
-r"""Forward processes: what becomes of data x as noise is added, over a time t from clean to noise.
+r"""Forward processes: noise is added to data x, over a time t from clean to noise.
 
     z_t = signal(t) x + noise(t) eps,   eps ~ N(0, I),     SNR(t) = signal(t)^2 / noise(t)^2, falling
 
@@ -85,7 +85,7 @@ class Continuous(Process):
             parts = _numbers(self, t, s)
         numbers = (jnp.asarray(part, jnp.float32) for part in parts)
         t, s = (jnp.asarray(time, jnp.float32) for time in (t, s))
-        # Any function of t that differs from 0, which is the number of the draw at the noisy end.
+        # The number of the draw is a function of t, and not 0, which is that of the draw at the noisy end.
         return Step(t, s, *numbers, draw=1 + jax.lax.bitcast_convert_type(t, jnp.uint32))
 
     def check_time(self, t: Any, name: str = "t", clean: bool = False) -> None:

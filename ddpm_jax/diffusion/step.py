@@ -64,8 +64,8 @@ class Step:
         return self.noise_s == 0
 
     @property
-    def share(self) -> Value:
-        """1 - SNR_t / SNR_s, the share of x in what is known of z_s."""
+    def rest(self) -> Value:
+        """1 - SNR_t / SNR_s."""
         return -jnp.expm1(-self.gap)
 
     @property
@@ -76,17 +76,17 @@ class Step:
     @property
     def b(self) -> Value:
         """The factor on x."""
-        return self.signal_s * self.share
+        return self.signal_s * self.rest
 
     @property
     def var(self) -> Value:
         """The variance of q(z_s | z_t, x)."""
-        return self.noise_s**2 * self.share
+        return self.noise_s**2 * self.rest
 
     @property
     def forward_var(self) -> Value:
         """The variance of q(z_t | z_s)."""
-        return self.noise_t**2 * self.share
+        return self.noise_t**2 * self.rest
 
     @property
     def lower(self) -> Value:

@@ -90,7 +90,7 @@ z_T they were 0.036 and 0.047.
 ## Three processes compared
 
 `python scripts/compare_runs.py runs/digits runs/digits_edm runs/digits_flow` compares DDPM, EDM and rectified flow: the
-same network, steps and minutes.  It took about 25 minutes on two busy CPU cores.  The distances are those of 1,000
+same network, steps and minutes.  It took about 25 minutes on two busy CPU cores, in several parts.  The distances are those of 1,000
 images, as above; the columns are numbers of network evaluations, and each sampler has its default grid.
 
 | run | sampler | 5 | 10 | 20 | 50 |

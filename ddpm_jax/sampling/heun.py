@@ -8,8 +8,8 @@ eps at its two ends, a second evaluation, and is of second order:
 
 The last step, to clean data, is Euler's.
 
-With `churn`, each step first adds noise: it raises sigma by a factor 1 + gamma, gamma = min(churn / steps, sqrt(2) -
-1), and then takes the longer step down.  In a chain the raised time is a whole one.
+With `churn`, each step first adds noise.  It raises sigma by a factor 1 + gamma, with
+gamma = min(churn / steps, sqrt(2) - 1), and then takes the longer step down.  In a chain the raised time is whole.
 
 The correction multiplies a difference of two eps, and so their errors, by signal_s (sigma_t - sigma_s) / 2.  EDM's grid
 keeps that below 1 from 9 steps on.  A grid that begins at sigma = 20,000, where cosine schedules end, does not, and the

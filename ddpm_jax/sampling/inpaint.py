@@ -92,6 +92,8 @@ def inpaint(
     require("sampler", sampler, not memory, "Ancestral, Ddim or Heun, which keep no memory: the walk goes back in time")
     process = model.process
     times = sampler.times(process)
+    plain = sampler.steps(process, times).rise is None
+    require("sampler", sampler, plain, "Heun without churn: the walk adds noise of its own")
     walk = repaint_times(times, jump, resamples)
     falls = walk[1:] < walk[:-1]
     # A move up draws from q(z_t | z_s), s < t: the numbers of the step t -> s.

@@ -61,8 +61,8 @@ def interpolate(
     require("weights", weights, in_range, "a list of numbers from 0 to 1")
     keys = example_keys(key, first_index, len(x_a))
 
-    # The sampler draws with the numbers 0..T, and in continuous time with more than 2^29.
-    first = process.last + 1 if process.is_chain else 1
+    # The sampler draws with the numbers 0..T.  In continuous time it draws with 0, with 1 at t = 0, and above 2^23.
+    first = process.last + 1 if process.is_chain else 2
     eps_a, eps_b = (normals(keys, first + i, x_a.shape) for i in (0, 0 if shared_noise else 1))
     images = []
     for w in levels.tolist():
